@@ -1,0 +1,174 @@
+"""What happens around training: sample grids, progress in plain lines, and ends that lose nothing."""
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from artdiff import images
+
+log = logging.getLogger(__name__)
+
+
+class SampleGrids(L.Callback):
+    """Shows fixed validation pictures at intervals, as PNG files in `folder` and in TensorBoard.
+
+    Args:
+        folder: where the PNG files go.
+        every_n_steps: at how many optimizer steps a grid is due. Longer runs than `max_grids` of these intervals
+            stretch it, so that neither the folder nor the event file grows without bound.
+        pictures: how many, at most.
+        max_side: of one picture in the grid, in pixels.
+        max_grids: in one run.
+    """
+
+    def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.pictures = pictures
+        self.max_side = max_side
+        self.max_grids = max_grids
+        self.shown = -1
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.preview = trainer.datamodule.preview(self.pictures)
+        steps = trainer.estimated_stepping_batches
+        if steps > self.every_n_steps * self.max_grids and steps != float("inf"):
+            self.every_n_steps = -(-int(steps) // self.max_grids)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer, pl_module)
+
+    def _show(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if trainer.global_step == self.shown:
+            return
+        self.shown = trainer.global_step
+        was_training = task.training
+        task.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            rows = task.sample_rows(self.preview.to(task.device))
+        task.train(was_training)
+        grid: Tensor = images.grid(rows, max_side=self.max_side)
+        images.save_generated(
+            images.to_pillow(grid), self.folder / f"step_{self.shown:07d}.png", {"step": self.shown}
+        )
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image("samples", images.to_uint8(grid), self.shown)
+
+
+class EndWell(L.Callback):
+    """Lets a run end without losing work: at its last step it validates, and at Ctrl-C or SIGTERM it saves first.
+
+    The first signal lets the step under way finish, saves to `checkpoint` and stops; a second one stops at once.
+    """
+
+    def __init__(self, *, checkpoint: str) -> None:
+        self.checkpoint = Path(checkpoint)
+        self.asked = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.asked:
+            trainer.save_checkpoint(self.checkpoint)
+            raise KeyboardInterrupt
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates after this step also in the middle of an epoch
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in getattr(self, "handlers", {}).items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("stopping after this step and saving; once more to stop at once")
+
+
+class FinalScores(L.Callback):
+    """Logs the run's hyper-parameters with what it reached, so that TensorBoard's HPARAMS shows runs side by side.
+
+    `scores`, set when the run ends, has the last validation's, and as `best val/loss` the best checkpoint's.
+    """
+
+    def __init__(self, *, hyperparameters: dict[str, Any]) -> None:
+        self.hyperparameters = hyperparameters
+        self.scores: dict[str, float] = {}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: L.Trainer) -> None:
+        self.scores = {name: float(value) for name, value in trainer.callback_metrics.items() if "val/" in name}
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+                self.scores[f"best {callback.monitor}"] = float(callback.best_model_score)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            final = {f"final/{name.replace('val/', '').replace(' ', '_')}": value for name, value in self.scores.items()}
+            trainer.logger.log_hyperparams(self.hyperparameters, metrics=final)
+
+
+class PlainProgress(L.Callback):
+    """Progress as lines in the log, for when the output is no terminal: one at every `seconds` and every epoch."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = self.said = time.monotonic()
+        self.first_step = trainer.global_step
+        self.seen = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen += len(batch[0])
+        if time.monotonic() - self.said >= self.seconds:
+            self._say(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._say(trainer)
+
+    def _say(self, trainer: L.Trainer) -> None:
+        self.said = time.monotonic()
+        elapsed, done = self.said - self.started, trainer.global_step - self.first_step
+        total = trainer.estimated_stepping_batches
+        scores = [f"{name} {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())]
+        left = f", about {_duration(elapsed / done * (total - trainer.global_step))} left" if done else ""
+        log.info(
+            "step %s of %s, epoch %s, %.1f images/s, %s%s",
+            f"{trainer.global_step:,}",
+            f"{total:,}",
+            trainer.current_epoch + 1,
+            self.seen / elapsed,
+            ", ".join(scores),
+            left,
+        )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -1,0 +1,104 @@
+"""Paint with a trained model: `python -m artdiff.generate ckpt=RUN_OR_FILE muse=FILE_OR_FOLDER out=DIR`."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+
+from artdiff import UserError, __version__, runs
+from artdiff.config import MULTIPLE, check_generation, plain
+from artdiff.data import cache, folder, sample_art
+from artdiff.door import door
+
+log = logging.getLogger(__name__)
+
+CELL = 256
+"""Side in pixels of the square that a picture is fitted into on the sheet."""
+
+
+def generate(cfg: DictConfig) -> list[Path]:
+    """Paint what `cfg` describes → the files written: a PNG for each muse that could be read, then the sheet."""
+    config = plain(cfg)
+    check_generation(config)
+    ckpt = runs.find_checkpoint(config["ckpt"], newest_in=Path(config["runs_dir"]), prefer=runs.BEST)
+    muses = _muses(config["muse"])
+    out = Path(config["out"]).expanduser()
+
+    import torch
+    from tqdm import tqdm
+
+    from artdiff import hardware, images
+    from artdiff.tasks import restore
+
+    device = hardware.device(config["trainer"])
+    task, image_size = restore(ckpt, ranges=config["ranges"])
+    task.to(device)
+    log.info("painting from %s pictures with %s, on %s", f"{len(muses):,}", ckpt, hardware.describe(device))
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    pairs: list[tuple[Image.Image, Image.Image]] = []
+    for path in tqdm(muses, desc="painting", unit=" pictures", disable=None):
+        try:
+            muse, _ = folder.read(path)
+        except folder.Unreadable as reason:
+            log.warning("set aside: %s (%s)", path, reason)
+            continue
+        if config["size"] == "train":
+            muse = muse.resize((image_size, image_size), Image.Resampling.LANCZOS)
+        image = images.from_pillow(muse)[None].to(device)
+        with torch.inference_mode():
+            painted = task(images.pad_to_multiple(image, MULTIPLE))[0, :, : muse.height, : muse.width]
+        picture = images.to_pillow(painted)
+        settings = {"artdiff": __version__, "checkpoint": ckpt.name, "muse": path.name, "size": config["size"]}
+        written.append(_free(out / f"{path.stem}.png"))
+        images.save_generated(picture, written[-1], settings)
+        if len(pairs) < config["sheet"]:
+            pairs.append((muse, picture))
+    if not written:
+        raise UserError(f"muse={config['muse']} holds no picture that can be read: {len(muses)} files set aside")
+    written.append(_free(out / "sheet.png"))
+    images.save_generated(_sheet(pairs), written[-1], {"artdiff": __version__, "checkpoint": ckpt.name})
+    log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
+    log.info("side by side (muse over painting): %s", written[-1])
+    return written
+
+
+def _muses(muse: str | None) -> list[Path]:
+    if muse is None:
+        root = sample_art.folder(cache.default_folder())
+        log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
+        return [min(style.iterdir()) for style in sorted(root.iterdir())]
+    path = Path(muse).expanduser()
+    if not path.is_dir():
+        return [path]
+    return [path / file.path for file in folder.scan(path, name="muse")]
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the same with the first number behind its name that is not taken: nothing is overwritten."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
+    return free
+
+
+def _sheet(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
+    """Muses over paintings, eight pairs in a row."""
+    side = min(CELL, max(max(muse.size) for muse, _ in pairs))
+    columns = min(8, len(pairs))
+    rows = -(-len(pairs) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * 2 * side), "white")
+    for index, pair in enumerate(pairs):
+        row, column = divmod(index, columns)
+        for below, picture in enumerate(pair):
+            cell = ImageOps.pad(picture, (side, side), color="white")
+            sheet.paste(cell, (column * side, (2 * row + below) * side))
+    return sheet
+
+
+main = door(generate, config="generate")
+
+if __name__ == "__main__":
+    main()

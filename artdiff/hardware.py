@@ -1,0 +1,32 @@
+"""What the machine has: the device to compute on and the precision that it is fast in."""
+
+import torch
+
+from artdiff import UserError
+
+
+def device(accelerator: str) -> torch.device:
+    """`auto` (the GPU if there is one), `cpu` or `gpu` → the device. Raises `UserError` for a GPU that is not there."""
+    found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
+    if found is None and accelerator == "gpu":
+        raise UserError("trainer=gpu needs a GPU that torch can use, and found none; set trainer=auto or trainer=cpu")
+    return found or torch.device("cpu")
+
+
+def precision(on: torch.device) -> str:
+    """Lightning's name for the fastest safe precision: `bf16-mixed` where `on` multiplies bf16 natively."""
+    if on.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif on.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    else:
+        native = False
+    return "bf16-mixed" if native else "32-true"
+
+
+def describe(on: torch.device) -> str:
+    """The device in words."""
+    if on.type == "cuda":
+        return torch.cuda.get_device_name(on)
+    return f"{on.type.upper()}, {torch.get_num_threads()} threads" if on.type == "cpu" else on.type.upper()

@@ -1,0 +1,116 @@
+"""Pictures and their ranges: the only place where a range changes, and where pixels meet files.
+
+Ranges: `uint8` [0,255] on disk and on the wire · *signed* float [-1,1] inside artdiff · *unit* float [0,1] as a
+sigmoid gives it and as metrics take it · *ImageNet-normalised* float (about -2.1 to 2.6) as VGG16 and the article's
+network take it. Shape letters: B pictures, H and W pixels; channels are red, green, blue.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, PngImagePlugin
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""The IPTC term for media made by a trained model (Digital Source Type vocabulary)."""
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """`uint8` [0,255] → float32 [-1,1], any shape."""
+    return image.float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Signed [-1,1] → `uint8` [0,255], rounded to nearest, clamped; any shape. Inverts `to_signed` exactly."""
+    return image.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def signed_to_unit(image: Tensor) -> Tensor:
+    """Signed [-1,1] → unit [0,1], any shape, not clamped."""
+    return (image + 1.0) / 2.0
+
+
+def unit_to_signed(image: Tensor) -> Tensor:
+    """Unit [0,1] → signed [-1,1], any shape, not clamped."""
+    return image * 2.0 - 1.0
+
+
+def imagenet_normalise(image: Tensor) -> Tensor:
+    """Unit [0,1] (…,3,H,W) → ImageNet-normalised (…,3,H,W)."""
+    mean, std = _imagenet(image.device)
+    return (image - mean) / std
+
+
+def imagenet_denormalise(image: Tensor) -> Tensor:
+    """ImageNet-normalised (…,3,H,W) → unit [0,1] (…,3,H,W), not clamped."""
+    mean, std = _imagenet(image.device)
+    return image * std + mean
+
+
+@lru_cache
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # what is kept for training must not be born an inference tensor
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
+    return mean, std
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until H and W of (B,3,H,W) divide by `multiple`; crop with `[..., :H, :W]`."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def grid(rows: Sequence[Tensor], *, max_side: int) -> Tensor:
+    """Rows of signed pictures, each (B,3,H,W) → one signed picture (3, rows·h, B·w), each cell at most `max_side`."""
+    height, width = rows[0].shape[-2:]
+    shrink = max(height, width) / max_side
+    if shrink > 1:
+        size = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+        rows = [F.interpolate(row.float(), size=size, mode="area") for row in rows]
+    return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A Pillow picture of any mode → upright RGB: EXIF turn applied, transparency laid on white."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    if picture.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def from_pillow(picture: Image.Image) -> Tensor:
+    """An RGB Pillow picture → signed (3,H,W)."""
+    return to_signed(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """A signed picture (3,H,W) → an RGB Pillow picture."""
+    return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_generated(picture: Image.Image, path: Path, settings: Mapping[str, object]) -> None:
+    """Write a PNG that says a model made it (IPTC digital source type, in XMP) and, apart from that, with what."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    info.add_itxt("artdiff", json.dumps(settings, ensure_ascii=False))
+    picture.save(path, format="PNG", pnginfo=info)
+
+
+_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ Iptc4xmpExt:DigitalSourceType="{GENERATED}"/>
+</rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""

@@ -1,0 +1,173 @@
+"""The hybrid loss: pixel MSE plus the MSE between VGG16 features (Johnson et al., arXiv:1603.08155).
+
+Both losses are plain objects and no `nn.Module`s on purpose: VGG16 is frozen, and must stay out of checkpoints,
+parameter counts and averaged copies of the model. They follow the pictures to whatever device these are on.
+"""
+
+import hashlib
+import logging
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, vgg16
+
+from artdiff import UserError
+
+log = logging.getLogger(__name__)
+
+FALLBACK = """
++----------------------------------------------------------------------------------------+
+| WARNING: VGG16's ImageNet weights cannot be had: the perceptual loss compares RANDOM    |
+| features. Its values do not compare with those of runs on the real weights. To mend it: |
+| loss.perceptual.weights=FILE (VGG16 as .pth or .safetensors), or a network connection.  |
++----------------------------------------------------------------------------------------+"""
+
+def _cuts() -> dict[str, int]:
+    cuts, entries = {}, 0
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for convolution in range(1, convolutions + 1):
+            entries += 2  # convolution, ReLU
+            cuts[f"relu{block}_{convolution}"] = entries
+        entries += 1  # pool
+    return cuts
+
+
+LAYERS = _cuts()
+"""Where VGG16 may be cut, and how many entries of its `features` lie up to there: relu1_1 is 2, relu3_3 is 16."""
+
+
+class Terms(NamedTuple):
+    """A loss and the unweighted terms it is made of, each a scalar."""
+
+    loss: Tensor
+    mse: Tensor
+    perceptual: Tensor | None
+
+
+class PerceptualLoss:
+    """MSE between the VGG16 features of two ImageNet-normalised pictures.
+
+    Args:
+        weights: `imagenet` (torchvision's, downloaded once), a `.pth` or `.safetensors` file of VGG16 or of its
+            first layers, `random` (He-initialised from a fixed seed), or `auto`: `imagenet`, else `random` with a
+            warning.
+        layer: where VGG16 is cut, `relu1_1` to `relu5_3`.
+
+    `source` says which weights were taken. Raises `UserError` where the weights cannot be had.
+    """
+
+    def __init__(self, *, weights: str, layer: str) -> None:
+        if layer not in LAYERS:
+            raise UserError(f"loss.perceptual.layer must be one of {', '.join(LAYERS)}, got {layer}")
+        self.features = vgg16(weights=None, init_weights=False).features[: LAYERS[layer]]
+        self.layer = layer
+        self.source = self._load(weights)
+        self.fallback = weights == "auto" and self.source != "imagenet"
+        self.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.warn_of_fallback()
+
+    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+        """ImageNet-normalised `image` and `target`, both (B,3,H,W) → scalar; gradients reach `image` alone."""
+        weight = self.features[0].weight
+        if weight.device != image.device:
+            self.features.to(image.device)
+        with torch.no_grad():
+            wanted = self.features(target)
+        return F.mse_loss(self.features(image), wanted)
+
+    def warn_of_fallback(self) -> None:
+        """Say, so that it cannot be missed, if `auto` had to fall back to random features."""
+        if self.fallback:
+            log.warning(FALLBACK)
+
+    def _load(self, weights: str) -> str:
+        if weights == "random":
+            _initialise(self.features)
+            return "random"
+        if weights in ("imagenet", "auto"):
+            try:
+                found = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            except (OSError, RuntimeError) as error:  # no network, no disk; an incomplete download
+                reason = " ".join(str(error).split())
+                if weights == "imagenet":
+                    raise UserError(
+                        f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 as "
+                        f".pth or .safetensors) or =random, or put the file "
+                        f"{VGG16_Weights.IMAGENET1K_V1.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
+                    ) from None
+                log.info("VGG16's ImageNet weights cannot be had (%s)", reason)
+                _initialise(self.features)
+                return "random, since ImageNet's could not be had"
+            _copy(found, self.features, self.layer, "imagenet")
+            return "imagenet"
+        path = Path(weights).expanduser()
+        found = _read(path)
+        _copy(found, self.features, self.layer, str(path))
+        return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+
+
+class HybridLoss:
+    """`mse_weight · MSE + perceptual_weight · perceptual`; without `perceptual`, the first term alone."""
+
+    def __init__(self, *, mse_weight: float, perceptual_weight: float, perceptual: PerceptualLoss | None) -> None:
+        self.mse_weight = mse_weight
+        self.perceptual_weight = perceptual_weight
+        self.perceptual = perceptual
+
+    def __call__(self, image: Tensor, target: Tensor) -> Terms:
+        """`image` and `target`, both (B,3,H,W) in the range that `perceptual` takes."""
+        mse = F.mse_loss(image, target)
+        if self.perceptual is None:
+            return Terms(self.mse_weight * mse, mse, None)
+        perceptual = self.perceptual(image, target)
+        return Terms(self.mse_weight * mse + self.perceptual_weight * perceptual, mse, perceptual)
+
+
+def _initialise(features: nn.Sequential) -> None:
+    """He initialisation (arXiv:1502.01852) from a fixed seed, so that losses of two runs compare."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(
+            f"loss.perceptual.weights={path} is no file; expected imagenet, random, auto, or a .pth or .safetensors file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"loss.perceptual.weights={path} cannot be read as weights: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"loss.perceptual.weights={path} holds no state_dict of tensors")
+    return state
+
+
+def _copy(found: dict[str, Tensor], features: nn.Sequential, layer: str, name: str) -> None:
+    """Copy what `features` needs out of a VGG16 state_dict, with or without the prefix `features.`."""
+    found = {key.removeprefix("features."): value for key, value in found.items()}
+    wanted = features.state_dict()
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        has = [name for name, entries in LAYERS.items() if f"{entries - 2}.weight" in found]
+        remedy = f"it reaches to {has[-1]}: set loss.perceptual.layer={has[-1]}" if has else "it holds no VGG16 layers"
+        raise UserError(f"loss.perceptual.weights={name} has no {missing[0]}, needed for {layer}; {remedy}")
+    for key, value in wanted.items():
+        if found[key].shape != value.shape:
+            raise UserError(
+                f"loss.perceptual.weights={name} is not VGG16: "
+                f"expected {key} of shape {tuple(value.shape)}, got {tuple(found[key].shape)}"
+            )
+    features.load_state_dict({key: found[key] for key in wanted})

@@ -1,0 +1,60 @@
+"""What a run's folder holds and where: checkpoints, samples, what was set aside, and the run's own description."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from artdiff import UserError
+
+CHECKPOINTS = "checkpoints"
+SAMPLES = "samples"
+SET_ASIDE = "set_aside.tsv"
+CONFIG = "config.yaml"
+METADATA = "metadata.json"
+
+LAST = f"{CHECKPOINTS}/last.ckpt"
+BEST = f"{CHECKPOINTS}/best.ckpt"
+
+
+def find_checkpoint(ckpt: str, *, newest_in: Path, prefer: str) -> Path:
+    """`last` (the run below `newest_in` that was last saved), a run's folder, or a file → the checkpoint's file.
+
+    In a run's folder, `prefer` (`LAST` or `BEST`) is taken where it exists. Raises `UserError`.
+    """
+    if ckpt == "last":
+        saved = sorted(newest_in.rglob(LAST), key=lambda path: path.stat().st_mtime)
+        if not saved:
+            raise UserError(f"ckpt=last: no run below {newest_in} has saved a checkpoint; give a path: ckpt=RUN")
+        return _in_run(saved[-1].parents[1], prefer)
+    path = Path(ckpt).expanduser()
+    if not path.exists():
+        raise UserError(f"ckpt={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")
+    return path if path.is_file() else _in_run(path, prefer)
+
+
+def to_carry_on(ckpt: str | None, run: Path, runs_dir: Path) -> Path | None:
+    """The checkpoint that a training in `run` starts from: its own last one comes first for `last`."""
+    if ckpt is None:
+        return None
+    own = ckpt == "last" and (run / LAST).exists()
+    return find_checkpoint(str(run) if own else ckpt, newest_in=runs_dir, prefer=LAST)
+
+
+def shortest(path: Path) -> Path:
+    """`path` as a person would type it here: relative where it lies below the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def write_metadata(run: Path, **facts: Any) -> None:
+    """Add `facts` to the run's description, replacing those of the same name."""
+    path = run / METADATA
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def _in_run(run: Path, prefer: str) -> Path:
+    found = next((run / name for name in (prefer, LAST, BEST) if (run / name).exists()), None)
+    if found is None:
+        raise UserError(f"ckpt={run} is a folder without {LAST}; expected a run's folder")
+    return found
