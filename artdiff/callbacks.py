@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -9,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -71,36 +72,45 @@ class SampleGrids(L.Callback):
             trainer.logger.experiment.add_image("samples", images.to_uint8(grid), self.shown)
 
 
-class EndWell(L.Callback):
-    """Lets a run end without losing work: at its last step it validates, and at Ctrl-C or SIGTERM it saves first.
+class LastCheckpoint(L.Callback):
+    """Keeps `path`, from which a run can be carried on exactly: saved after each epoch and wherever a run ends.
 
-    The first signal lets the step under way finish, saves to `checkpoint` and stops; a second one stops at once.
+    A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: the first signal lets the
+    step under way finish and be saved, a second one stops at once. Saved after a training batch, since in the
+    middle of an epoch Lightning's own checkpoints at an epoch's end do not carry on with the rest of the epoch.
     """
 
-    def __init__(self, *, checkpoint: str) -> None:
-        self.checkpoint = Path(checkpoint)
-        self.asked = False
+    def __init__(self, *, path: str) -> None:
+        self.path = Path(path)
+        self.asked_to_stop = False
+        self.handlers: dict[signal.Signals, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # only there can signals be handled
+            self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.asked:
-            trainer.save_checkpoint(self.checkpoint)
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in timers)
+        ends = trainer.should_stop or out_of_time or trainer.global_step == trainer.max_steps
+        if ends or self.asked_to_stop or trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+        if self.asked_to_stop:
             raise KeyboardInterrupt
-        if trainer.global_step == trainer.max_steps:
+        if ends:
             trainer.should_stop = True  # Lightning then validates after this step also in the middle of an epoch
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in getattr(self, "handlers", {}).items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        self.handlers = {}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.asked_to_stop:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked_to_stop = True
         log.warning("stopping after this step and saving; once more to stop at once")
 
 

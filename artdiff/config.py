@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError
@@ -26,7 +24,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def check_training(config: dict[str, Any]) -> None:
+def check_training(config: dict[str, Any], *, one_of_several: bool) -> None:
     """Raise `UserError` for what a training run could only stumble over later."""
     data, trainer, perceptual = config["data"], config["trainer"], config["loss"]["perceptual"]
     size = _whole("data.image_size", data["image_size"], least=16)
@@ -48,7 +46,7 @@ def check_training(config: dict[str, Any]) -> None:
         path = Path(str(perceptual["weights"])).expanduser()
         if not path.is_file():
             raise UserError(f"loss.perceptual.weights={path} is no file; expected auto, imagenet, random or a file")
-    if trainer["devices"] != 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if one_of_several and trainer["devices"] != 1:
         raise UserError("a multirun trains one job after the other on one device: set trainer.devices=1")
 
 

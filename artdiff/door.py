@@ -1,6 +1,7 @@
 """What every door shares: it reads `conf/`, and a mistake of the user's ends in one line and exit code 1."""
 
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -9,15 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from artdiff import UserError
+from artdiff import UserError, runs
 
 log = logging.getLogger(__name__)
+
+NOISE = ("LeafSpec", "does not have many workers", "The dirpath has changed", "smaller than the logging interval")
+"""Parts of Lightning's warnings that ask nothing of the user."""
 
 _beside, _inside = Path(__file__).parents[1] / "conf", Path(__file__).parent / "conf"
 CONF = str(_inside if _inside.is_dir() else _beside)
 """The configuration's folder: beside the package in a checkout, inside it when installed from a wheel."""
+
+
+def command(module: str, *words: object) -> str:
+    """The command that opens `module`'s door, as it works when typed in the shell that started this program."""
+    same = shutil.which("python") == sys.executable
+    python = "python" if same else str(runs.shortest(Path(sys.executable)))
+    return " ".join([python, "-m", module, *(str(word) for word in words)])
+
+
+def given() -> list[str]:
+    """The overrides that this job was started with; none where the configuration was composed in a program."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def in_multirun() -> bool:
+    """Whether this job is one of several."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
@@ -30,7 +53,8 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
     @hydra.main(version_base="1.3", config_path=CONF, config_name=config)
     @wraps(job)
     def guarded(cfg: DictConfig) -> Any:
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, told to us
+        for part in NOISE:
+            warnings.filterwarnings("ignore", message=f".*{part}")
         try:
             return job(cfg)
         except UserError as error:

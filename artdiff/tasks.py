@@ -77,14 +77,15 @@ class Reconstruction(L.LightningModule):
         """What a run's description says of the model."""
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._features()}
 
-    def check_fits(self, ckpt: Path) -> None:
-        """Raise `UserError` unless training can carry on from `ckpt` with this network."""
+    def check_fits(self, ckpt: Path) -> int:
+        """The step that `ckpt` was saved at. Raises `UserError` unless training can carry on from it here."""
         found = _load(ckpt)
         if "hyper_parameters" not in found:
             raise UserError(f"ckpt={ckpt} holds weights alone; carrying on needs a checkpoint of artdiff.train's")
         trained, asked = found["hyper_parameters"]["network"], self.hparams["network"]
         if trained != asked:
             raise UserError(f"ckpt={ckpt} was trained with network {trained}, this run asks for {asked}")
+        return found["global_step"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer)(self.network.parameters())

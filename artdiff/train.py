@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from artdiff import __version__, runs
+from artdiff import UserError, __version__, runs
 from artdiff.config import check_training, plain
-from artdiff.door import door
+from artdiff.door import command, door, given, in_multirun
 
 if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
     import lightning.pytorch as L
@@ -25,7 +24,7 @@ HYPERPARAMETERS = ("seed", "data", "network", "loss", "task", "optimizer", "sche
 def train(cfg: DictConfig) -> float:
     """Train what `cfg` describes, in the folder `run_dir` → the best `val/loss`."""
     config = plain(cfg)
-    check_training(config)
+    check_training(config, one_of_several=in_multirun())
     run = runs.shortest(Path(config["run_dir"]))
     ckpt = runs.to_carry_on(config["ckpt"], run, Path(config["runs_dir"]))
 
@@ -42,9 +41,7 @@ def train(cfg: DictConfig) -> float:
     data = instantiate(config["data"])
     data.setup()
     task = instantiate(config["task"], loss=loss)
-    if ckpt is not None:
-        task.check_fits(ckpt)
-        log.info("carrying on from %s", ckpt)
+    start = task.check_fits(ckpt) if ckpt is not None else 0
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)
@@ -53,8 +50,11 @@ def train(cfg: DictConfig) -> float:
     runs.write_metadata(
         run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts()
     )
-    log.info(", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in facts.items()))
+    log.info("network: %s parameters; perceptual weights: %s", f"{facts['parameters']:,}", facts["perceptual_weights"])
+    log.info("device: %s, %s", facts["device"], facts["precision"])
     log.info("run folder: %s", run)
+    if ckpt is not None:
+        log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
         trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
     finally:
@@ -62,6 +62,8 @@ def train(cfg: DictConfig) -> float:
         _say_what_came_out(trainer, run, final.scores)
         if loss.perceptual is not None:
             loss.perceptual.warn_of_fallback()
+    if trainer.global_step == start:
+        raise UserError(f"no step to take after step {start:,}: raise trainer.max_epochs or trainer.max_steps")
     return final.scores.get("best val/loss", math.inf)
 
 
@@ -87,8 +89,6 @@ def build_trainer(config: dict[str, Any], *more: "L.Callback") -> "L.Trainer":
 
 
 def _say_what_came_out(trainer: "L.Trainer", run: Path, scores: dict[str, float]) -> None:
-    hydra = HydraConfig.get()
-    again = " ".join(override for override in hydra.overrides.task if not override.startswith("ckpt="))
     log.info(
         "%s at step %s: %s",
         "interrupted" if trainer.interrupted else "done",
@@ -97,10 +97,11 @@ def _say_what_came_out(trainer: "L.Trainer", run: Path, scores: dict[str, float]
     )
     log.info("pictures (input over output): %s", run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
+    again = [override for override in given() if not override.startswith(("ckpt=", "hydra."))]
     log.info("next:")
-    log.info("  python -m artdiff.generate ckpt=%s muse=FILE_OR_FOLDER out=pictures", run)
-    log.info("  tensorboard --logdir %s", run.parent)
-    log.info("  python -m artdiff.train %s ckpt=%s   (carries on; raise trainer.max_epochs to go further)", again, run)
+    log.info("  %s", command("artdiff.generate", f"ckpt={run}", "muse=FILE_OR_FOLDER", "out=DIR"))
+    log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
+    log.info("  %s   (goes on; raise trainer.max_epochs)", command("artdiff.train", *again, f"ckpt={run}"))
 
 
 main = door(train, config="train")

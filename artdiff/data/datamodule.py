@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -66,6 +67,8 @@ class ArtDataModule(L.LightningDataModule):
     classes: list[str]
     set_aside: list[tuple[str, str]]
     digest: str
+    train_loader: ResumableLoader
+    carried_on_at: dict[str, int] | None = None
 
     def __init__(
         self,
@@ -123,7 +126,10 @@ class ArtDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         order = ShuffledOrder(len(self.train_set), self.seed)
-        return ResumableLoader(self.train_set, self.batch_size, sampler=order, collate_fn=_as_is)
+        self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, collate_fn=_as_is)
+        if self.carried_on_at is not None:
+            self.train_loader.load_state_dict(self.carried_on_at)
+        return self.train_loader
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val_set, self.batch_size, collate_fn=_as_is)
@@ -148,9 +154,10 @@ class ArtDataModule(L.LightningDataModule):
         return {"data": {"root": str(self.root), **counts, "digest": self.digest}}
 
     def state_dict(self) -> dict[str, object]:
-        return {"digest": self.digest, "classes": self.classes}
+        return {"digest": self.digest, "classes": self.classes, "order": self.train_loader.state_dict()}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.carried_on_at = state["order"]
         if state["digest"] != self.digest:
             log.warning("the pictures in %s are not those that the checkpoint was trained on", self.root)
 

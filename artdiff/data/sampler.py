@@ -8,47 +8,46 @@ from torch.utils.data import DataLoader, Sampler
 
 
 class ShuffledOrder(Sampler[int]):
-    """Every index below `length` once an epoch, in an order that depends on (seed, epoch) alone.
-
-    Lightning calls `set_epoch`; `skip` leaves out that many places of the next epoch served, once.
-    """
+    """Every index below `length` once, in an order that depends on (seed, epoch) alone, from place `start` on."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
         self.seed = seed
         self.epoch = 0
-        self.skip = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.start = 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
-        skip, self.skip = self.skip, 0
-        yield from torch.randperm(self.length, generator=generator).tolist()[skip:]
+        yield from torch.randperm(self.length, generator=generator).tolist()[self.start :]
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader over a `ShuffledOrder` that a checkpoint can carry on in the middle of an epoch.
+    """A DataLoader over a `ShuffledOrder` that can be carried on in the middle of an epoch.
 
-    Lightning finds `state_dict` and `load_state_dict` by their names. Batches count once they have been handed out.
+    It counts epochs itself: Lightning's count is off by one after some resumes. Batches count once handed out.
     """
 
-    sampler: ShuffledOrder
+    batch_size: int
+    epoch = 0
     served = 0
+    _loaded = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self.served = self.sampler.skip // self.batch_size if self.batch_size else 0
+        if not self._loaded and self.served:
+            self.epoch, self.served = self.epoch + 1, 0
+        self._loaded = False
+        if isinstance(self.sampler, ShuffledOrder):  # Lightning puts a plain order in its place to overfit a batch
+            self.sampler.epoch, self.sampler.start = self.epoch, self.served * self.batch_size
         for batch in super().__iter__():
             self.served += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"served": self.served}
+        return {"epoch": self.epoch, "served": self.served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        served = state["served"]
-        self.sampler.skip = served * self.batch_size if self.batch_size and served < len(self) else 0
+        self.epoch, self.served = state["epoch"], state["served"]
+        self._loaded = self.served < len(self)  # else the next epoch is due

@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from artdiff.data import sample_art
+from artdiff.door import CONF
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory):
+    """Nothing of the user's is read or written: caches and weights lie in folders of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def art(tmp_path_factory) -> Path:
+    """A folder of sample art: five classes of eight pictures."""
+    root = tmp_path_factory.mktemp("art")
+    sample_art.paint(root, per_style=8, seed=0)
+    return root
+
+
+def composed(config: str, *overrides: object) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        return compose(config, overrides=[str(override) for override in overrides])
+
+
+def small(art: Path, run: Path, *overrides: object) -> DictConfig:
+    """A training configuration for two steps of small pictures on the CPU."""
+    fixed = ("debug=two_steps", "trainer=cpu", f"data.root={art}", f"run_dir={run}")
+    return composed("train", *fixed, *overrides)
+
+
+def command_line(*words: object, cwd: Path, expect: int = 0) -> str:
+    """Run `python -m WORDS` as a user would → what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *(str(word) for word in words)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout
+    return done.stdout

@@ -1,0 +1,181 @@
+"""The doors as users open them: through the command line, in a folder of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import command_line
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from artdiff.networks import ConvDiffusionModel
+
+TWO_STEPS = ("artdiff.train", "experiment=baseline", "debug=two_steps", "trainer=cpu")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def trained(art, home):
+    """A run of two steps, and what it printed."""
+    broken = home / "pictures"
+    broken.mkdir()
+    for path in art.rglob("*.jpg"):
+        (broken / path.parent.name).mkdir(exist_ok=True)
+        (broken / path.parent.name / path.name).symlink_to(path)
+    (broken / "page.jpg").write_bytes(b"<html>404</html>")
+    printed = command_line(*TWO_STEPS, "data.root=pictures", "hydra.run.dir=run", cwd=home)
+    return home / "run", printed
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    run, printed = trained
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert (run / "set_aside.tsv").read_text() == "file\treason\npage.jpg\tnot a picture (HTML)\n"
+    with Image.open(run / "samples/step_0000002.png") as grid:
+        assert grid.size == (8 * 32, 2 * 32) or grid.size[1] == 2 * 32
+    metadata = json.loads((run / "metadata.json").read_text())
+    assert metadata["perceptual_weights"] == "random"
+    assert metadata["data"]["set_aside"] == 1
+    assert metadata["steps"] == 2
+    assert (run / "config.yaml").exists()
+    assert "1 set aside" in printed or "1 (1 not a picture (HTML)) set aside" in printed
+    assert "python -m artdiff.generate ckpt=run" in printed
+
+
+def test_the_checkpoint_holds_plain_values_and_says_what_it_was_trained_with(trained):
+    found = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)
+    assert found["artdiff"]["perceptual_weights"] == "random"
+    assert type(found["hyper_parameters"]["network"]) is dict
+    assert found["datamodule_hyper_parameters"]["image_size"] == 32
+
+
+def test_tensorboard_gets_scalars_grids_and_hyperparameters(trained):
+    events = EventAccumulator(str(trained[0] / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"val/loss", "val/psnr", "val/ssim", "final/psnr", "final/best_loss"} <= set(tags["scalars"])
+    assert tags["images"] == ["samples"]
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["optimizer/lr"].number_value == pytest.approx(1e-3)
+
+
+def test_training_carries_on(trained, home):
+    printed = command_line(
+        *TWO_STEPS, "data.root=pictures", "trainer.max_steps=3", "hydra.run.dir=run2", "ckpt=run", cwd=home
+    )
+    assert "carrying on from run/checkpoints/last.ckpt at step 2" in printed
+    assert torch.load(home / "run2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_generate_paints_from_a_run(trained, home, art):
+    command_line("artdiff.generate", "ckpt=run", "muse=pictures", "out=made", cwd=home)
+    made = {path.name for path in (home / "made").iterdir()}
+    assert made == {f"{path.stem}.png" for path in art.rglob("*.jpg")} | {"sheet.png"}
+    with Image.open(home / "made/truchet_000.png") as picture:
+        assert picture.size == (32, 32)
+        assert "trainedAlgorithmicMedia" in picture.info["XML:com.adobe.xmp"]
+
+
+def test_generate_paints_at_a_pictures_own_size_from_an_article_file(home, art):
+    torch.save(ConvDiffusionModel().state_dict(), home / "article.pth")
+    muse = art / "landscape/landscape_000.jpg"
+    words = ("artdiff.generate", "ckpt=article.pth", f"muse={muse}", "out=own", "size=own")
+    command_line(*words, cwd=home)
+    command_line(*words, cwd=home)
+    assert {path.name for path in (home / "own").iterdir()} == {
+        "landscape_000.png",
+        "landscape_000_2.png",
+        "sheet.png",
+        "sheet_2.png",
+    }
+    with Image.open(muse) as picture, Image.open(home / "own/landscape_000.png") as painted:
+        assert picture.size == painted.size
+
+
+def test_a_multirun_gives_each_job_its_own_folder(home):
+    printed = command_line(
+        "artdiff.train", "-m", *TWO_STEPS[1:], "data.root=pictures", "optimizer.lr=1e-3,1e-30", "hydra.sweep.dir=sweep", cwd=home
+    )
+    learning_rates = []
+    for job in ("0", "1"):
+        run = home / "sweep" / job
+        assert (run / "checkpoints/last.ckpt").exists()
+        assert list((run / "tensorboard").glob("events*"))
+        found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
+    assert learning_rates == [1e-3, 1e-30]
+    assert "sweep/1" in printed
+
+
+def test_in_a_multirun_a_failing_job_leaves_the_others_to_go_on(home):
+    printed = command_line(
+        "artdiff.train", "-m", *TWO_STEPS[1:], "data.root=pictures", "data.batch_size=0,4", "hydra.sweep.dir=failing", cwd=home, expect=1
+    )
+    assert "data.batch_size must be a whole number of at least 1, got 0" in printed
+    assert (home / "failing/1/checkpoints/last.ckpt").exists()
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
+    words = ("debug=two_steps", "data.root=pictures", "trainer=cpu", "trainer.max_steps=-1", "hydra.run.dir=stopped")
+    with subprocess.Popen(
+        [sys.executable, "-m", "artdiff.train", *words], cwd=home, text=True, stderr=subprocess.PIPE
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not (home / "stopped/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        saved_first = torch.load(home / "stopped/checkpoints/last.ckpt", weights_only=True)["global_step"]
+        running.send_signal(signal.SIGINT)
+        printed = running.communicate(timeout=60)[1]
+    assert running.returncode == 1
+    assert "interrupted at step" in printed
+    assert "Traceback" not in printed
+    stopped = torch.load(home / "stopped/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert stopped >= saved_first
+    printed = command_line(
+        "artdiff.train", *words[:3], f"trainer.max_steps={stopped + 1}", words[-1], "ckpt=last", cwd=home
+    )
+    assert f"at step {stopped:,}" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("artdiff.train", "data.image_size=100"), "data.image_size must be a multiple of 8, got 100"),
+        (("artdiff.train", "trainer=gpu", "data.root=pictures"), "trainer=gpu needs a GPU"),
+        (("artdiff.train", "data.root=pictures", "ckpt=nowhere"), "ckpt=nowhere does not exist"),
+        (("artdiff.generate",), "ckpt and out must be given"),
+        (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),
+        (("artdiff.generate", "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
+        (("artdiff.generate", "ckpt=run", "out=x", "size=huge"), "size must be one of train, own, got huge"),
+        (("artdiff.generate", "ckpt=run", "out=x", "muse=pictures/page.jpg"), "no picture that can be read"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_1(trained, home, words, line):
+    if torch.accelerator.is_available() and "trainer=gpu" in words:
+        words, line = ("artdiff.train", "data.batch_size=0"), "at least 1, got 0"
+    printed = command_line(*words, cwd=home, expect=1)
+    assert line in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+
+
+def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(home):
+    look = "import sys, artdiff.train, artdiff.generate; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", look], cwd=home, text=True, capture_output=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_shows_the_command_and_the_choices(home):
+    printed = command_line("artdiff.train", "--help", cwd=home)
+    assert "python -m artdiff.train experiment=baseline data.root=DIR" in printed
+    assert "experiment: article, baseline" in printed

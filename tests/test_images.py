@@ -1,0 +1,116 @@
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from artdiff import images
+
+
+def test_all_byte_values_survive_the_round_trip():
+    every = torch.arange(256, dtype=torch.uint8)
+    signed = images.to_signed(every)
+    assert (signed.min(), signed.max()) == (-1, 1)
+    assert torch.equal(images.to_uint8(signed), every)
+
+
+def test_out_of_range_is_clamped_not_wrapped():
+    assert images.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_unit_and_signed_are_inverse():
+    unit = torch.rand(2, 3, 4, 4)
+    assert images.signed_to_unit(torch.tensor([-1.0, 0.0, 1.0])).tolist() == [0, 0.5, 1]
+    torch.testing.assert_close(images.signed_to_unit(images.unit_to_signed(unit)), unit)
+
+
+def test_imagenet_range_is_the_published_one():
+    black, white = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    expected = [(1 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    assert images.imagenet_normalise(white).flatten().tolist() == pytest.approx(expected)
+    assert images.imagenet_normalise(black).min() == pytest.approx(-0.485 / 0.229)
+    torch.testing.assert_close(images.imagenet_denormalise(images.imagenet_normalise(white)), white)
+
+
+def test_normalising_first_in_inference_mode_leaves_training_possible():
+    images._imagenet.cache_clear()
+    with torch.inference_mode():
+        images.imagenet_normalise(torch.rand(1, 3, 2, 2))
+    image = torch.rand(1, 3, 2, 2, requires_grad=True)
+    images.imagenet_normalise(image).sum().backward()
+    assert image.grad is not None
+
+
+def test_padding_repeats_the_edge_and_crops_back():
+    image = torch.rand(1, 3, 13, 16)
+    padded = images.pad_to_multiple(image, 8)
+    assert padded.shape == (1, 3, 16, 16)
+    assert torch.equal(padded[..., :13, :16], image)
+    assert torch.equal(padded[..., 15, :], image[..., 12, :])
+
+
+def test_grid_puts_rows_under_each_other_and_shrinks():
+    top, bottom = torch.full((4, 3, 32, 16), -1.0), torch.full((4, 3, 32, 16), 1.0)
+    grid = images.grid([top, bottom], max_side=16)
+    assert grid.shape == (3, 2 * 16, 4 * 8)
+    assert (grid[:, :16].max(), grid[:, 16:].min()) == (-1, 1)
+    assert images.grid([top, bottom], max_side=64).shape == (3, 64, 64)
+
+
+def test_pillow_round_trip():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    picture = images.to_pillow(images.from_pillow(Image.fromarray(pixels)))
+    assert np.array_equal(np.asarray(picture), pixels)
+
+
+RED = (255, 0, 0)
+
+
+def _pixel(picture, at=(0, 0)):
+    rgb = images.to_rgb(picture)
+    assert rgb.mode == "RGB"
+    return rgb.getpixel(at)
+
+
+@pytest.mark.parametrize(
+    ("picture", "colour"),
+    [
+        (Image.new("RGB", (2, 2), RED), RED),
+        (Image.new("L", (2, 2), 77), (77, 77, 77)),
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.new("P", (2, 2), "red"), RED),
+        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), RED),
+        (Image.new("RGBA", (2, 2), (*RED, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 51)), (204, 204, 204)),
+        (Image.new("LA", (2, 2), (0, 0)), (255, 255, 255)),
+        (Image.fromarray(np.full((2, 2), 257 * 99, np.uint16)), (99, 99, 99)),
+    ],
+    ids=["RGB", "L", "1", "P", "CMYK", "RGBA clear", "RGBA one fifth", "LA clear", "16-bit"],
+)
+def test_every_mode_becomes_rgb(picture, colour):
+    assert _pixel(picture) == colour
+
+
+def test_exif_turn_is_applied(tmp_path):
+    picture = Image.new("RGB", (3, 2), "white")
+    picture.putpixel((0, 0), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90° clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as turned:
+        upright = images.to_rgb(turned)
+    assert upright.size == (2, 3)
+    assert upright.getpixel((1, 0)) == RED
+
+
+def test_a_generated_picture_says_so(tmp_path):
+    images.save_generated(Image.new("RGB", (2, 2)), tmp_path / "made.png", {"checkpoint": "best.ckpt"})
+    with Image.open(tmp_path / "made.png") as made:
+        assert images.GENERATED in made.info["XML:com.adobe.xmp"]
+        assert json.loads(made.info["artdiff"]) == {"checkpoint": "best.ckpt"}
+        xmp = ElementTree.fromstring(made.info["XML:com.adobe.xmp"])
+    description = xmp.find(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    namespace = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+    assert description.get(f"{namespace}DigitalSourceType") == images.GENERATED
