@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from artdiff import images
+from artdiff.tasks import Reconstruction
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class SampleGrids(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.preview = trainer.datamodule.preview(self.pictures)
+        self.preview = trainer.datamodule.preview(self.pictures)  # type: ignore[attr-defined]
         steps = trainer.estimated_stepping_batches
         if steps > self.every_n_steps * self.max_grids and steps != float("inf"):
             self.every_n_steps = -(-int(steps) // self.max_grids)
@@ -62,12 +63,11 @@ class SampleGrids(L.Callback):
         was_training = task.training
         task.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
+            assert isinstance(task, Reconstruction)
             rows = task.sample_rows(self.preview.to(task.device))
         task.train(was_training)
         grid: Tensor = images.grid(rows, max_side=self.max_side)
-        images.save_generated(
-            images.to_pillow(grid), self.folder / f"step_{self.shown:07d}.png", {"step": self.shown}
-        )
+        images.save_generated(images.to_pillow(grid), self.folder / f"step_{self.shown:07d}.png", {"step": self.shown})
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image("samples", images.to_uint8(grid), self.shown)
 
@@ -92,7 +92,7 @@ class LastCheckpoint(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        timers = [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
         out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in timers)
         ends = trainer.should_stop or out_of_time or trainer.global_step == trainer.max_steps
         if ends or self.asked_to_stop or trainer.is_last_batch:
@@ -136,7 +136,9 @@ class FinalScores(L.Callback):
             if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
                 self.scores[f"best {callback.monitor}"] = float(callback.best_model_score)
         if isinstance(trainer.logger, TensorBoardLogger):
-            final = {f"final/{name.replace('val/', '').replace(' ', '_')}": value for name, value in self.scores.items()}
+            final = {
+                f"final/{name.replace('val/', '').replace(' ', '_')}": value for name, value in self.scores.items()
+            }
             trainer.logger.log_hyperparams(self.hyperparameters, metrics=final)
 
 
@@ -177,6 +179,10 @@ class PlainProgress(L.Callback):
             ", ".join(scores),
             left,
         )
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring it
 
 
 def _duration(seconds: float) -> str:

@@ -52,7 +52,11 @@ def check_training(config: dict[str, Any], *, one_of_several: bool) -> None:
 
 def check_generation(config: dict[str, Any]) -> None:
     """Raise `UserError` for what painting could only stumble over later."""
-    for name, choices in (("size", ("train", "own")), ("ranges", (None, "published", "mended")), ("trainer", ACCELERATORS)):
+    for name, choices in (
+        ("size", ("train", "own")),
+        ("ranges", (None, "published", "mended")),
+        ("trainer", ACCELERATORS),
+    ):
         if config[name] not in choices:
             expected = ", ".join("null" if choice is None else choice for choice in choices)
             raise UserError(f"{name} must be one of {expected}, got {config[name]}")

@@ -18,7 +18,12 @@ from artdiff import UserError, runs
 
 log = logging.getLogger(__name__)
 
-NOISE = ("LeafSpec", "does not have many workers", "The dirpath has changed", "smaller than the logging interval")
+NOISE = (
+    "LeafSpec",
+    "does not have many workers",
+    "The dirpath has changed",
+    "smaller than the logging interval",
+)
 """Parts of Lightning's warnings that ask nothing of the user."""
 
 _beside, _inside = Path(__file__).parents[1] / "conf", Path(__file__).parent / "conf"

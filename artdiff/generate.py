@@ -50,7 +50,12 @@ def generate(cfg: DictConfig) -> list[Path]:
         with torch.inference_mode():
             painted = task(images.pad_to_multiple(image, MULTIPLE))[0, :, : muse.height, : muse.width]
         picture = images.to_pillow(painted)
-        settings = {"artdiff": __version__, "checkpoint": ckpt.name, "muse": path.name, "size": config["size"]}
+        settings = {
+            "artdiff": __version__,
+            "checkpoint": ckpt.name,
+            "muse": path.name,
+            "size": config["size"],
+        }
         written.append(_free(out / f"{path.stem}.png"))
         images.save_generated(picture, written[-1], settings)
         if len(pairs) < config["sheet"]:

@@ -28,6 +28,7 @@ FALLBACK = """
 | loss.perceptual.weights=FILE (VGG16 as .pth or .safetensors), or a network connection.  |
 +----------------------------------------------------------------------------------------+"""
 
+
 def _cuts() -> dict[str, int]:
     cuts, entries = {}, 0
     for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
@@ -97,8 +98,8 @@ class PerceptualLoss:
                 reason = " ".join(str(error).split())
                 if weights == "imagenet":
                     raise UserError(
-                        f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 as "
-                        f".pth or .safetensors) or =random, or put the file "
+                        f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 "
+                        f"as .pth or .safetensors) or =random, or put the file "
                         f"{VGG16_Weights.IMAGENET1K_V1.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
                     ) from None
                 log.info("VGG16's ImageNet weights cannot be had (%s)", reason)
@@ -135,13 +136,14 @@ def _initialise(features: nn.Sequential) -> None:
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
-            f"loss.perceptual.weights={path} is no file; expected imagenet, random, auto, or a .pth or .safetensors file"
+            f"loss.perceptual.weights={path} is no file; expected imagenet, random, auto or a file (.pth, .safetensors)"
         )
     try:
         if path.suffix == ".safetensors":

@@ -47,10 +47,12 @@ def train(cfg: DictConfig) -> float:
     OmegaConf.save(config, run / runs.CONFIG)
     data.write_set_aside(run / runs.SET_ASIDE)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
-    runs.write_metadata(
-        run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts()
+    runs.write_metadata(run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
+    log.info(
+        "network: %s parameters; perceptual weights: %s",
+        f"{facts['parameters']:,}",
+        facts["perceptual_weights"],
     )
-    log.info("network: %s parameters; perceptual weights: %s", f"{facts['parameters']:,}", facts["perceptual_weights"])
     log.info("device: %s, %s", facts["device"], facts["precision"])
     log.info("run folder: %s", run)
     if ckpt is not None:
@@ -68,7 +70,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def build_trainer(config: dict[str, Any], *more: "L.Callback") -> "L.Trainer":
-    """The Lightning trainer that `config` describes, with `more` callbacks, its `auto` values chosen for this machine."""
+    """The Lightning trainer that `config` describes, with `more` callbacks; `auto` is chosen for this machine."""
     import torch
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import TQDMProgressBar

@@ -20,7 +20,12 @@ def _choices(group):
 @pytest.mark.parametrize("choice", [choice for group in GROUPS for choice in _choices(group)])
 def test_every_choice_composes_and_trains_a_batch(art, tmp_path, choice):
     without = {"trainer=gpu": ["trainer.accelerator=cpu"], "loss=mse": ["~debug"], "debug=two_steps": []}
-    overrides = ["data.image_size=16", "data.batch_size=4", "trainer.max_steps=1", "+trainer.limit_val_batches=1"]
+    overrides = [
+        "data.image_size=16",
+        "data.batch_size=4",
+        "trainer.max_steps=1",
+        "+trainer.limit_val_batches=1",
+    ]
     if choice != "loss=mse":
         overrides += ["loss.perceptual.weights=random", "loss.perceptual.layer=relu1_2"]
     if choice == "debug=two_steps":

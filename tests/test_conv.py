@@ -43,7 +43,10 @@ def test_it_is_the_articles_network():
 def test_keys_and_size_are_the_articles():
     network = ConvDiffusionModel()
     assert sum(parameter.numel() for parameter in network.parameters()) == 742_659
-    convolution, norm = ("weight", "bias"), ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    convolution, norm = (
+        ("weight", "bias"),
+        ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    )
     expected = [f"{stage}.0.{key}" for stage in ("dec3",) for key in convolution]
     for stage in ("enc1", "enc2", "enc3", "dec1", "dec2"):
         expected += [f"{stage}.0.{key}" for key in convolution] + [f"{stage}.2.{key}" for key in norm]

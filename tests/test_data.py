@@ -248,7 +248,10 @@ def test_unreadable_files_are_listed_and_the_rest_is_used(tmp_path):
     (root / "art/odd\tname\n.jpg").write_bytes(b"")
     data = module(root)
     assert len(data.train_set) + len(data.val_set) == 6
-    assert sorted(data.set_aside) == [("art/odd\tname\n.jpg", "empty file"), ("art/page.jpg", "not a picture (HTML)")]
+    assert sorted(data.set_aside) == [
+        ("art/odd\tname\n.jpg", "empty file"),
+        ("art/page.jpg", "not a picture (HTML)"),
+    ]
     data.write_set_aside(tmp_path / "set_aside.tsv")
     text = (tmp_path / "set_aside.tsv").read_text()
     assert text.startswith("file\treason\n")

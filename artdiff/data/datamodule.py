@@ -150,7 +150,11 @@ class ArtDataModule(L.LightningDataModule):
 
     def facts(self) -> dict[str, object]:
         """What a run's description says of the data."""
-        counts = {"train": len(self.train_set), "validation": len(self.val_set), "set_aside": len(self.set_aside)}
+        counts = {
+            "train": len(self.train_set),
+            "validation": len(self.val_set),
+            "set_aside": len(self.set_aside),
+        }
         return {"data": {"root": str(self.root), **counts, "digest": self.digest}}
 
     def state_dict(self) -> dict[str, object]:
@@ -174,5 +178,6 @@ def _held_out(digests: list[str], fraction: float) -> np.ndarray:
     return (place < fraction) & (place < place.max()) | (place == place.min())
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
+    """`Pictures` already gives whole batches."""
     return batch

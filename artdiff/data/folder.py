@@ -37,7 +37,7 @@ class Unreadable(Exception):
 
 
 def scan(root: Path, *, name: str = "data.root") -> list[File]:
-    """All files below `root`, sorted by path. Raises `UserError` where the folder holds nothing; `name` is what the message calls it."""
+    """All files below `root`, sorted by path. Raises `UserError`, in which `root` goes by `name`, if there are none."""
     if not root.exists():
         raise UserError(f"{name}={root} does not exist; {_nearest(root)}")
     if not root.is_dir():

@@ -151,7 +151,9 @@ def landscape(rng: Generator, width: int, height: int) -> Image.Image:
         depth = layer / (layers - 1)
         base = height * (0.42 + 0.45 * depth)
         ridge = base + height * sum(
-            rng.uniform(0.02, 0.1) / octave * np.sin(column / width * np.pi * octave * rng.uniform(1, 3) + rng.uniform(0, 6.3))
+            rng.uniform(0.02, 0.1)
+            / octave
+            * np.sin(column / width * np.pi * octave * rng.uniform(1, 3) + rng.uniform(0, 6.3))
             for octave in (1, 2, 4, 9)
         )
         cover = np.clip(line - ridge, 0, 1)[..., None]
