@@ -1,6 +1,7 @@
 """What every door shares: it reads `conf/`, and a mistake of the user's ends in one line and exit code 1."""
 
 import logging
+import shlex
 import shutil
 import sys
 import warnings
@@ -35,7 +36,7 @@ def command(module: str, *words: object) -> str:
     """The command that opens `module`'s door, as it works when typed in the shell that started this program."""
     same = shutil.which("python") == sys.executable
     python = "python" if same else str(runs.shortest(Path(sys.executable)))
-    return " ".join([python, "-m", module, *(str(word) for word in words)])
+    return shlex.join([python, "-m", module, *(str(word) for word in words)])
 
 
 def given() -> list[str]:

@@ -43,6 +43,13 @@ LAYERS = _cuts()
 """Where VGG16 may be cut, and how many entries of its `features` lie up to there: relu1_1 is 2, relu3_3 is 16."""
 
 
+CPU_PIXELS = 8 * 128 * 128
+"""Pixels that go through VGG16 at once on a CPU, whose caches then hold the activations.
+
+Measured at 128 px in batches of 32 (two AVX-512 cores, bf16): a training step takes 7 to 20 % less time.
+"""
+
+
 class Terms(NamedTuple):
     """A loss and the unweighted terms it is made of, each a scalar."""
 
@@ -75,12 +82,15 @@ class PerceptualLoss:
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
         """ImageNet-normalised `image` and `target`, both (B,3,H,W) → scalar; gradients reach `image` alone."""
-        weight = self.features[0].weight
-        if weight.device != image.device:
+        if self.features[0].weight.device != image.device:
             self.features.to(image.device)
-        with torch.no_grad():
-            wanted = self.features(target)
-        return F.mse_loss(self.features(image), wanted)
+        at_once = max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)
+        total = image.new_zeros((), dtype=torch.float32)
+        for some, their_target in zip(image.split(at_once), target.split(at_once), strict=True):
+            with torch.no_grad():
+                wanted = self.features(their_target)
+            total = total + len(some) * F.mse_loss(self.features(some), wanted)
+        return total / len(image)
 
     def warn_of_fallback(self) -> None:
         """Say, so that it cannot be missed, if `auto` had to fall back to random features."""

@@ -15,6 +15,8 @@ from artdiff.door import command, door, given, in_multirun
 if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
     import lightning.pytorch as L
 
+    from artdiff.losses import HybridLoss
+
 log = logging.getLogger(__name__)
 
 HYPERPARAMETERS = ("seed", "data", "network", "loss", "task", "optimizer", "scheduler")
@@ -48,24 +50,19 @@ def train(cfg: DictConfig) -> float:
     data.write_set_aside(run / runs.SET_ASIDE)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
     runs.write_metadata(run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
-    log.info(
-        "network: %s parameters; perceptual weights: %s",
-        f"{facts['parameters']:,}",
-        facts["perceptual_weights"],
-    )
-    log.info("device: %s, %s", facts["device"], facts["precision"])
+    for name, fact in facts.items():
+        log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)
     log.info("run folder: %s", run)
     if ckpt is not None:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
         trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-    finally:
-        runs.write_metadata(run, steps=trainer.global_step, interrupted=trainer.interrupted, scores=final.scores)
-        _say_what_came_out(trainer, run, final.scores)
-        if loss.perceptual is not None:
-            loss.perceptual.warn_of_fallback()
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        _report(trainer, run, final.scores, loss)
+        raise
     if trainer.global_step == start:
         raise UserError(f"no step to take after step {start:,}: raise trainer.max_epochs or trainer.max_steps")
+    _report(trainer, run, final.scores, loss)
     return final.scores.get("best val/loss", math.inf)
 
 
@@ -90,7 +87,9 @@ def build_trainer(config: dict[str, Any], *more: "L.Callback") -> "L.Trainer":
     return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
 
 
-def _say_what_came_out(trainer: "L.Trainer", run: Path, scores: dict[str, float]) -> None:
+def _report(trainer: "L.Trainer", run: Path, scores: dict[str, float], loss: "HybridLoss") -> None:
+    """Say what came out, where it lies, and what to type next."""
+    runs.write_metadata(run, steps=trainer.global_step, interrupted=trainer.interrupted, scores=scores)
     log.info(
         "%s at step %s: %s",
         "interrupted" if trainer.interrupted else "done",
@@ -104,6 +103,8 @@ def _say_what_came_out(trainer: "L.Trainer", run: Path, scores: dict[str, float]
     log.info("  %s", command("artdiff.generate", f"ckpt={run}", "muse=FILE_OR_FOLDER", "out=DIR"))
     log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
     log.info("  %s   (goes on; raise trainer.max_epochs)", command("artdiff.train", *again, f"ckpt={run}"))
+    if loss.perceptual is not None:
+        loss.perceptual.warn_of_fallback()
 
 
 main = door(train, config="train")
