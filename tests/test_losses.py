@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from artdiff import UserError
-from artdiff.losses import LAYERS, HybridLoss, PerceptualLoss
+from artdiff.losses import CPU_PIXELS, LAYERS, HybridLoss, PerceptualLoss
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,14 @@ def test_the_hybrid_is_the_articles_loss(vgg, weights):
     torch.testing.assert_close(terms.mse, mse)
     torch.testing.assert_close(terms.perceptual, features)
     torch.testing.assert_close(terms.loss, mse + features)
+
+
+def test_parts_on_a_cpu_add_up_to_the_whole():
+    perceptual = PerceptualLoss(weights="random", layer="relu1_1")
+    output, target = torch.rand(2, 9, 3, 128, 128).unbind()  # a part of eight and one of one
+    assert 9 * 128 * 128 > CPU_PIXELS
+    whole = F.mse_loss(perceptual.features(output), perceptual.features(target))
+    torch.testing.assert_close(perceptual(output, target), whole)
 
 
 def test_weights_scale_the_terms():
