@@ -1,6 +1,7 @@
 """What happens around training: sample grids, progress in plain lines, and ends that lose nothing."""
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -10,9 +11,8 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from artdiff import images
 from artdiff.tasks import Reconstruction
@@ -25,11 +25,11 @@ class SampleGrids(L.Callback):
 
     Args:
         folder: where the PNG files go.
-        every_n_steps: at how many optimizer steps a grid is due. Longer runs than `max_grids` of these intervals
-            stretch it, so that neither the folder nor the event file grows without bound.
+        every_n_steps: at how many optimizer steps a grid is due. A run longer than `max_grids` of these intervals
+            stretches them, so that neither the folder nor the event file grows without bound.
         pictures: how many, at most.
         max_side: of one picture in the grid, in pixels.
-        max_grids: in one run.
+        max_grids: in one run; where a run's length is not known, the interval doubles after so many.
     """
 
     def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
@@ -38,46 +38,49 @@ class SampleGrids(L.Callback):
         self.pictures = pictures
         self.max_side = max_side
         self.max_grids = max_grids
-        self.shown = -1
+        self.shown: list[int] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.preview = trainer.datamodule.preview(self.pictures)  # type: ignore[attr-defined]
         steps = trainer.estimated_stepping_batches
-        if steps > self.every_n_steps * self.max_grids and steps != float("inf"):
-            self.every_n_steps = -(-int(steps) // self.max_grids)
+        if steps != math.inf:
+            self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
             self._show(trainer, pl_module)
+            if len(self.shown) % self.max_grids == 0:
+                self.every_n_steps *= 2
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer, pl_module)
+        if trainer.global_step not in self.shown[-1:]:
+            self._show(trainer, pl_module)
 
     def _show(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if trainer.global_step == self.shown:
-            return
-        self.shown = trainer.global_step
+        assert isinstance(task, Reconstruction)
+        step = trainer.global_step
+        self.shown.append(step)
         was_training = task.training
         task.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            assert isinstance(task, Reconstruction)
             rows = task.sample_rows(self.preview.to(task.device))
         task.train(was_training)
-        grid: Tensor = images.grid(rows, max_side=self.max_side)
-        images.save_generated(images.to_pillow(grid), self.folder / f"step_{self.shown:07d}.png", {"step": self.shown})
+        grid = images.grid([row.float().cpu() for row in rows], max_side=self.max_side)
+        images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
         if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_image("samples", images.to_uint8(grid), self.shown)
+            trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
 
 
-class LastCheckpoint(L.Callback):
+class LastCheckpoint(Checkpoint):
     """Keeps `path`, from which a run can be carried on exactly: saved after each epoch and wherever a run ends.
 
     A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: the first signal lets the
-    step under way finish and be saved, a second one stops at once. Saved after a training batch, since in the
-    middle of an epoch Lightning's own checkpoints at an epoch's end do not carry on with the rest of the epoch.
+    step under way finish and be saved, a second one stops at once. It is saved after a training batch, since in the
+    middle of an epoch what Lightning saves at an epoch's end does not carry on with the rest of the epoch, and again
+    after a validation, when the best score is known. List it after the checkpoint that keeps the best.
     """
 
     def __init__(self, *, path: str) -> None:
@@ -92,20 +95,29 @@ class LastCheckpoint(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        timers = [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
-        out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in timers)
-        ends = trainer.should_stop or out_of_time or trainer.global_step == trainer.max_steps
+        ends = self._ends(trainer)
         if ends or self.asked_to_stop or trainer.is_last_batch:
             trainer.save_checkpoint(self.path)
         if self.asked_to_stop:
             raise KeyboardInterrupt
-        if ends:
-            trainer.should_stop = True  # Lightning then validates after this step also in the middle of an epoch
+        if ends:  # Lightning then validates after this step, also in the middle of an epoch or of an interval
+            trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+    def _ends(self, trainer: L.Trainer) -> bool:
+        timers = [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
+        out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in timers)
+        last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        return trainer.should_stop or out_of_time or last_epoch or trainer.global_step == trainer.max_steps
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.asked_to_stop:
@@ -161,23 +173,23 @@ class PlainProgress(L.Callback):
             self._say(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._say(trainer)
 
     def _say(self, trainer: L.Trainer) -> None:
         self.said = time.monotonic()
         elapsed, done = self.said - self.started, trainer.global_step - self.first_step
         total = trainer.estimated_stepping_batches
+        known = total != math.inf
         scores = [f"{name} {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())]
-        left = f", about {_duration(elapsed / done * (total - trainer.global_step))} left" if done else ""
         log.info(
-            "step %s of %s, epoch %s, %.1f images/s, %s%s",
+            "step %s%s, epoch %s, %.1f images/s, %s%s",
             f"{trainer.global_step:,}",
-            f"{total:,}",
+            f" of {total:,}" if known else "",
             trainer.current_epoch + 1,
             self.seen / elapsed,
             ", ".join(scores),
-            left,
+            f", about {_duration(elapsed / done * (total - trainer.global_step))} left" if done and known else "",
         )
 
 

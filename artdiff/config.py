@@ -8,10 +8,15 @@ from omegaconf import DictConfig, OmegaConf
 from artdiff import UserError
 from artdiff.data.folder import scan
 
-ACCELERATORS = ("auto", "cpu", "gpu")
-
 MULTIPLE = 8
 """What a picture's sides must divide by: the networks halve them three times."""
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+WEIGHTS = ("auto", "imagenet", "random")
+
+PATHS = ("ckpt", "muse", "out", "run_dir", "runs_dir", "data.root", "data.cache_dir", "loss.perceptual.weights")
+"""What names a file or folder and stays text, also where it looks like a number."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -19,54 +24,77 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
+    for key in PATHS:
+        value = OmegaConf.select(cfg, key)
+        if value is not None:
+            OmegaConf.update(cfg, key, str(value))
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 
-def check_training(config: dict[str, Any], *, one_of_several: bool) -> None:
+def check_training(config: dict[str, Any]) -> None:
     """Raise `UserError` for what a training run could only stumble over later."""
-    data, trainer, perceptual = config["data"], config["trainer"], config["loss"]["perceptual"]
+    data, trainer, loss = config["data"], config["trainer"], config["loss"]
     size = _whole("data.image_size", data["image_size"], least=16)
     if size % MULTIPLE:
         below = size - size % MULTIPLE
-        raise UserError(
-            f"data.image_size must be a multiple of {MULTIPLE}, got {size}; "
-            f"set data.image_size={below} or {below + MULTIPLE}"
-        )
+        remedy = f"set data.image_size={below} or {below + MULTIPLE}"
+        raise UserError(f"data.image_size must be a multiple of {MULTIPLE}, got {size}; {remedy}")
     _whole("data.batch_size", data["batch_size"], least=1)
-    _whole("seed", config["seed"], least=0)
+    _whole("seed", config["seed"], least=0, most=2**32 - 1)
     _whole("trainer.max_epochs", trainer["max_epochs"], least=-1)
     _whole("trainer.max_steps", trainer["max_steps"], least=-1)
-    if not (isinstance(data["val_fraction"], float) and 0 < data["val_fraction"] < 1):
+    _number("data.val_fraction", data["val_fraction"])
+    if not 0 < data["val_fraction"] < 1:
         raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
+    _number("optimizer.lr", config["optimizer"]["lr"])
+    _number("loss.mse_weight", loss["mse_weight"])
+    _number("loss.perceptual_weight", loss["perceptual_weight"])
+    _one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
+    _one_of("trainer.precision", trainer["precision"], PRECISIONS)
+    _one_of("trainer.devices", trainer["devices"], (1,))  # order and resume are not made for more
+    perceptual = loss["perceptual"]
+    if perceptual is not None:
+        if "_target_" not in perceptual:
+            raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
+        if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
+            weights = perceptual["weights"]
+            raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
     if data["root"] is not None:
-        scan(Path(data["root"]).expanduser())
-    if perceptual and perceptual["weights"] not in ("auto", "imagenet", "random"):
-        path = Path(str(perceptual["weights"])).expanduser()
-        if not path.is_file():
-            raise UserError(f"loss.perceptual.weights={path} is no file; expected auto, imagenet, random or a file")
-    if one_of_several and trainer["devices"] != 1:
-        raise UserError("a multirun trains one job after the other on one device: set trainer.devices=1")
+        scan(_path(data["root"]))
 
 
 def check_generation(config: dict[str, Any]) -> None:
     """Raise `UserError` for what painting could only stumble over later."""
-    for name, choices in (
-        ("size", ("train", "own")),
-        ("ranges", (None, "published", "mended")),
-        ("trainer", ACCELERATORS),
-    ):
-        if config[name] not in choices:
-            expected = ", ".join("null" if choice is None else choice for choice in choices)
-            raise UserError(f"{name} must be one of {expected}, got {config[name]}")
+    _one_of("size", config["size"], ("train", "own"))
+    _one_of("ranges", config["ranges"], (None, "published", "mended"))
+    _one_of("device", config["device"], ACCELERATORS)
     _whole("sheet", config["sheet"], least=1)
-    muse = config["muse"]
-    if muse is not None and not Path(muse).expanduser().exists():
-        raise UserError(f"muse={muse} does not exist; expected a picture or a folder of pictures")
+    _whole("max_pixels", config["max_pixels"], least=1)
+    if config["muse"] is not None and not _path(config["muse"]).exists():
+        raise UserError(f"muse={config['muse']} does not exist; expected a picture or a folder of pictures")
+    if _path(config["out"]).exists() and not _path(config["out"]).is_dir():
+        raise UserError(f"out={config['out']} is a file; expected a folder to write to")
 
 
-def _whole(name: str, value: object, *, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{name} must be a whole number of at least {least}, got {value}")
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _whole(name: str, value: object, *, least: int, most: int | None = None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise UserError(f"{name} must be a whole number of {limits}, got {value}")
     return value
+
+
+def _number(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{name} must be a number, got {value}")
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        expected = " or ".join("null" if choice is None else str(choice) for choice in choices)
+        raise UserError(f"{name} must be {expected}, got {value}")

@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from artdiff import UserError, runs
@@ -44,11 +43,6 @@ def given() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def in_multirun() -> bool:
-    """Whether this job is one of several."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
     """Make `job` a program that composes `conf/CONFIG.yaml` with the command line.
 
@@ -67,6 +61,9 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
             log.error(error)
             failures.append(error)
             return None
+        except KeyboardInterrupt:
+            log.error("interrupted")
+            sys.exit(1)
 
     def main() -> None:
         guarded()

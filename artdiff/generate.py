@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 
 from artdiff import UserError, __version__, runs
 from artdiff.config import MULTIPLE, check_generation, plain
@@ -12,9 +12,6 @@ from artdiff.data import cache, folder, sample_art
 from artdiff.door import door
 
 log = logging.getLogger(__name__)
-
-CELL = 256
-"""Side in pixels of the square that a picture is fitted into on the sheet."""
 
 
 def generate(cfg: DictConfig) -> list[Path]:
@@ -31,7 +28,7 @@ def generate(cfg: DictConfig) -> list[Path]:
     from artdiff import hardware, images
     from artdiff.tasks import restore
 
-    device = hardware.device(config["trainer"])
+    device = hardware.device(config["device"])
     task, image_size = restore(ckpt, ranges=config["ranges"])
     task.to(device)
     log.info("painting from %s pictures with %s, on %s", f"{len(muses):,}", ckpt, hardware.describe(device))
@@ -41,6 +38,10 @@ def generate(cfg: DictConfig) -> list[Path]:
     for path in tqdm(muses, desc="painting", unit=" pictures", disable=None):
         try:
             muse, _ = folder.read(path)
+            if config["size"] == "own" and muse.width * muse.height > config["max_pixels"]:
+                raise folder.Unreadable(
+                    f"{muse.width} x {muse.height} is more than max_pixels={config['max_pixels']:,}"
+                )
         except folder.Unreadable as reason:
             log.warning("set aside: %s (%s)", path, reason)
             continue
@@ -50,20 +51,15 @@ def generate(cfg: DictConfig) -> list[Path]:
         with torch.inference_mode():
             painted = task(images.pad_to_multiple(image, MULTIPLE))[0, :, : muse.height, : muse.width]
         picture = images.to_pillow(painted)
-        settings = {
-            "artdiff": __version__,
-            "checkpoint": ckpt.name,
-            "muse": path.name,
-            "size": config["size"],
-        }
+        settings = {"artdiff": __version__, "checkpoint": ckpt.name, "muse": path.name, "size": config["size"]}
         written.append(_free(out / f"{path.stem}.png"))
         images.save_generated(picture, written[-1], settings)
         if len(pairs) < config["sheet"]:
-            pairs.append((muse, picture))
+            pairs.append((images.thumbnail(muse), images.thumbnail(picture)))
     if not written:
         raise UserError(f"muse={config['muse']} holds no picture that can be read: {len(muses)} files set aside")
     written.append(_free(out / "sheet.png"))
-    images.save_generated(_sheet(pairs), written[-1], {"artdiff": __version__, "checkpoint": ckpt.name})
+    images.save_generated(images.sheet(pairs), written[-1], {"artdiff": __version__, "checkpoint": ckpt.name})
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
     log.info("side by side (muse over painting): %s", written[-1])
     return written
@@ -87,20 +83,6 @@ def _free(path: Path) -> Path:
         number += 1
         free = path.with_stem(f"{path.stem}_{number}")
     return free
-
-
-def _sheet(pairs: list[tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """Muses over paintings, eight pairs in a row."""
-    side = min(CELL, max(max(muse.size) for muse, _ in pairs))
-    columns = min(8, len(pairs))
-    rows = -(-len(pairs) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * 2 * side), "white")
-    for index, pair in enumerate(pairs):
-        row, column = divmod(index, columns)
-        for below, picture in enumerate(pair):
-            cell = ImageOps.pad(picture, (side, side), color="white")
-            sheet.paste(cell, (column * side, (2 * row + below) * side))
-    return sheet
 
 
 main = door(generate, config="generate")

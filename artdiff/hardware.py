@@ -9,7 +9,7 @@ def device(accelerator: str) -> torch.device:
     """`auto` (the GPU if there is one), `cpu` or `gpu` → the device. Raises `UserError` for a GPU that is not there."""
     found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
     if found is None and accelerator == "gpu":
-        raise UserError("trainer=gpu needs a GPU that torch can use, and found none; set trainer=auto or trainer=cpu")
+        raise UserError("there is no GPU that torch can use: ask for auto or cpu instead of gpu")
     return found or torch.device("cpu")
 
 

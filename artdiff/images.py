@@ -19,6 +19,9 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+CELL = 256
+"""Side in pixels of the square that a picture is fitted into on a sheet, at most."""
+
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """The IPTC term for media made by a trained model (Digital Source Type vocabulary)."""
 
@@ -78,6 +81,27 @@ def grid(rows: Sequence[Tensor], *, max_side: int) -> Tensor:
     return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
 
 
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A copy no larger than a cell of a sheet."""
+    small = picture.copy()
+    small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+    return small
+
+
+def sheet(pairs: Sequence[tuple[Image.Image, Image.Image]], *, columns: int = 8) -> Image.Image:
+    """Pairs of RGB pictures of any size, one over the other, each fitted into a square of at most `CELL` pixels."""
+    side = min(CELL, max(max(picture.size) for pair in pairs for picture in pair))
+    columns = min(columns, len(pairs))
+    rows = -(-len(pairs) // columns)
+    paper = Image.new("RGB", (columns * side, rows * 2 * side), "white")
+    for index, pair in enumerate(pairs):
+        row, column = divmod(index, columns)
+        for below, picture in enumerate(pair):
+            fitted = ImageOps.pad(picture, (side, side), color="white")
+            paper.paste(fitted, (column * side, (2 * row + below) * side))
+    return paper
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """A Pillow picture of any mode → upright RGB: EXIF turn applied, transparency laid on white."""
     picture = ImageOps.exif_transpose(picture)
@@ -104,7 +128,7 @@ def save_generated(picture: Image.Image, path: Path, settings: Mapping[str, obje
     """Write a PNG that says a model made it (IPTC digital source type, in XMP) and, apart from that, with what."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
-    info.add_itxt("artdiff", json.dumps(settings, ensure_ascii=False))
+    info.add_itxt("artdiff", json.dumps(settings))
     picture.save(path, format="PNG", pnginfo=info)
 
 

@@ -32,12 +32,17 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, prefer: str) -> Path:
     return path if path.is_file() else _in_run(path, prefer)
 
 
-def to_carry_on(ckpt: str | None, run: Path, runs_dir: Path) -> Path | None:
-    """The checkpoint that a training in `run` starts from: its own last one comes first for `last`."""
+def to_carry_on(ckpt: str | None, run: Path) -> Path | None:
+    """The checkpoint that a training in `run` starts from: for `last` its own, else the newest of the runs beside it.
+
+    Raises `UserError` also where `run` holds a training already and is not to be carried on.
+    """
+    own = (run / LAST).exists()
     if ckpt is None:
+        if own:
+            raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
         return None
-    own = ckpt == "last" and (run / LAST).exists()
-    return find_checkpoint(str(run) if own else ckpt, newest_in=runs_dir, prefer=LAST)
+    return find_checkpoint(str(run) if own and ckpt == "last" else ckpt, newest_in=run.parent, prefer=LAST)
 
 
 def shortest(path: Path) -> Path:
@@ -49,8 +54,8 @@ def shortest(path: Path) -> Path:
 def write_metadata(run: Path, **facts: Any) -> None:
     """Add `facts` to the run's description, replacing those of the same name."""
     path = run / METADATA
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | facts, indent=2, ensure_ascii=False) + "\n")
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(known | facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _in_run(run: Path, prefer: str) -> Path:

@@ -1,6 +1,5 @@
 """What is trained: LightningModules that take a step, log it, and know how to be loaded again."""
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +9,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from artdiff import UserError, __version__, images
+from artdiff import UserError, __version__, images, networks
 from artdiff.data.datamodule import Batch
 from artdiff.losses import HybridLoss, Terms
 from artdiff.metrics import ReconstructionScores
@@ -42,6 +41,8 @@ class Reconstruction(L.LightningModule):
         loss: HybridLoss | None = None,
     ) -> None:
         super().__init__()
+        if ranges not in ("published", "mended"):
+            raise UserError(f"task.ranges must be published or mended, got {ranges}")
         self.save_hyperparameters(ignore=["loss"], logger=False)
         self.network = instantiate(network).to(memory_format=torch.channels_last)
         self.optimizer = optimizer
@@ -78,13 +79,17 @@ class Reconstruction(L.LightningModule):
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._features()}
 
     def check_fits(self, ckpt: Path) -> int:
-        """The step that `ckpt` was saved at. Raises `UserError` unless training can carry on from it here."""
+        """The step that `ckpt` was saved at. Raises `UserError` unless training can carry on from it as configured."""
         found = _load(ckpt)
         if "hyper_parameters" not in found:
             raise UserError(f"ckpt={ckpt} holds weights alone; carrying on needs a checkpoint of artdiff.train's")
-        trained, asked = found["hyper_parameters"]["network"], self.hparams["network"]
-        if trained != asked:
-            raise UserError(f"ckpt={ckpt} was trained with network {trained}, this run asks for {asked}")
+        for name, asked in self.hparams.items():
+            trained = found["hyper_parameters"].get(name)
+            if trained != asked:
+                raise UserError(
+                    f"ckpt={ckpt} was trained with {name} {trained}, got {asked}; a run is carried on with what it "
+                    f"began with, or begun anew without ckpt"
+                )
         return found["global_step"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -130,30 +135,39 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
     """
     found = _load(path)
     if "hyper_parameters" in found:
-        settings, state = found["hyper_parameters"], found["state_dict"]
-        image_size = found["datamodule_hyper_parameters"]["image_size"]
+        try:
+            settings, state = found["hyper_parameters"], found["state_dict"]
+            image_size = found["datamodule_hyper_parameters"]["image_size"]
+            _check_network(settings["network"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"ckpt={path} is no checkpoint of artdiff.train's: {error}") from None
         state = {key: value for key, value in state.items() if key.startswith("network.")}
     else:
         settings = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
         state = {f"network.{key}": value for key, value in found.items()}
         image_size = ARTICLE_IMAGE_SIZE
-    target = settings["network"]["_target_"]
-    if not target.startswith("artdiff.networks."):  # a checkpoint from elsewhere must not name what is called here
-        raise UserError(f"ckpt={path} asks for the network {target}, expected one of artdiff.networks")
     task = Reconstruction(**settings | ({"ranges": ranges} if ranges else {}))
     try:
         task.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).partition(chr(10))[2].strip().partition(chr(10))[0]
-        raise UserError(f"ckpt={path} does not fit {target}: {reason}") from None
+        raise UserError(f"ckpt={path} does not fit {settings['network']['_target_']}: {reason}") from None
     return Restored(task.eval(), image_size)
+
+
+def _check_network(network: dict[str, Any]) -> None:
+    """Raise `ValueError` unless `network` calls one of ours with plain values: a file must not name other code."""
+    target, *others = (str(network[key]) for key in ("_target_", *(key for key in network if key != "_target_")))
+    if target not in {f"artdiff.networks.{name}" for name in networks.__all__} or "_target_" in str(others):
+        raise ValueError(f"it asks for {network}, expected one of artdiff.networks with plain values")
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"ckpt={path} cannot be read as a checkpoint: {str(error).partition(chr(10))[0]}") from None
+    except Exception as error:  # torch's readers raise whatever a strange file makes of them
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise UserError(f"ckpt={path} cannot be read as a checkpoint: {reason}") from None
     if not isinstance(found, dict):
         raise UserError(f"ckpt={path} holds a {type(found).__name__}, expected a checkpoint or a state_dict")
     return found

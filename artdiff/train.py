@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, __version__, runs
 from artdiff.config import check_training, plain
-from artdiff.door import command, door, given, in_multirun
+from artdiff.door import command, door, given
 
 if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
     import lightning.pytorch as L
-
-    from artdiff.losses import HybridLoss
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +23,25 @@ HYPERPARAMETERS = ("seed", "data", "network", "loss", "task", "optimizer", "sche
 def train(cfg: DictConfig) -> float:
     """Train what `cfg` describes, in the folder `run_dir` → the best `val/loss`."""
     config = plain(cfg)
-    check_training(config, one_of_several=in_multirun())
+    check_training(config)
     run = runs.shortest(Path(config["run_dir"]))
-    ckpt = runs.to_carry_on(config["ckpt"], run, Path(config["runs_dir"]))
+    ckpt = runs.to_carry_on(config["ckpt"], run)
 
     import lightning.pytorch as L
     from hydra.utils import instantiate
 
+    from artdiff import trainer as trainers
     from artdiff.callbacks import FinalScores
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its list of absent hardware
     L.seed_everything(config["seed"], workers=True, verbose=False)
     final = FinalScores(hyperparameters={name: config[name] for name in HYPERPARAMETERS})
-    trainer = build_trainer(config, final)
+    trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
-    data = instantiate(config["data"])
-    data.setup()
     task = instantiate(config["task"], loss=loss)
     start = task.check_fits(ckpt) if ckpt is not None else 0
+    data = instantiate(config["data"])
+    data.setup()
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)
@@ -57,54 +55,37 @@ def train(cfg: DictConfig) -> float:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
         trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        _report(trainer, run, final.scores, loss)
-        raise
-    if trainer.global_step == start:
-        raise UserError(f"no step to take after step {start:,}: raise trainer.max_epochs or trainer.max_steps")
-    _report(trainer, run, final.scores, loss)
+        if trainer.global_step == start:
+            raise UserError(f"no step to take after step {start:,}: raise {_limit(config)} (and trainer.max_time)")
+    finally:
+        if trainer.global_step > start:
+            runs.write_metadata(run, steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
+            _report(trainer, config, run, final.scores)
+        if loss.perceptual is not None:
+            loss.perceptual.warn_of_fallback()
     return final.scores.get("best val/loss", math.inf)
 
 
-def build_trainer(config: dict[str, Any], *more: "L.Callback") -> "L.Trainer":
-    """The Lightning trainer that `config` describes, with `more` callbacks; `auto` is chosen for this machine."""
-    import torch
-    from hydra.utils import instantiate
-    from lightning.pytorch.callbacks import TQDMProgressBar
-
-    from artdiff import hardware
-    from artdiff.callbacks import PlainProgress
-
-    torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32 on a GPU
-    settings = dict(config["trainer"])
-    device = hardware.device(settings["accelerator"])
-    if settings["precision"] == "auto":
-        settings["precision"] = hardware.precision(device)
-    terminal = sys.stderr.isatty()
-    callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
-    callbacks += [TQDMProgressBar() if terminal else PlainProgress(seconds=10), *more]
-    logger = instantiate(config["logger"])
-    return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
+def _limit(config: dict[str, Any]) -> str:
+    """The setting that ends this run, unless its time does."""
+    return "trainer.max_steps" if config["trainer"]["max_steps"] > 0 else "trainer.max_epochs"
 
 
-def _report(trainer: "L.Trainer", run: Path, scores: dict[str, float], loss: "HybridLoss") -> None:
+def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dict[str, float]) -> None:
     """Say what came out, where it lies, and what to type next."""
-    runs.write_metadata(run, steps=trainer.global_step, interrupted=trainer.interrupted, scores=scores)
-    log.info(
-        "%s at step %s: %s",
-        "interrupted" if trainer.interrupted else "done",
-        f"{trainer.global_step:,}",
-        ", ".join(f"{name} {value:.4g}" for name, value in scores.items()),
-    )
+    end = "done" if trainer.state.finished else "interrupted"
+    reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
+    log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
     log.info("pictures (input over output): %s", run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
-    again = [override for override in given() if not override.startswith(("ckpt=", "hydra."))]
+    again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
+    limit = _limit(config)
+    twice = (trainer.global_step if limit == "trainer.max_steps" else config["trainer"]["max_epochs"]) * 2
+    longer = [f"{limit}={twice}"] + ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
     log.info("  %s", command("artdiff.generate", f"ckpt={run}", "muse=FILE_OR_FOLDER", "out=DIR"))
     log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
-    log.info("  %s   (goes on; raise trainer.max_epochs)", command("artdiff.train", *again, f"ckpt={run}"))
-    if loss.perceptual is not None:
-        loss.perceptual.warn_of_fallback()
+    log.info("  %s  # carries on", command("artdiff.train", *again, *longer, f"ckpt={run}"))
 
 
 main = door(train, config="train")

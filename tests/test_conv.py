@@ -40,6 +40,21 @@ def test_it_is_the_articles_network():
     torch.testing.assert_close(network.eval()(x), reference(network.state_dict(), x))
 
 
+def test_it_trains_as_the_articles_network():
+    torch.manual_seed(0)
+    network, x = ConvDiffusionModel(), torch.randn(2, 3, 16, 16)
+    output = network(x)  # in training, BatchNorm takes the batch's own mean and variance
+    state = network.state_dict()
+    values = x
+    for stage in ("enc1", "enc2", "enc3"):
+        values = F.conv2d(values, state[f"{stage}.0.weight"], state[f"{stage}.0.bias"], padding=1).clamp(min=0)
+        mean, var = values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))
+        torch.testing.assert_close(state[f"{stage}.2.running_mean"], 0.1 * mean)
+        torch.testing.assert_close(state[f"{stage}.2.running_var"], 0.9 + 0.1 * var)
+        values = F.max_pool2d(F.batch_norm(values, None, None, training=True), 2)
+    assert output.shape == x.shape
+
+
 def test_keys_and_size_are_the_articles():
     network = ConvDiffusionModel()
     assert sum(parameter.numel() for parameter in network.parameters()) == 742_659

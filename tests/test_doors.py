@@ -50,6 +50,7 @@ def test_a_run_leaves_what_it_promises(trained):
     assert (run / "config.yaml").exists()
     assert "1 (1 not a picture (HTML)) set aside" in printed
     assert "python -m artdiff.generate ckpt=run" in printed
+    assert "trainer.max_steps=4 ckpt=run  # carries on" in printed
 
 
 def test_the_checkpoint_holds_plain_values_and_says_what_it_was_trained_with(trained):
@@ -85,7 +86,7 @@ def test_training_carries_on(trained, home):
 
 
 def test_generate_paints_from_a_run(trained, home, art):
-    command_line("artdiff.generate", "ckpt=run", "muse=pictures", "out=made", cwd=home)
+    command_line("artdiff.generate", "ckpt=run", "muse=pictures", "out=made", "device=cpu", cwd=home)
     made = {path.name for path in (home / "made").iterdir()}
     assert made == {f"{path.stem}.png" for path in art.rglob("*.jpg")} | {"sheet.png"}
     with Image.open(home / "made/truchet_000.png") as picture:
@@ -128,6 +129,18 @@ def test_a_multirun_gives_each_job_its_own_folder(home):
         learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
     assert learning_rates == [1e-3, 1e-30]
     assert "sweep/1" in printed
+
+
+def test_a_picture_too_large_for_its_own_size_is_set_aside(home, art):
+    muse = art / "landscape"
+    words = ("ckpt=article.pth", f"muse={muse}", "out=large", "size=own", "max_pixels=20000")
+    torch.save(ConvDiffusionModel().state_dict(), home / "article.pth")
+    printed = command_line("artdiff.generate", *words, cwd=home)
+    sizes = [Image.open(path).size for path in muse.iterdir()]
+    painted = sum(width * height <= 20_000 for width, height in sizes)
+    assert 0 < painted < len(sizes)
+    assert len(list((home / "large").iterdir())) == painted + 1
+    assert printed.count("is more than max_pixels=20,000") == len(sizes) - painted
 
 
 def test_in_a_multirun_a_failing_job_leaves_the_others_to_go_on(home):
@@ -176,12 +189,14 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
     ("words", "line"),
     [
         ((TRAIN, "data.image_size=100"), "data.image_size must be a multiple of 8, got 100"),
-        ((TRAIN, "trainer=gpu", "data.root=pictures"), "trainer=gpu needs a GPU"),
+        ((TRAIN, "trainer=gpu", "data.root=pictures"), "there is no GPU that torch can use"),
         ((TRAIN, "data.root=pictures", "ckpt=nowhere"), "ckpt=nowhere does not exist"),
         (("artdiff.generate",), "ckpt and out must be given"),
         (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),
         (("artdiff.generate", "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
-        (("artdiff.generate", "ckpt=run", "out=x", "size=huge"), "size must be one of train, own, got huge"),
+        (("artdiff.generate", "ckpt=run", "out=x", "size=huge"), "size must be train or own, got huge"),
+        (("artdiff.generate", "ckpt=run", "out=pictures/page.jpg"), "out=pictures/page.jpg is a file"),
+        (("artdiff.generate", "ckpt=run/config.yaml", "out=x", "muse=pictures"), "cannot be read as a checkpoint"),
         (("artdiff.generate", "ckpt=run", "out=x", "muse=pictures/page.jpg"), "no picture that can be read"),
     ],
 )

@@ -14,6 +14,7 @@ FLOORS = [
     {"hardware", "data", "networks", "losses", "metrics"},
     {"tasks", "config", "door"},
     {"callbacks"},
+    {"trainer"},
     {"train", "generate"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -22,6 +23,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 def _imported(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative imports hide where they point"
+        if isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("artdiff.")}
         if isinstance(node, ast.ImportFrom) and node.module == "artdiff":
             rooms |= {alias.name for alias in node.names if alias.name in FLOOR}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("artdiff."):
@@ -34,6 +38,12 @@ def _room(path: Path) -> str:
 
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def test_networks_know_torch_alone():
+    for path in (ROOT / "networks").glob("*.py"):
+        text = path.read_text()
+        assert not any(f"import {name}" in text or f"from {name}" in text for name in ("lightning", "hydra"))
 
 
 def test_every_room_has_a_floor():

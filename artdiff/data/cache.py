@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image
 from platformdirs import user_cache_path
 from tqdm import tqdm
@@ -47,6 +48,16 @@ def default_folder() -> Path:
     return Path(os.environ.get("ARTDIFF_CACHE") or user_cache_path("artdiff"))
 
 
+def make(folder: Path) -> None:
+    """Make the folder below the cache. Raises `UserError` where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be made ({error.strerror}); set data.cache_dir or ARTDIFF_CACHE"
+        ) from None
+
+
 def decode(root: Path, files: list[File], size: int, folder: Path) -> Decoded:
     """Every file of `files`, squashed to size x size: from the map in `folder`, which is built if it is not there."""
     key = _key(root, files, size)
@@ -58,13 +69,14 @@ def decode(root: Path, files: list[File], size: int, folder: Path) -> Decoded:
 
 
 def _key(root: Path, files: list[File], size: int) -> str:
-    described = [VERSION, size, str(root.resolve()), files]
+    readable = [os.access(root / file.path, os.R_OK) for file in files]
+    described = [VERSION, PIL.__version__, size, str(root.resolve()), files, readable]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
 def _build(root: Path, files: list[File], size: int, pixels: Path, listing: Path) -> None:
     shape = (len(files), size, size, 3)
-    pixels.parent.mkdir(parents=True, exist_ok=True)
+    make(pixels.parent)
     needed, free = int(np.prod(shape)), shutil.disk_usage(pixels.parent).free
     if needed > free:
         raise UserError(
@@ -74,24 +86,33 @@ def _build(root: Path, files: list[File], size: int, pixels: Path, listing: Path
     log.info("decoding %s files once, to %s", f"{len(files):,}", pixels)
     building = pixels.with_suffix(f".{os.getpid()}.building")
     try:
-        rows = np.lib.format.open_memmap(building, mode="w+", dtype=np.uint8, shape=shape)
-
-        def fill(row: int) -> Outcome:
-            try:
-                picture, digest = read(root / files[row].path, draft=2 * size)
-            except Unreadable as error:
-                return Outcome(None, str(error))
-            rows[row] = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
-            return Outcome(digest, None)
-
-        # Pillow lets go of the interpreter while it decodes and resizes, so threads keep every core busy
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-            done = pool.map(fill, range(len(files)))
-            outcomes = list(tqdm(done, total=len(files), desc="decoding", unit=" files", disable=None))
-        rows.flush()
+        outcomes = _fill(np.lib.format.open_memmap(building, "w+", np.uint8, shape), root, files, size)
         building.replace(pixels)
     finally:
         building.unlink(missing_ok=True)
     unlisted = listing.with_suffix(f".{os.getpid()}.building")
     unlisted.write_text(json.dumps(outcomes))
     unlisted.replace(listing)
+
+
+def _fill(rows: np.memmap, root: Path, files: list[File], size: int) -> list[Outcome]:
+    """Decode each file into its row of `rows`, uint8 (N,size,size,3)."""
+
+    def fill(row: int) -> Outcome:
+        try:
+            picture, digest = read(root / files[row].path, draft=2 * size)
+        except Unreadable as error:
+            return Outcome(None, str(error))
+        rows[row] = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
+        return Outcome(digest, None)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:  # Pillow lets go of the interpreter while it decodes and resizes
+        try:
+            done = pool.map(fill, range(len(files)))
+            return list(tqdm(done, total=len(files), desc="decoding", unit=" files", disable=None))
+        except BaseException:  # Ctrl-C: do not first decode the rest
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            rows.flush()

@@ -158,12 +158,17 @@ class ArtDataModule(L.LightningDataModule):
         return {"data": {"root": str(self.root), **counts, "digest": self.digest}}
 
     def state_dict(self) -> dict[str, object]:
-        return {"digest": self.digest, "classes": self.classes, "order": self.train_loader.state_dict()}
+        return {"classes": self.classes, "order_of": self._order_of(), "order": self.train_loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.carried_on_at = state["order"]
-        if state["digest"] != self.digest:
-            log.warning("the pictures in %s are not those that the checkpoint was trained on", self.root)
+        if state["order_of"] == self._order_of():
+            self.carried_on_at = state["order"]
+        else:
+            log.warning("the pictures, the batch size or the seed are not the checkpoint's: their order begins anew")
+
+    def _order_of(self) -> dict[str, object]:
+        """All that the order of training depends on."""
+        return {"digest": self.digest, "batch_size": self.batch_size, "seed": self.seed}
 
     def _reasons(self) -> str:
         counts = Counter(reason.partition(":")[0] for _, reason in self.set_aside)

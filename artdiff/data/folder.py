@@ -38,7 +38,7 @@ class Unreadable(Exception):
 
 def scan(root: Path, *, name: str = "data.root") -> list[File]:
     """All files below `root`, sorted by path. Raises `UserError`, in which `root` goes by `name`, if there are none."""
-    if not root.exists():
+    if not _exists(root):
         raise UserError(f"{name}={root} does not exist; {_nearest(root)}")
     if not root.is_dir():
         raise UserError(f"{name}={root} is a file, not a folder; {EXPECTED}")
@@ -114,8 +114,15 @@ def _walk(folder: Path, root: Path, above: tuple[str, ...] = ()) -> Iterator[Fil
             yield File(Path(entry.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
 
 
+def _exists(root: Path) -> bool:
+    try:
+        return root.exists()
+    except OSError:  # a name that no disk can hold, or a folder above that may not be entered
+        return False
+
+
 def _nearest(root: Path) -> str:
-    parent = next((folder for folder in root.absolute().parents if folder.is_dir()), Path("/"))
+    parent = next(folder for folder in root.absolute().parents if _exists(folder) and os.access(folder, os.R_OK))
     names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
     return f"{parent} holds {_some(names) if names else 'nothing'}; {EXPECTED}"
 

@@ -14,6 +14,8 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from artdiff.data import cache
+
 log = logging.getLogger(__name__)
 
 VERSION = 1
@@ -40,6 +42,7 @@ def folder(cache_dir: Path, *, per_style: int = 240, seed: int = 0) -> Path:
     """The folder of sample art below `cache_dir`, painted if it is not there yet."""
     root = cache_dir / f"sample_art-v{VERSION}-{per_style}-{seed}"
     if not root.exists():
+        cache.make(cache_dir)
         log.info("painting the built-in sample art, %s pictures, to %s", f"{per_style * len(STYLES):,}", root)
         unfinished = root.with_name(f"{root.name}.{os.getpid()}.painting")
         shutil.rmtree(unfinished, ignore_errors=True)
