@@ -9,11 +9,13 @@ import time
 
 import pytest
 import torch
-from conftest import command_line
+from conftest import command_line, composed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from artdiff import UserError
+from artdiff.generate import generate
 from artdiff.networks import ConvDiffusionModel
 
 TRAIN = "artdiff.train"
@@ -94,20 +96,33 @@ def test_generate_paints_from_a_run(trained, home, art):
         assert "trainedAlgorithmicMedia" in picture.info["XML:com.adobe.xmp"]
 
 
-def test_generate_paints_at_a_pictures_own_size_from_an_article_file(home, art):
-    torch.save(ConvDiffusionModel().state_dict(), home / "article.pth")
-    muse = art / "landscape/landscape_000.jpg"
-    words = ("artdiff.generate", "ckpt=article.pth", f"muse={muse}", "out=own", "size=own")
-    command_line(*words, cwd=home)
-    command_line(*words, cwd=home)
-    assert {path.name for path in (home / "own").iterdir()} == {
-        "landscape_000.png",
-        "landscape_000_2.png",
-        "sheet.png",
-        "sheet_2.png",
-    }
-    with Image.open(muse) as picture, Image.open(home / "own/landscape_000.png") as painted:
+@pytest.fixture
+def article(tmp_path):
+    """A state_dict as the article's program saves it."""
+    torch.save(ConvDiffusionModel().state_dict(), tmp_path / "article.pth")
+    return tmp_path / "article.pth"
+
+
+def test_generate_paints_at_a_pictures_own_size_and_overwrites_nothing(article, tmp_path, art):
+    muse, out = art / "landscape/landscape_000.jpg", tmp_path / "out"
+    cfg = composed("generate", f"ckpt={article}", f"muse={muse}", f"out={out}", "size=own", "device=cpu")
+    generate(cfg)
+    written = generate(cfg)
+    assert [path.name for path in written] == ["landscape_000_2.png", "sheet_2.png"]
+    assert len(list(out.iterdir())) == 4
+    with Image.open(muse) as picture, Image.open(out / "landscape_000.png") as painted:
         assert picture.size == painted.size
+
+
+def test_a_picture_too_large_for_its_own_size_is_set_aside(article, tmp_path, art, caplog):
+    muse = art / "landscape"
+    words = (f"ckpt={article}", f"muse={muse}", f"out={tmp_path / 'out'}", "size=own", "max_pixels=20000")
+    written = generate(composed("generate", *words, "device=cpu"))
+    sizes = [Image.open(path).size for path in muse.iterdir()]
+    painted = sum(width * height <= 20_000 for width, height in sizes)
+    assert 0 < painted < len(sizes)
+    assert len(written) == painted + 1
+    assert caplog.text.count("is more than max_pixels=20,000") == len(sizes) - painted
 
 
 def test_a_multirun_gives_each_job_its_own_folder(home):
@@ -129,18 +144,6 @@ def test_a_multirun_gives_each_job_its_own_folder(home):
         learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
     assert learning_rates == [1e-3, 1e-30]
     assert "sweep/1" in printed
-
-
-def test_a_picture_too_large_for_its_own_size_is_set_aside(home, art):
-    muse = art / "landscape"
-    words = ("ckpt=article.pth", f"muse={muse}", "out=large", "size=own", "max_pixels=20000")
-    torch.save(ConvDiffusionModel().state_dict(), home / "article.pth")
-    printed = command_line("artdiff.generate", *words, cwd=home)
-    sizes = [Image.open(path).size for path in muse.iterdir()]
-    painted = sum(width * height <= 20_000 for width, height in sizes)
-    assert 0 < painted < len(sizes)
-    assert len(list((home / "large").iterdir())) == painted + 1
-    assert printed.count("is more than max_pixels=20,000") == len(sizes) - painted
 
 
 def test_in_a_multirun_a_failing_job_leaves_the_others_to_go_on(home):
@@ -196,8 +199,6 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
         (("artdiff.generate", "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
         (("artdiff.generate", "ckpt=run", "out=x", "size=huge"), "size must be train or own, got huge"),
         (("artdiff.generate", "ckpt=run", "out=pictures/page.jpg"), "out=pictures/page.jpg is a file"),
-        (("artdiff.generate", "ckpt=run/config.yaml", "out=x", "muse=pictures"), "cannot be read as a checkpoint"),
-        (("artdiff.generate", "ckpt=run", "out=x", "muse=pictures/page.jpg"), "no picture that can be read"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_exit_code_1(trained, home, words, line):
@@ -206,6 +207,12 @@ def test_a_mistake_ends_in_one_line_and_exit_code_1(trained, home, words, line):
     printed = command_line(*words, cwd=home, expect=1)
     assert line in printed.splitlines()[-1]
     assert "Traceback" not in printed
+
+
+def test_a_muse_that_is_no_picture_is_said(article, tmp_path, home):
+    muse = home / "pictures/page.jpg"
+    with pytest.raises(UserError, match="holds no picture that can be read"):
+        generate(composed("generate", f"ckpt={article}", f"muse={muse}", f"out={tmp_path / 'out'}"))
 
 
 def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(home):

@@ -57,15 +57,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(art, uninterrupted, tmp_path,
 def test_nothing_left_to_do_is_said(art, tmp_path):
     _train(art, tmp_path / "part", "trainer.max_steps=2")
     with pytest.raises(UserError, match="no step to take after step 2"):
-        train(
-            small(
-                art,
-                tmp_path / "again",
-                "trainer.max_steps=2",
-                "data.batch_size=8",
-                f"ckpt={tmp_path / 'part'}",
-            )
-        )
+        _train(art, tmp_path / "again", "trainer.max_steps=2", f"ckpt={tmp_path / 'part'}")
 
 
 def test_the_best_score_is_remembered_in_the_same_folder(art, tmp_path):

@@ -38,7 +38,7 @@ PALETTES = (
 """Each: the ground first, then what is painted on it."""
 
 
-def folder(cache_dir: Path, *, per_style: int = 240, seed: int = 0) -> Path:
+def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0) -> Path:
     """The folder of sample art below `cache_dir`, painted if it is not there yet."""
     root = cache_dir / f"sample_art-v{VERSION}-{per_style}-{seed}"
     if not root.exists():
