@@ -151,7 +151,7 @@ class FinalScores(L.Callback):
             final = {
                 f"final/{name.replace('val/', '').replace(' ', '_')}": value for name, value in self.scores.items()
             }
-            trainer.logger.log_hyperparams(self.hyperparameters, metrics=final)
+            trainer.logger.log_hyperparams(_telling(self.hyperparameters), metrics=final)
 
 
 class PlainProgress(L.Callback):
@@ -195,6 +195,15 @@ class PlainProgress(L.Callback):
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+
+
+def _telling(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what only steers how they are built (`_partial_`, `_convert_`, …)."""
+    return {
+        name: _telling(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name == "_target_" or not name.startswith("_")
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # what is heavy is imported once the configuration has been a
 
 log = logging.getLogger(__name__)
 
-HYPERPARAMETERS = ("seed", "data", "network", "loss", "task", "optimizer", "scheduler")
-"""The parts of the configuration that runs are compared by."""
+HYPERPARAMETERS = ("seed", "data", "network", "loss", "optimizer", "scheduler")
+"""The parts of the configuration that runs are compared by, beside what the task has of its own."""
 
 
 def train(cfg: DictConfig) -> float:
@@ -35,7 +35,8 @@ def train(cfg: DictConfig) -> float:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its list of absent hardware
     L.seed_everything(config["seed"], workers=True, verbose=False)
-    final = FinalScores(hyperparameters={name: config[name] for name in HYPERPARAMETERS})
+    own = {name: value for name, value in config["task"].items() if name not in HYPERPARAMETERS}
+    final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
     task = instantiate(config["task"], loss=loss)
