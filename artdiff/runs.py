@@ -16,13 +16,13 @@ LAST = f"{CHECKPOINTS}/last.ckpt"
 BEST = f"{CHECKPOINTS}/best.ckpt"
 
 
-def find_checkpoint(ckpt: str, *, newest_in: Path, prefer: str) -> Path:
-    """`last` (the run below `newest_in` that was last saved), a run's folder, or a file → the checkpoint's file.
+def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str) -> Path:
+    """`last` (of the `runs` below `newest_in`, a pattern, the last saved), a run's folder, or a file → the file.
 
     In a run's folder, `prefer` (`LAST` or `BEST`) is taken where it exists. Raises `UserError`.
     """
     if ckpt == "last":
-        saved = sorted(newest_in.rglob(LAST), key=lambda path: path.stat().st_mtime)
+        saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime)
         if not saved:
             raise UserError(f"ckpt=last: no run below {newest_in} has saved a checkpoint; give a path: ckpt=RUN")
         return _in_run(saved[-1].parents[1], prefer)
@@ -42,7 +42,7 @@ def to_carry_on(ckpt: str | None, run: Path) -> Path | None:
         if own:
             raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
         return None
-    return find_checkpoint(str(run) if own and ckpt == "last" else ckpt, newest_in=run.parent, prefer=LAST)
+    return find_checkpoint(str(run) if own and ckpt == "last" else ckpt, newest_in=run.parent, runs="*", prefer=LAST)
 
 
 def shortest(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """A run that was stopped and carried on is, bit for bit, the run that was not."""
 
+import json
+
 import pytest
 import torch
 from conftest import small
@@ -90,3 +92,11 @@ def test_other_pictures_begin_their_order_anew(art, tmp_path, caplog):
 def test_the_last_step_is_validated_whatever_the_interval(art, tmp_path):
     last = _train(art, tmp_path, "trainer.max_steps=3", "trainer.check_val_every_n_epoch=50")
     assert _best(last) < float("inf")
+
+
+def test_last_is_the_newest_run_beside_this_one(art, tmp_path):
+    for name, elsewhere in (("a", "runs"), ("b", "runs"), ("c", "other")):
+        _train(art, tmp_path / elsewhere / name, "trainer.max_steps=1")
+    _train(art, tmp_path / "runs/d", "trainer.max_steps=2", "ckpt=last")
+    metadata = json.loads((tmp_path / "runs/d/metadata.json").read_text())
+    assert metadata["carried_on_from"] == str(tmp_path / "runs/b/checkpoints/last.ckpt")
