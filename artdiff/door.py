@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import UserError, runs
@@ -43,6 +44,13 @@ def given() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind `error`: Hydra wraps what is raised by the objects that it builds."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
 def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
     """Make `job` a program that composes `conf/CONFIG.yaml` with the command line.
 
@@ -57,9 +65,12 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
             warnings.filterwarnings("ignore", message=f".*{part}")
         try:
             return job(cfg)
-        except UserError as error:
-            log.error(error)
-            failures.append(error)
+        except (UserError, InstantiationException) as error:
+            mistake = _mistake(error)
+            if mistake is None:
+                raise
+            log.error(mistake)
+            failures.append(mistake)
             return None
         except KeyboardInterrupt:
             log.error("interrupted")

@@ -23,11 +23,11 @@ from artdiff import UserError
 log = logging.getLogger(__name__)
 
 FALLBACK = """
-+----------------------------------------------------------------------------------------+
++-----------------------------------------------------------------------------------------+
 | WARNING: VGG16's ImageNet weights cannot be had: the perceptual loss compares RANDOM    |
 | features. Its values do not compare with those of runs on the real weights. To mend it: |
 | loss.perceptual.weights=FILE (VGG16 as .pth or .safetensors), or a network connection.  |
-+----------------------------------------------------------------------------------------+"""
++-----------------------------------------------------------------------------------------+"""
 
 
 def _cuts() -> dict[str, int]:

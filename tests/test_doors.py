@@ -194,6 +194,7 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
         ((TRAIN, "data.image_size=100"), "data.image_size must be a multiple of 8, got 100"),
         ((TRAIN, "trainer=gpu", "data.root=pictures"), "there is no GPU that torch can use"),
         ((TRAIN, "data.root=pictures", "ckpt=nowhere"), "ckpt=nowhere does not exist"),
+        ((TRAIN, "data.root=pictures", "loss.perceptual.weights=pictures/page.jpg"), "cannot be read as weights"),
         (("artdiff.generate",), "ckpt and out must be given"),
         (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),
         (("artdiff.generate", "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
