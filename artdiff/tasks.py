@@ -157,8 +157,9 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
 
 def _check_network(network: dict[str, Any]) -> None:
     """Raise `ValueError` unless `network` calls one of ours with plain values: a file must not name other code."""
-    target, *others = (str(network[key]) for key in ("_target_", *(key for key in network if key != "_target_")))
-    if target not in {f"artdiff.networks.{name}" for name in networks.__all__} or "_target_" in str(others):
+    values = [value for key, value in network.items() if key != "_target_"]
+    ours = {f"artdiff.networks.{name}" for name in networks.__all__}
+    if network["_target_"] not in ours or "_target_" in str(values):
         raise ValueError(f"it asks for {network}, expected one of artdiff.networks with plain values")
 
 

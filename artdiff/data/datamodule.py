@@ -128,7 +128,7 @@ class ArtDataModule(L.LightningDataModule):
         order = ShuffledOrder(len(self.train_set), self.seed)
         self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, collate_fn=_as_is)
         if self.carried_on_at is not None:
-            self.train_loader.load_state_dict(self.carried_on_at)
+            self.train_loader.go_to(self.carried_on_at)
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader:
@@ -158,7 +158,7 @@ class ArtDataModule(L.LightningDataModule):
         return {"data": {"root": str(self.root), **counts, "digest": self.digest}}
 
     def state_dict(self) -> dict[str, object]:
-        return {"classes": self.classes, "order_of": self._order_of(), "order": self.train_loader.state_dict()}
+        return {"classes": self.classes, "order_of": self._order_of(), "order": self.train_loader.position()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["order_of"] == self._order_of():

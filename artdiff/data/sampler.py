@@ -45,9 +45,11 @@ class ResumableLoader(DataLoader):
             self.served += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    def position(self) -> dict[str, int]:
+        """Where the order stands, in plain values. Not named `state_dict`, or Lightning would restore it as well."""
         return {"epoch": self.epoch, "served": self.served}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.served = state["epoch"], state["served"]
+    def go_to(self, position: dict[str, int]) -> None:
+        """Go on from a `position`."""
+        self.epoch, self.served = position["epoch"], position["served"]
         self._loaded = self.served < len(self)  # else the next epoch is due
