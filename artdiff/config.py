@@ -1,21 +1,35 @@
 """Accepts a configuration or says in one line what is wrong with it, before anything heavy is imported."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError
-from artdiff.data.folder import scan
+from artdiff.data.folder import check
 
 MULTIPLE = 8
 """What a picture's sides must divide by: the networks halve them three times."""
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+FITS = ("squash", "crop", "pad")
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}|[a-zA-Z]+")
 WEIGHTS = ("auto", "imagenet", "random")
 
-PATHS = ("ckpt", "muse", "out", "run_dir", "runs_dir", "data.root", "data.cache_dir", "loss.perceptual.weights")
+PATHS = (
+    "ckpt",
+    "muse",
+    "out",
+    "run_dir",
+    "runs_dir",
+    "data.root",
+    "data.cache_dir",
+    "data.exclude",
+    "data.background",
+    "loss.perceptual.weights",
+)
 """What names a file or folder and stays text, also where it looks like a number."""
 
 
@@ -35,19 +49,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def check_training(config: dict[str, Any]) -> None:
     """Raise `UserError` for what a training run could only stumble over later."""
-    data, trainer, loss = config["data"], config["trainer"], config["loss"]
-    size = _whole("data.image_size", data["image_size"], least=16)
-    if size % MULTIPLE:
-        below = size - size % MULTIPLE
-        remedy = f"set data.image_size={below} or {below + MULTIPLE}"
-        raise UserError(f"data.image_size must be a multiple of {MULTIPLE}, got {size}; {remedy}")
-    _whole("data.batch_size", data["batch_size"], least=1)
+    trainer, loss = config["trainer"], config["loss"]
+    check_data(config["data"])
+    if config["data"]["root"] is not None:
+        _outside("run_dir", config["run_dir"], config["data"]["root"])
     _whole("seed", config["seed"], least=0, most=2**32 - 1)
     _whole("trainer.max_epochs", trainer["max_epochs"], least=-1)
     _whole("trainer.max_steps", trainer["max_steps"], least=-1)
-    _number("data.val_fraction", data["val_fraction"])
-    if not 0 < data["val_fraction"] < 1:
-        raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
     _number("optimizer.lr", config["optimizer"]["lr"])
     _number("loss.mse_weight", loss["mse_weight"])
     _number("loss.perceptual_weight", loss["perceptual_weight"])
@@ -61,8 +69,71 @@ def check_training(config: dict[str, Any]) -> None:
         if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
             weights = perceptual["weights"]
             raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
+
+
+def check_data(data: dict[str, Any]) -> None:
+    """Raise `UserError` for what reading a folder of pictures could only stumble over later."""
+    size = _whole("data.image_size", data["image_size"], least=16)
+    if size % MULTIPLE:
+        below = size - size % MULTIPLE
+        remedy = f"set data.image_size={below} or {below + MULTIPLE}"
+        raise UserError(f"data.image_size must be a multiple of {MULTIPLE}, got {size}; {remedy}")
+    _one_of("data.fit", data["fit"], FITS)
+    if not COLOUR.fullmatch(data["background"]):
+        raise UserError(f"data.background must be a colour's name or #rrggbb, got {data['background']}")
+    _whole("data.batch_size", data["batch_size"], least=1)
+    _number("data.val_fraction", data["val_fraction"])
+    if not 0 < data["val_fraction"] < 1:
+        raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
+    _whole("data.min_side", data["min_side"], least=0)
+    _whole("data.random_crop", data["random_crop"], least=0)
+    _number("data.flip", data["flip"])
+    if not 0 <= data["flip"] <= 1:
+        raise UserError(f"data.flip must be a share from 0 to 1, got {data['flip']}")
+    _one_of("data.cache", data["cache"], (True, False))
+    _one_of("data.resident", data["resident"], ("auto", True, False))
+    if data["resident"] is True and not data["cache"]:
+        raise UserError("data.resident=true needs data.cache=true")
+    if data["num_workers"] is not None:
+        _whole("data.num_workers", data["num_workers"], least=0 if data["cache"] else 1)
+    check_limits("data.limits", data["limits"])
+    if data["exclude"] is not None and not _path(data["exclude"]).is_file():
+        raise UserError(f"data.exclude={data['exclude']} is no file; expected a list of paths or SHA-256 hashes")
     if data["root"] is not None:
-        scan(_path(data["root"]))
+        check(_path(data["root"]))
+        if data["cache_dir"] is not None:
+            _outside("data.cache_dir", data["cache_dir"], data["root"])
+
+
+def check_audit(config: dict[str, Any]) -> None:
+    """Raise `UserError` for what an audit could only stumble over later."""
+    check_data(config["data"])
+    _whole("contact_sheet", config["contact_sheet"], least=1)
+    out = _path(config["out"])
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={config['out']} is a file; expected a folder to write to")
+    if config["data"]["root"] is not None:
+        _outside("out", config["out"], config["data"]["root"])
+
+
+def check_pruning(config: dict[str, Any]) -> None:
+    """Raise `UserError` for what pruning could only stumble over later."""
+    _number("unused_days", config["unused_days"])
+    if config["unused_days"] < 0:
+        raise UserError(f"unused_days must be 0 or more, got {config['unused_days']}")
+
+
+def _outside(name: str, folder: str, root: str) -> None:
+    """What is written below the pictures would be taken for one of them the next time."""
+    if _path(folder).resolve().is_relative_to(_path(root).resolve()):
+        raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; choose a folder elsewhere")
+
+
+def check_limits(name: str, limits: dict[str, Any]) -> None:
+    for unit in ("seconds", "gigabytes"):
+        _number(f"{name}.{unit}", limits[unit])
+        if limits[unit] <= 0:
+            raise UserError(f"{name}.{unit} must be more than 0, got {limits[unit]}")
 
 
 def check_generation(config: dict[str, Any]) -> None:
@@ -72,6 +143,7 @@ def check_generation(config: dict[str, Any]) -> None:
     _one_of("device", config["device"], ACCELERATORS)
     _whole("sheet", config["sheet"], least=1)
     _whole("max_pixels", config["max_pixels"], least=1)
+    check_limits("limits", config["limits"])
     if config["muse"] is not None and not _path(config["muse"]).exists():
         raise UserError(f"muse={config['muse']} does not exist; expected a picture or a folder of pictures")
     if _path(config["out"]).exists() and not _path(config["out"]).is_dir():

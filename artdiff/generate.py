@@ -2,13 +2,15 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from PIL import Image
 
 from artdiff import UserError, __version__, runs
 from artdiff.config import MULTIPLE, check_generation, plain
-from artdiff.data import cache, folder, sample_art
+from artdiff.data import cache, folder, sample_art, workers
+from artdiff.data.decode import Unreadable
 from artdiff.door import door
 
 log = logging.getLogger(__name__)
@@ -35,18 +37,13 @@ def generate(cfg: DictConfig) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     pairs: list[tuple[Image.Image, Image.Image]] = []
-    for path in tqdm(muses, desc="painting", unit=" pictures", disable=None):
+    decoded = workers.read(muses, workers.Limits(**config["limits"]))
+    for path, found in tqdm(decoded, total=len(muses), desc="painting", unit=" pictures", disable=None):
         try:
-            muse, _ = folder.read(path)
-            if config["size"] == "own" and muse.width * muse.height > config["max_pixels"]:
-                raise folder.Unreadable(
-                    f"{muse.width} x {muse.height} is more than max_pixels={config['max_pixels']:,}"
-                )
-        except folder.Unreadable as reason:
-            log.warning("set aside: %s (%s)", path, reason)
+            muse = _sized(found, config, image_size)
+        except Unreadable as reason:
+            log.warning("set aside: %s (%s)", folder.shown(str(path)), reason)
             continue
-        if config["size"] == "train":
-            muse = muse.resize((image_size, image_size), Image.Resampling.LANCZOS)
         image = images.from_pillow(muse)[None].to(device)
         with torch.inference_mode():
             painted = task(images.pad_to_multiple(image, MULTIPLE))[0, :, : muse.height, : muse.width]
@@ -73,7 +70,18 @@ def _muses(muse: str | None) -> list[Path]:
     path = Path(muse).expanduser()
     if not path.is_dir():
         return [path]
-    return [path / file.path for file in folder.scan(path, name="muse")]
+    return [path / file.path for file in folder.scan(path, name="muse").files]
+
+
+def _sized(found: Image.Image | str, config: dict[str, Any], image_size: int) -> Image.Image:
+    """The muse at the size to paint at. Raises `Unreadable` where there is none, or it is too large."""
+    if isinstance(found, str):
+        raise Unreadable(found)
+    if config["size"] == "train":
+        return found.resize((image_size, image_size), Image.Resampling.LANCZOS)
+    if found.width * found.height > config["max_pixels"]:
+        raise Unreadable(f"{found.width} x {found.height} is more than max_pixels={config['max_pixels']:,}")
+    return found
 
 
 def _free(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures and their ranges: the only place where a range changes, and where pixels meet files.
+"""Pictures and their ranges: the only place where a range changes, and where what was painted is saved.
 
 Ranges: `uint8` [0,255] on disk and on the wire · *signed* float [-1,1] inside artdiff · *unit* float [0,1] as a
 sigmoid gives it and as metrics take it · *ImageNet-normalised* float (about -2.1 to 2.6) as VGG16 and the article's
@@ -88,30 +88,18 @@ def thumbnail(picture: Image.Image) -> Image.Image:
     return small
 
 
-def sheet(pairs: Sequence[tuple[Image.Image, Image.Image]], *, columns: int = 8) -> Image.Image:
-    """Pairs of RGB pictures of any size, one over the other, each fitted into a square of at most `CELL` pixels."""
-    side = min(CELL, max(max(picture.size) for pair in pairs for picture in pair))
-    columns = min(columns, len(pairs))
-    rows = -(-len(pairs) // columns)
-    paper = Image.new("RGB", (columns * side, rows * 2 * side), "white")
-    for index, pair in enumerate(pairs):
+def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Image.Image:
+    """Stacks of as many RGB pictures of any size, one over the other, each fitted into a square of at most `CELL`."""
+    side = min(CELL, max(max(picture.size) for stack in stacks for picture in stack))
+    columns, height = min(columns, len(stacks)), len(stacks[0])
+    rows = -(-len(stacks) // columns)
+    paper = Image.new("RGB", (columns * side, rows * height * side), "white")
+    for index, stack in enumerate(stacks):
         row, column = divmod(index, columns)
-        for below, picture in enumerate(pair):
+        for below, picture in enumerate(stack):
             fitted = ImageOps.pad(picture, (side, side), color="white")
-            paper.paste(fitted, (column * side, (2 * row + below) * side))
+            paper.paste(fitted, (column * side, (height * row + below) * side))
     return paper
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """A Pillow picture of any mode → upright RGB: EXIF turn applied, transparency laid on white."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    if picture.mode.startswith("I;16"):  # Pillow clips 16-bit grey at 255 instead of scaling it
-        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    return picture.convert("RGB")
 
 
 def from_pillow(picture: Image.Image) -> Tensor:

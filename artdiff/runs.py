@@ -9,6 +9,7 @@ from artdiff import UserError
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 SET_ASIDE = "set_aside.tsv"
+DUPLICATES = "duplicates.tsv"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 

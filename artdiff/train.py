@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> float:
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)
-    data.write_set_aside(run / runs.SET_ASIDE)
+    data.write_listings(run / runs.SET_ASIDE, run / runs.DUPLICATES)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
     runs.write_metadata(run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
     for name, fact in facts.items():

@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from artdiff.data import sample_art
 from artdiff.door import CONF
@@ -26,6 +29,20 @@ def art(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("art")
     sample_art.paint(root, per_style=8, seed=0)
     return root
+
+
+def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """Soft spots of colour, like no other seed's."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def put(path: Path, seed: int | None = None) -> Path:
+    """A small picture of its own, by default one that depends on the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown = picture(zlib.crc32(str(path).encode(errors="surrogateescape")) if seed is None else seed)
+    shown.save(path, format="JPEG", quality=90)
+    return path
 
 
 def composed(config: str, *overrides: object) -> DictConfig:

@@ -15,7 +15,7 @@ FLOORS = [
     {"tasks", "config", "door"},
     {"callbacks"},
     {"trainer"},
-    {"train", "generate"},
+    {"train", "generate", "audit", "prune"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -65,46 +65,6 @@ def test_pillow_round_trip():
     assert np.array_equal(np.asarray(picture), pixels)
 
 
-RED = (255, 0, 0)
-
-
-def _pixel(picture, at=(0, 0)):
-    rgb = images.to_rgb(picture)
-    assert rgb.mode == "RGB"
-    return rgb.getpixel(at)
-
-
-@pytest.mark.parametrize(
-    ("picture", "colour"),
-    [
-        (Image.new("RGB", (2, 2), RED), RED),
-        (Image.new("L", (2, 2), 77), (77, 77, 77)),
-        (Image.new("1", (2, 2), 1), (255, 255, 255)),
-        (Image.new("P", (2, 2), "red"), RED),
-        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), RED),
-        (Image.new("RGBA", (2, 2), (*RED, 0)), (255, 255, 255)),
-        (Image.new("RGBA", (2, 2), (0, 0, 0, 51)), (204, 204, 204)),
-        (Image.new("LA", (2, 2), (0, 0)), (255, 255, 255)),
-        (Image.fromarray(np.full((2, 2), 257 * 99, np.uint16)), (99, 99, 99)),
-    ],
-    ids=["RGB", "L", "1", "P", "CMYK", "RGBA clear", "RGBA one fifth", "LA clear", "16-bit"],
-)
-def test_every_mode_becomes_rgb(picture, colour):
-    assert _pixel(picture) == colour
-
-
-def test_exif_turn_is_applied(tmp_path):
-    picture = Image.new("RGB", (3, 2), "white")
-    picture.putpixel((0, 0), RED)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90° clockwise
-    picture.save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as turned:
-        upright = images.to_rgb(turned)
-    assert upright.size == (2, 3)
-    assert upright.getpixel((1, 0)) == RED
-
-
 def test_a_generated_picture_says_so(tmp_path):
     images.save_generated(Image.new("RGB", (2, 2)), tmp_path / "made.png", {"checkpoint": "best.ckpt"})
     with Image.open(tmp_path / "made.png") as made:

@@ -1,46 +1,62 @@
-"""Keeps a folder's pictures decoded: one `uint8` memory map per (files, size), built once, shared by every run.
+"""Keeps what has been read: each file's hash, and its pixels as one `uint8` memory map per (contents, transform).
 
-A map is found again by the files' paths, sizes and modification times, so that a second start neither decodes nor
-reads a picture. It lies as `decoded/KEY.npy` beside `decoded/KEY.json`, each moved into place when complete, the
-list last.
+Below the cache's folder:
+
+- `files/ROOT.json`: the SHA-256 of every file of a root, which holds as long as its size and times do;
+- `decoded/TRANSFORM-CONTENTS.json`: what became of each content, in the order of their hashes;
+- `decoded/TRANSFORM-CONTENTS.npy`: their pixels, one row each, in the same order.
+
+A map is built under a lock, row by row beside a journal with a checksum of each, and moved into place when it is whole:
+two programs build it once, and one that is killed leaves what the next carries on from. Rows that a map of the same
+transform has already are copied.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from artdiff import UserError
-from artdiff.data.folder import File, Unreadable, read
+from artdiff.data import workers
+from artdiff.data.decode import Facts, Transform
+from artdiff.data.folder import File
+from artdiff.data.workers import Job, Limits, Outcome, Rows
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Part of every key: raise it when the pixels that a file decodes to change."""
+VERSION = 2
+"""Part of every key: raise it when the pixels or facts that a content decodes to change."""
 
+SETTLED = 2.0
+"""Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
 
-class Outcome(NamedTuple):
-    """What became of one file: its content's SHA-256, or the reason why it was set aside."""
-
-    digest: str | None
-    reason: str | None
+MAX_BYTES = 2**30
+"""Of a file that is looked into: no picture that can be decoded here is larger."""
 
 
 class Decoded(NamedTuple):
-    """`pixels` uint8 (N,size,size,3), one row a file; the row of a file that was set aside is black."""
+    """`outcomes` by content, in the order of the rows of `pixels`, uint8 (N,size,size,3), if they are kept.
 
-    pixels: np.ndarray
-    outcomes: list[Outcome]
+    The row of a content that is no picture holds zeros.
+    """
+
+    outcomes: dict[str, Outcome]
+    pixels: np.memmap | None
 
 
 def default_folder() -> Path:
@@ -58,61 +74,280 @@ def make(folder: Path) -> None:
         ) from None
 
 
-def decode(root: Path, files: list[File], size: int, folder: Path) -> Decoded:
-    """Every file of `files`, squashed to size x size: from the map in `folder`, which is built if it is not there."""
-    key = _key(root, files, size)
-    pixels, listing = folder / "decoded" / f"{key}.npy", folder / "decoded" / f"{key}.json"
-    if not (listing.exists() and pixels.exists()):
-        _build(root, files, size, pixels, listing)
-    outcomes = [Outcome(*entry) for entry in json.loads(listing.read_text())]
-    return Decoded(np.load(pixels, mmap_mode="r"), outcomes)
+def hashes(root: Path, files: list[File], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """→ (path → SHA-256 of the file, 64 hexadecimal digits; path → the reason why a file cannot be read).
+
+    A file is read only if its size or times are not those that it was last read with; reasons are never remembered.
+    """
+    ledger = folder / "files" / f"{_key(str(root.resolve()))}.json"
+    known: dict[str, list[Any]] = _read_json(ledger) or {}
+    stamps = {file.path: [file.bytes, file.mtime, file.ctime] for file in files}
+    found = {path: known[path][3] for path, stamp in stamps.items() if known.get(path, ())[:3] == stamp}
+    unread = [file for file in files if file.path not in found]
+    lasting = {path: [*stamps[path], digest] for path, digest in found.items()}
+    reasons: dict[str, str] = {}
+
+    def read(file: File) -> None:
+        now = time.time_ns()
+        try:
+            if file.bytes > MAX_BYTES:
+                reasons[file.path] = f"too large: a file of {file.bytes / 2**30:.1f} GiB"
+                return
+            with (root / file.path).open("rb") as stream:
+                found[file.path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            denied = error.errno in (errno.EACCES, errno.EPERM)
+            reasons[file.path] = "permission denied" if denied else f"cannot be read: {error.strerror}"
+            return
+        if max(file.mtime, file.ctime) < now - SETTLED * 1e9:
+            lasting[file.path] = [*stamps[file.path], found[file.path]]
+
+    if not unread and len(found) == len(known):
+        os.utime(ledger)  # when it was last used, for `prune`
+    else:
+        try:
+            _in_parallel(read, unread, "reading")
+        finally:
+            make(ledger.parent)
+            _write_json(ledger, lasting)
+    return found, reasons
 
 
-def _key(root: Path, files: list[File], size: int) -> str:
-    readable = [os.access(root / file.path, os.R_OK) for file in files]
-    described = [VERSION, PIL.__version__, size, str(root.resolve()), files, readable]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+def decoded(
+    root: Path, contents: dict[str, File], transform: Transform, limits: Limits, folder: Path, *, keep_pixels: bool
+) -> Decoded:
+    """What each content (hash → a file that holds it) decodes to: from the map in `folder`, built if it is not there.
+
+    Without `keep_pixels` every file is decoded once to judge it, and only the outcome is kept.
+    """
+    digests = sorted(contents)
+    kind = _key(VERSION, PIL.__version__, transform)[:12]
+    listing = folder / "decoded" / f"{kind}-{_key(limits, digests)}.json"
+    make(listing.parent)
+    found = _open(listing, transform.size, keep_pixels)
+    if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
+        with _locked(listing.with_suffix(".lock")):
+            found = _open(listing, transform.size, keep_pixels)  # another program may have built it while we waited
+            if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
+                _build(root, contents, transform, limits, listing, keep_pixels=keep_pixels)
+                found = _open(listing, transform.size, keep_pixels)
+                assert found is not None
+    os.utime(listing)  # when it was last used, for `prune`
+    return found
 
 
-def _build(root: Path, files: list[File], size: int, pixels: Path, listing: Path) -> None:
-    shape = (len(files), size, size, 3)
-    make(pixels.parent)
-    needed, free = int(np.prod(shape)), shutil.disk_usage(pixels.parent).free
-    if needed > free:
-        raise UserError(
-            f"decoding {len(files):,} files needs {needed / 2**30:.1f} GiB in {pixels.parent}, "
-            f"which has {free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk"
-        )
-    log.info("decoding %s files once, to %s", f"{len(files):,}", pixels)
-    building = pixels.with_suffix(f".{os.getpid()}.building")
+class Kept(NamedTuple):
+    """Something in the cache: its files, what it is, its `bytes` on disk and when it was last `used` (Unix seconds)."""
+
+    paths: list[Path]
+    what: str
+    bytes: int
+    used: float
+
+
+def kept(folder: Path) -> list[Kept]:
+    """The maps, the interrupted ones and the lists of hashes in the cache, the longest unused first."""
+    by_name: dict[str, list[Path]] = {path.stem: [path] for path in (folder / "files").glob("*.json")}
+    for path in (folder / "decoded").glob("*-*.*"):
+        if path.suffix in (".json", ".npy", ".partial", ".journal"):
+            by_name.setdefault(path.stem, []).append(path)
+    found = []
+    for paths in by_name.values():
+        listing = next((path for path in paths if path.suffix == ".json"), None)
+        said = _read_json(listing) if listing is not None else None
+        what = "an interrupted build"
+        if paths[0].parent.name == "files":
+            what = "hashes of a folder's files"
+        elif said is not None:
+            size, fit, _ = said["transform"]
+            what = f"{len(said['outcomes']):,} files of {said['root']}, {fit} to {size} px"
+        status = [path.stat() for path in paths]
+        used = (listing.stat() if listing is not None else max(status, key=lambda one: one.st_mtime)).st_mtime
+        found.append(Kept(sorted(paths), what, sum(one.st_blocks * 512 for one in status), used))
+    return sorted(found, key=lambda one: one.used)
+
+
+def remove(one: Kept) -> bool:
+    """Remove something from the cache → whether that could be done: not while it is being built."""
+    lock = one.paths[0].with_suffix(".lock")
     try:
-        outcomes = _fill(np.lib.format.open_memmap(building, "w+", np.uint8, shape), root, files, size)
-        building.replace(pixels)
+        with FileLock(lock, timeout=0):
+            for path in one.paths:
+                path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+def _open(listing: Path, size: int, keep_pixels: bool) -> Decoded | None:
+    """What lies in the cache; None where it is not there, or not whole."""
+    found = _read_json(listing)
+    if found is None:
+        return None
+    outcomes = {digest: _outcome(*entry) for digest, *entry in found["outcomes"]}
+    if not keep_pixels:
+        return Decoded(outcomes, None)
+    try:
+        pixels = np.load(listing.with_suffix(".npy"), mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return Decoded(outcomes, pixels) if pixels.shape == (len(outcomes), size, size, 3) else None
+
+
+def _build(
+    root: Path, contents: dict[str, File], transform: Transform, limits: Limits, listing: Path, *, keep_pixels: bool
+) -> None:
+    digests = sorted(contents)
+    place = {digest: row for row, digest in enumerate(digests)}
+    partial = listing.with_suffix(".partial")
+    rows = _reserve(partial, len(digests), transform.size) if keep_pixels else None
+    with _Journal(listing.with_suffix(".journal"), rows) as journal:
+        if rows is not None:
+            missing = {digest for digest in digests if place[digest] not in journal.outcomes}
+            with partial.open("r+b") as stream:
+                for digest, row, outcome in _in_other_maps(listing, missing):
+                    stream.seek(rows.offset + place[digest] * rows.size)
+                    stream.write(row)
+                    journal.add(place[digest], outcome._replace(crc=zlib.crc32(row)))
+        jobs = [
+            Job(str(root / contents[digest].path), contents[digest].bytes, contents[digest].mtime, row)
+            for digest, row in place.items()
+            if row not in journal.outcomes
+        ]
+        log.info("decoding %s of %s pictures, to %s", f"{len(jobs):,}", f"{len(digests):,}", listing.parent)
+        for job, outcome in _progress(workers.run(jobs, transform, limits, rows=rows), len(jobs), "decoding"):
+            journal.add(job.row, outcome)
+    if rows is not None:
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(listing.with_suffix(".npy"))
+    outcomes = [[digest, *_entry(journal.outcomes[row])] for digest, row in place.items()]
+    _write_json(listing, {"root": str(root.absolute()), "transform": transform, "outcomes": outcomes})
+    journal.path.unlink()
+
+
+class _Journal:
+    """What became of each row of a map that is being built, a line each, so that the next program can carry on."""
+
+    def __init__(self, path: Path, rows: Rows | None) -> None:
+        self.path = path
+        self.outcomes: dict[int, Outcome] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                row, crc, *entry = json.loads(line)
+            except ValueError:  # it was being written
+                continue
+            outcome = _outcome(*entry)._replace(crc=crc)
+            if outcome.facts is None or rows is None or zlib.crc32(_read_row(rows, row)) == crc:
+                self.outcomes[row] = outcome
+
+    def __enter__(self) -> Self:
+        self.stream = self.path.open("a")
+        self.stream.write("\n")  # behind a line that was being written
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    def add(self, row: int, outcome: Outcome) -> None:
+        self.outcomes[row] = outcome
+        if outcome.lasting:
+            self.stream.write(json.dumps([row, outcome.crc, *_entry(outcome)]) + "\n")
+            self.stream.flush()
+
+
+def _reserve(partial: Path, count: int, size: int) -> Rows:
+    """The file for `count` rows of size x size: the one that an interrupted build left, or a new one."""
+    shape = (count, size, size, 3)
+    if not partial.exists():
+        needed, free = int(np.prod(shape)), shutil.disk_usage(partial.parent).free
+        if needed > free:
+            raise UserError(
+                f"decoding {count:,} pictures needs {needed / 2**30:.1f} GiB in {partial.parent}, which has "
+                f"{free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
+            )
+        np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    rows = np.load(partial, mmap_mode="r")
+    return Rows(str(partial), rows.offset, rows[0].nbytes)
+
+
+def _read_row(rows: Rows, row: int) -> bytes:
+    with Path(rows.path).open("rb") as stream:
+        stream.seek(rows.offset + row * rows.size)
+        return stream.read(rows.size)
+
+
+def _in_other_maps(listing: Path, wanted: set[str]) -> Iterator[tuple[str, bytes, Outcome]]:
+    """The rows of `wanted` contents that maps of the same transform hold, with what became of them."""
+    for other in sorted(listing.parent.glob(f"{listing.name.partition('-')[0]}-*.json")):
+        if not wanted:
+            return
+        size = (_read_json(other) or {}).get("transform", [0])[0]
+        found = _open(other, size, keep_pixels=True)
+        if found is None:
+            continue
+        assert found.pixels is not None
+        for row, (digest, outcome) in enumerate(found.outcomes.items()):
+            if digest in wanted and outcome.facts is not None:
+                wanted.discard(digest)
+                yield digest, found.pixels[row].tobytes(), outcome
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock, which another program may hold while it builds what we need."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another program is decoding the same pictures: waiting for it")
+        lock.acquire()
+    try:
+        yield
     finally:
-        building.unlink(missing_ok=True)
-    unlisted = listing.with_suffix(f".{os.getpid()}.building")
-    unlisted.write_text(json.dumps(outcomes))
-    unlisted.replace(listing)
+        lock.release()
 
 
-def _fill(rows: np.memmap, root: Path, files: list[File], size: int) -> list[Outcome]:
-    """Decode each file into its row of `rows`, uint8 (N,size,size,3)."""
+Item = TypeVar("Item")
 
-    def fill(row: int) -> Outcome:
+
+def _in_parallel(work: Callable[[Item], None], items: list[Item], name: str) -> None:
+    with ThreadPoolExecutor(workers.cores()) as pool:
         try:
-            picture, digest = read(root / files[row].path, draft=2 * size)
-        except Unreadable as error:
-            return Outcome(None, str(error))
-        rows[row] = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
-        return Outcome(digest, None)
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:  # Pillow lets go of the interpreter while it decodes and resizes
-        try:
-            done = pool.map(fill, range(len(files)))
-            return list(tqdm(done, total=len(files), desc="decoding", unit=" files", disable=None))
-        except BaseException:  # Ctrl-C: do not first decode the rest
+            for _ in _progress(pool.map(work, items), len(items), name):
+                pass
+        except BaseException:  # Ctrl-C: do not first do the rest
             pool.shutdown(cancel_futures=True)
             raise
-        finally:
-            rows.flush()
+
+
+def _progress(items: Iterable[Item], total: int, name: str) -> Iterable[Item]:
+    return tqdm(items, total=total, desc=name, unit=" files", disable=None)
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _entry(outcome: Outcome) -> list[Any]:
+    return [outcome.facts, outcome.reason, outcome.lasting]
+
+
+def _outcome(facts: list[Any] | None, reason: str | None, lasting: bool) -> Outcome:
+    return Outcome(Facts(*facts) if facts is not None else None, reason, lasting=lasting)
+
+
+def _read_json(path: Path) -> Any:
+    """What a file of ours holds; None where there is none that is whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, content: object) -> None:
+    """Put the file there at once, whole."""
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(json.dumps(content))
+    unfinished.replace(path)

@@ -4,60 +4,94 @@ import hashlib
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
 import torch
+from PIL import ImageColor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from artdiff import UserError, images
-from artdiff.data import cache, sample_art
-from artdiff.data.folder import scan, write_set_aside
-from artdiff.data.sampler import ResumableLoader, ShuffledOrder
+from artdiff.data import augment, cache, sample_art
+from artdiff.data.catalogue import Catalogue, Picture, take_stock
+from artdiff.data.decode import Fit, Transform, accept_large
+from artdiff.data.folder import EXPECTED, SetAside, elsewhere, write_rows
+from artdiff.data.pixels import FromFiles, FromMap, Source
+from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
+from artdiff.data.workers import Limits, cores
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -1
-"""The label of a picture that lies in the root itself, in no class folder."""
+"""The label of a picture that lies in no class folder."""
 
 Batch = tuple[Tensor, Tensor]
-"""(pictures (B,3,H,W), class numbers int64 (B,)); pictures are uint8 on the wire, signed float32 on the accelerator."""
+"""What a task gets: (signed pictures float32 (B,3,H,W), class numbers int64 (B,)), on the accelerator."""
+
+
+class Wire(NamedTuple):
+    """What a loader hands out: `image` uint8 (B,3,H,W), or int64 (B,) rows of the set that lies on the accelerator;
+    `label` int64 (B,); `chance` float32 (B,4) in [0,1) for what is trained on; files that are `gone` since the start.
+    """
+
+    image: Tensor
+    label: Tensor
+    chance: Tensor | None
+    gone: list[str]
 
 
 class Pictures(Dataset):
-    """Some rows of the decoded map, a whole batch at a time."""
+    """Some rows of a source of pixels, a whole batch at a time.
 
-    def __init__(self, pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> None:
-        self.pixels = pixels
+    With `rows_only` a batch has rows instead of pixels; with a `seed` it has the numbers that chance is made of.
+    """
+
+    def __init__(self, source: Source, rows: np.ndarray, labels: np.ndarray, *, seed: int | None) -> None:
+        self.source = source
         self.rows = rows
         self.labels = torch.from_numpy(labels)
+        self.seed = seed
+        self.rows_only = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """uint8 (B,3,H,W), laid out channels last, with the class numbers."""
-        pixels = torch.from_numpy(self.pixels[self.rows[indices]])  # (B,H,W,3)
-        return pixels.permute(0, 3, 1, 2), self.labels[indices]
-
-    def __getitem__(self, index: int) -> Batch:
-        image, label = self.__getitems__([index])
-        return image[0], label[0]
+    def __getitems__(self, turns: list[Turn] | list[int]) -> Wire:
+        indices = [turn.picture if isinstance(turn, Turn) else turn for turn in turns]
+        numbers = None
+        if self.seed is not None and isinstance(turns[0], Turn):
+            numbers = torch.from_numpy(chance(self.seed, turns))
+        if self.rows_only:
+            return Wire(torch.from_numpy(self.rows[indices]), self.labels[indices], numbers, [])
+        pixels, places, gone = self.source.read(self.rows[indices])
+        image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        return Wire(image, self.labels[indices][places], None if numbers is None else numbers[places], gone)
 
 
 class ArtDataModule(L.LightningDataModule):
     """A folder of pictures, each decoded once, split for training and validation by content.
 
     Args:
-        root: the folder, with class subfolders or flat; None paints and uses the built-in sample art.
-        image_size: side in pixels to which every picture is squashed, a multiple of 8.
+        root: the folder, laid out as `artdiff.data.layout` says; None paints and uses the built-in sample art.
+        image_size: side in pixels of the square that every picture becomes, a multiple of 8.
+        fit: how it becomes a square: squashed, cropped to its middle, or padded with the background.
+        background: a colour (a name or #rrggbb) to show through what is transparent, and to pad with.
         batch_size: pictures in a batch; the last of an epoch may be smaller.
-        val_fraction: expected share of the pictures held out. A picture's side depends on its bytes alone, so other
-            files never move it and two copies never part.
-        seed: of the order of training.
-        cache_dir: where decoded pictures are kept; None is the user's cache folder.
+        val_fraction: expected share of the pictures held out, unless folders for training and validation say which.
+            A picture's side depends on its content alone, so other files never move it and two copies never part.
+        min_side: pictures with a shorter side in pixels are set aside.
+        exclude: a file with a path or a SHA-256 a line: pictures to leave out, with their copies.
+        flip: share of the pictures that are mirrored, when they are trained on.
+        random_crop: pictures are kept so many pixels larger, and trained on through a window at a random place; the
+            middle is validated.
+        seed: of the order of training, and of flips and windows.
+        cache: whether decoded pictures are kept; else every one is decoded each time.
+        cache_dir: where they are kept; None is the user's cache folder.
+        resident: whether they all lie in the accelerator's memory; auto where it is a GPU with twice the room.
+        num_workers: processes that load batches; None is none with the cache and one a core without.
+        limits: `seconds` and `gigabytes` that decoding one file may take.
 
     `setup` raises `UserError` where the folder cannot be used.
     """
@@ -65,100 +99,165 @@ class ArtDataModule(L.LightningDataModule):
     train_set: Pictures
     val_set: Pictures
     classes: list[str]
-    set_aside: list[tuple[str, str]]
-    digest: str
     train_loader: ResumableLoader
     carried_on_at: dict[str, int] | None = None
+    resident_pixels: Tensor | None = None
 
     def __init__(
         self,
         *,
         root: str | None,
         image_size: int,
+        fit: Fit,
+        background: str,
         batch_size: int,
         val_fraction: float,
+        min_side: int,
+        exclude: str | None,
+        flip: float,
+        random_crop: int,
         seed: int,
+        cache: bool,
         cache_dir: str | None,
+        resident: bool | Literal["auto"],
+        num_workers: int | None,
+        limits: dict[str, float],
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.root = None if root is None else Path(root).expanduser()
-        self.cache_dir = cache.default_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self.image_size = image_size
+        self.transform = Transform(image_size + random_crop, fit, ImageColor.getrgb(background)[:3])
         self.batch_size = batch_size
         self.val_fraction = val_fraction
+        self.min_side = min_side
+        self.exclude = None if exclude is None else Path(exclude).expanduser()
+        self.flip = flip
         self.seed = seed
+        self.keeps_decoded = cache
+        self.cache_dir = _cache_folder(cache_dir)
+        self.resident = resident
+        self.num_workers = num_workers if num_workers is not None else 0 if cache else cores()
+        self.limits = Limits(**limits)
 
     def setup(self, stage: str | None = None) -> None:
         if hasattr(self, "train_set"):
             return
+        root, catalogue = self.take_stock()
+        splits = {
+            name: [one for one in catalogue.used if one.split == name] for name in ("train", "validation", "test")
+        }
+        if not (splits["train"] and splits["validation"]):
+            raise UserError(_too_few(catalogue, root))
+        self.classes = catalogue.classes
+        source: Source
+        if catalogue.pixels is not None:
+            source = FromMap(catalogue.pixels)
+        else:
+            source = FromFiles({one.row: root / one.path for one in catalogue.used}, self.transform)
+        number = {name: index for index, name in enumerate(self.classes)}
+        self.train_set, self.val_set = (
+            Pictures(
+                source,
+                np.array([one.row for one in splits[name]]),
+                np.array([NO_LABEL if one.label is None else number[one.label] for one in splits[name]]),
+                seed=self.seed if name == "train" else None,
+            )
+            for name in ("train", "validation")
+        )
+        self.trained_on = hashlib.sha256("".join(one.digest for one in splits["train"]).encode()).hexdigest()
+        self.manifest = catalogue.digest()
+        self.set_aside = catalogue.set_aside
+        self.duplicates = _duplicates(catalogue)
+        self.unused = len(splits["test"])
+        log.info(
+            "data: %s pictures for training, %s for validation%s; %s; set aside: %s; %d px, from %s",
+            f"{len(self.train_set):,}",
+            f"{len(self.val_set):,}",
+            f", {self.unused:,} for test, not used" if self.unused else "",
+            f"classes {', '.join(self.classes)}" if self.classes else "no classes",
+            _reasons(self.set_aside) if self.set_aside else "none",
+            self.image_size,
+            root,
+        )
+        if self.duplicates:
+            alike = len(self.duplicates) - len(catalogue.copies)
+            copies = f"{len(catalogue.copies):,} copies left out"
+            log.info("data: %s, %s pictures look like another and stay with it", copies, f"{alike:,}")
+
+    def take_stock(self) -> tuple[Path, Catalogue]:
+        """Look at every file of the folder, decoding what is new → the folder, and all that it holds."""
         if self.root is None:
             self.root = sample_art.folder(self.cache_dir)
             log.warning("data.root is not set: using artdiff's built-in sample art (%s)", self.root)
-        files = scan(self.root)
-        pixels, outcomes = cache.decode(self.root, files, self.image_size, self.cache_dir)
-
-        self.set_aside = [(file.path, out.reason) for file, out in zip(files, outcomes, strict=True) if out.reason]
-        kept = [(row, files[row].label, out.digest) for row, out in enumerate(outcomes) if out.digest]
-        if len(kept) < 2:
-            raise UserError(
-                f"data.root={self.root} holds {len(kept)} readable pictures in {len(files)} files, expected at least 2"
-                + (f"; the first was set aside as: {self.set_aside[0][1]}" if self.set_aside else "")
-            )
-        self.classes = sorted({label for _, label, _ in kept if label is not None})
-        number = {name: index for index, name in enumerate(self.classes)}
-        rows = np.array([row for row, _, _ in kept])
-        labels = np.array([NO_LABEL if label is None else number[label] for _, label, _ in kept])
-        digests = [digest for _, _, digest in kept]
-        held_out = _held_out(digests, self.val_fraction)
-        self.train_set = Pictures(pixels, rows[~held_out], labels[~held_out])
-        self.val_set = Pictures(pixels, rows[held_out], labels[held_out])
-        self.digest = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
-        log.info(
-            "data: %s pictures for training, %s for validation, %s set aside; %s; %d px, from %s",
-            f"{len(self.train_set):,}",
-            f"{len(self.val_set):,}",
-            self._reasons() if self.set_aside else "none",
-            f"classes {', '.join(self.classes)}" if self.classes else "no classes",
-            self.image_size,
+        return self.root, take_stock(
             self.root,
+            transform=self.transform,
+            limits=self.limits,
+            min_side=self.min_side,
+            exclude=self.exclude,
+            val_fraction=self.val_fraction,
+            cache_dir=self.cache_dir,
+            keep_pixels=self.keeps_decoded,
         )
 
     def train_dataloader(self) -> DataLoader:
+        self.train_set.rows_only = self._is_resident()
         order = ShuffledOrder(len(self.train_set), self.seed)
-        self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, collate_fn=_as_is)
+        self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, **self._loading())
         if self.carried_on_at is not None:
             self.train_loader.go_to(self.carried_on_at)
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val_set, self.batch_size, collate_fn=_as_is)
+        self.val_set.rows_only = self._is_resident()
+        return DataLoader(self.val_set, self.batch_size, **self._loading())
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        image, label = batch
+    def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
+        if batch.image.ndim == 1 and self.resident_pixels is None:
+            self.resident_pixels = self._upload(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
+        image, label, numbers, gone = batch
+        for file in gone:
+            log.warning("left out of a batch, it cannot be read any more: %s", file)
+        if not len(image):
+            raise UserError(f"no picture of a batch can be read any more: {gone[0]}")
+        if image.ndim == 1:
+            assert self.resident_pixels is not None
+            image = self.resident_pixels[image].permute(0, 3, 1, 2)
+        image = augment.window(image, self.image_size, None if numbers is None else numbers[:, 1:3])
+        if self.flip and numbers is not None:
+            image = augment.flip(image, self.flip, numbers[:, 0])
         return images.to_signed(image), label
 
     def preview(self, count: int) -> Tensor:
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
         count = min(count, len(self.val_set))
         picked = np.linspace(0, len(self.val_set) - 1, count).round().astype(int)
-        return images.to_signed(self.val_set.__getitems__(picked.tolist())[0])
+        pixels = torch.from_numpy(self.val_set.source.read(self.val_set.rows[picked]).pixels).permute(0, 3, 1, 2)
+        return images.to_signed(augment.window(pixels, self.image_size, None))
 
-    def write_set_aside(self, path: Path) -> None:
-        """Write the files that were set aside, each with its reason, as tab-separated lines."""
-        write_set_aside(path, self.set_aside)
+    def write_listings(self, set_aside: Path, duplicates: Path) -> None:
+        """Write the files that are set aside, with the reasons, and those that are copies of or look like another."""
+        write_rows(set_aside, ("file", "reason"), self.set_aside)
+        write_rows(duplicates, ("file", "copy_of", "looks_like", "split"), self.duplicates)
 
     def facts(self) -> dict[str, object]:
         """What a run's description says of the data."""
         counts = {
             "train": len(self.train_set),
             "validation": len(self.val_set),
+            "test": self.unused,
             "set_aside": len(self.set_aside),
+            "duplicates": len(self.duplicates),
         }
-        return {"data": {"root": str(self.root), **counts, "digest": self.digest}}
+        return {"data": {"root": str(self.root), **counts, "manifest": self.manifest}}
 
     def state_dict(self) -> dict[str, object]:
-        return {"classes": self.classes, "order_of": self._order_of(), "order": self.train_loader.position()}
+        order = {"order_of": self._order_of(), "order": self.train_loader.position()}
+        return {"classes": self.classes, "manifest": self.manifest, **order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["order_of"] == self._order_of():
@@ -168,21 +267,76 @@ class ArtDataModule(L.LightningDataModule):
 
     def _order_of(self) -> dict[str, object]:
         """All that the order of training depends on."""
-        return {"digest": self.digest, "batch_size": self.batch_size, "seed": self.seed}
+        return {"trained_on": self.trained_on, "batch_size": self.batch_size, "seed": self.seed}
 
-    def _reasons(self) -> str:
-        counts = Counter(reason.partition(":")[0] for _, reason in self.set_aside)
-        return f"{len(self.set_aside):,} ({', '.join(f'{count} {reason}' for reason, count in counts.most_common())})"
+    def _loading(self) -> dict[str, Any]:
+        """How both loaders load."""
+        workers = 0 if self.train_set.rows_only else self.num_workers
+        return {
+            "collate_fn": _as_is,
+            "num_workers": workers,
+            "worker_init_fn": _decodes if workers else None,
+            "persistent_workers": workers > 0,
+            "pin_memory": self._device().type == "cuda" and not self.train_set.rows_only,
+        }
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _is_resident(self) -> bool:
+        source, device = self.train_set.source, self._device()
+        if not isinstance(source, FromMap):
+            return False
+        if self.resident != "auto":
+            return self.resident
+        return device.type == "cuda" and 2 * source.pixels.nbytes < torch.cuda.mem_get_info(device)[0]
+
+    def _upload(self, device: torch.device) -> Tensor:
+        """The whole map, uint8 (N,size,size,3), on `device`."""
+        assert isinstance(self.train_set.source, FromMap)
+        pixels = self.train_set.source.pixels
+        resident = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(pixels), 1024):
+            resident[start : start + 1024] = torch.from_numpy(np.array(pixels[start : start + 1024]))
+        log.info("the whole set lies in the memory of %s: %.2f GB", device, pixels.nbytes / 1e9)
+        return resident
 
 
-def _held_out(digests: list[str], fraction: float) -> np.ndarray:
-    """bool (N,): True where a picture is for validation; at least one content on either side."""
-    place = np.array([int(digest[:8], 16) / 2**32 for digest in digests])  # uniform in [0,1)
-    if place.min() == place.max():
-        raise UserError("all readable pictures have the same content, expected at least 2 different ones")
-    return (place < fraction) & (place < place.max()) | (place == place.min())
+def _cache_folder(cache_dir: str | None) -> Path:
+    return cache.default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+
+
+def _duplicates(catalogue: Catalogue) -> list[tuple[str, str, str, str]]:
+    """(file, the one that it is a copy of, the one that it looks like, split), by file."""
+    alike = [one for one in catalogue.used if one.looks_like not in (None, one.path)]
+    both: list[Picture] = sorted([*catalogue.copies, *alike])
+    return [(one.path, one.copy_of or "", one.looks_like or "", one.split) for one in both]
+
+
+def _too_few(catalogue: Catalogue, root: Path) -> str:
+    count, others = len(catalogue.used), len(catalogue.copies) + len(catalogue.set_aside)
+    if count > 1:
+        return f"data.root={root} holds pictures for {catalogue.used[0].split} alone, expected training and validation"
+    found = f"data.root={root} holds {count} readable pictures in {count + others} files, expected at least 2 different"
+    if catalogue.set_aside:
+        found += f"; set aside: {_reasons(catalogue.set_aside)}"
+    if catalogue.copies:
+        found += f"; copies: {len(catalogue.copies)}"
+    hint = elsewhere(root, "data.root") if not count else ""
+    return f"{found}; what is there: {catalogue.tree}; {hint}{EXPECTED}"
+
+
+def _reasons(set_aside: list[SetAside]) -> str:
+    counts = Counter(reason.partition(":")[0] for _, reason in set_aside)
+    return f"{len(set_aside):,} ({', '.join(f'{count:,} {reason}' for reason, count in counts.most_common())})"
 
 
 def _as_is(batch: Any) -> Any:
     """`Pictures` already gives whole batches."""
     return batch
+
+
+def _decodes(worker: int) -> None:
+    """What a process that loads batches begins with."""
+    torch.set_num_threads(1)
+    accept_large()

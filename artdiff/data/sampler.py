@@ -1,13 +1,33 @@
-"""The order in which pictures are seen: a pure function of (seed, epoch, position), so that a run can be carried on."""
+"""Order and chance as pure functions of (seed, epoch, position), so that a run can be repeated and carried on."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 
-class ShuffledOrder(Sampler[int]):
+class Turn(NamedTuple):
+    """It is the turn of `picture`, an index, at `position` of `epoch`."""
+
+    picture: int
+    epoch: int
+    position: int
+
+
+def chance(seed: int, turns: list[Turn]) -> np.ndarray:
+    """Four numbers for each turn, float32 (B,4) in [0,1), which depend on (seed, epoch, position) alone.
+
+    They are those of Philox (Salmon et al. 2011, doi:10.1145/2063384.2063405), a function of a key and a counter. The
+    turns follow each other in one epoch.
+    """
+    key = np.array((seed, turns[0].epoch), np.uint64)
+    counter = np.array((turns[0].position, 0, 0, 0), np.uint64)  # each step of it gives four numbers
+    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random((len(turns), 4)).astype(np.float32)
+
+
+class ShuffledOrder(Sampler[Turn]):
     """Every index below `length` once, in an order that depends on (seed, epoch) alone, from place `start` on."""
 
     def __init__(self, length: int, seed: int) -> None:
@@ -19,9 +39,11 @@ class ShuffledOrder(Sampler[int]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Turn]:
         generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()[self.start :]
+        order = torch.randperm(self.length, generator=generator)[self.start :].tolist()
+        for position, index in enumerate(order, self.start):
+            yield Turn(index, self.epoch, position)
 
 
 class ResumableLoader(DataLoader):

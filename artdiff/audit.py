@@ -1,0 +1,72 @@
+"""What is in a folder of pictures, without training: `python -m artdiff.audit data.root=DIR out=DIR`."""
+
+import logging
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig
+from PIL import Image
+
+from artdiff import UserError, runs
+from artdiff.config import check_audit, plain
+from artdiff.data.catalogue import Picture
+from artdiff.data.workers import Limits, read
+from artdiff.door import command, door, given
+
+log = logging.getLogger(__name__)
+
+MANIFEST, CARD = "manifest.tsv", "data_card.md"
+
+
+def audit(cfg: DictConfig) -> list[Path]:
+    """Look at every file below `data.root` → the files written to `out`, none of which was there before."""
+    config = plain(cfg)
+    check_audit(config)
+    out = Path(config["out"]).expanduser()
+    for name in (runs.SET_ASIDE, MANIFEST, CARD):
+        if (out / name).exists():
+            raise UserError(f"out={out} holds {name} already; choose another folder")
+
+    from hydra.utils import instantiate
+
+    from artdiff.data.card import data_card, report
+
+    data = instantiate(config["data"])
+    root, catalogue = data.take_stock()
+    if not catalogue.used:
+        raise UserError(f"data.root={root} holds no picture that can be read; what is there: {catalogue.tree}")
+    out.mkdir(parents=True, exist_ok=True)
+    catalogue.write_set_aside(out / runs.SET_ASIDE)
+    catalogue.write_manifest(out / MANIFEST)
+    (out / CARD).write_text(data_card(catalogue, root.absolute().name), encoding="utf-8")
+    written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
+    for number, label in enumerate([*catalogue.classes, None]):
+        pictures = [picture for picture in catalogue.used if picture.label == label]
+        if pictures:
+            name = (
+                "contact_sheet" if label is None else f"contact_sheet_{number}_{re.sub(r'[^A-Za-z0-9-]+', '_', label)}"
+            )
+            written.append(out / f"{name[:60]}.png")
+            _contact_sheet(root, pictures, config["contact_sheet"], data.limits).save(written[-1])
+    log.info("\n%s", report(catalogue, root.absolute().name))
+    log.info("written: %s", ", ".join(str(path) for path in written))
+    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", catalogue.digest(), runs.METADATA)
+    log.info("next:")
+    log.info("  %s", command("artdiff.train", *(word for word in given() if word.startswith("data."))))
+    return written
+
+
+def _contact_sheet(root: Path, pictures: list[Picture], count: int, limits: Limits) -> Image.Image:
+    """At most `count` of the pictures, spread evenly over the list."""
+    from artdiff import images
+
+    step = max(1, len(pictures) / count)
+    spread = [root / pictures[int(place * step)].path for place in range(min(count, len(pictures)))]
+    small = [images.thumbnail(picture) for _, picture in read(spread, limits) if not isinstance(picture, str)]
+    return images.sheet([(picture,) for picture in small])
+
+
+main = door(audit, config="audit")
+
+if __name__ == "__main__":
+    main()

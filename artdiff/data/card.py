@@ -1,0 +1,165 @@
+"""The data card of a folder: what is in it, what it represents, and what is not known of it.
+
+A Markdown file that begins with the front matter of a Hugging Face dataset card:
+https://huggingface.co/docs/hub/datasets-cards
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import yaml
+
+from artdiff.data.catalogue import Catalogue, Picture
+from artdiff.data.folder import shown
+
+NO_CLASS = "(no class)"
+MOST = 20
+"""Lines of a list; the rest is counted, and can be read in the manifest."""
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**9, "1M<n<10M"))
+LICENSES = frozenset(
+    {"cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "pddl", "mit"}
+    | {"cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "unknown"}
+)
+"""Names that a card's front matter may use as they are; any other is `other`, with its name beside."""
+
+
+def data_card(catalogue: Catalogue, name: str) -> str:
+    """The whole card, front matter first."""
+    front = yaml.safe_dump(_front_matter(catalogue, name), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{report(catalogue, name)}"
+
+
+def report(catalogue: Catalogue, name: str) -> str:
+    """What is in the folder, in Markdown."""
+    used, copies, set_aside = catalogue.used, catalogue.copies, catalogue.set_aside
+    sides = Counter(picture.split for picture in used)
+    parts = [
+        f"# {shown(name)}",
+        f"{len(used) + len(copies) + len(set_aside):,} files: {len(used):,} pictures ("
+        + ", ".join(f"{count:,} for {side}" for side, count in sorted(sides.items()))
+        + f"), {len(copies):,} copies of them left out, {len(set_aside):,} set aside.",
+        "## Classes",
+        _classes(catalogue),
+        "## Copies and look-alikes",
+        _duplicates(catalogue),
+        "## Set aside",
+        _counted("reason", (reason.partition(":")[0] for _, reason in set_aside)) or "Nothing.",
+        "## Licences",
+        _counted("licence", (picture.columns.get("license") or "unknown" for picture in used)),
+        "## Sources",
+        _counted("source", (picture.columns.get("source") or "unknown" for picture in used)),
+        "## Not known",
+        "Who chose these pictures and why, who made them, and whether they may be used to train a model: unknown, "
+        "unless it is said above. Whether the classes are right, no count shows: look at the contact sheets.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    count, classes = len(catalogue.used), catalogue.classes
+    licences = sorted({picture.columns.get("license") or "unknown" for picture in catalogue.used})
+    named = licences[0] if len(licences) == 1 else "several"
+    features: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}]
+    if classes:
+        names = {str(number): shown(label) for number, label in enumerate(classes)}
+        features.append({"name": "label", "dtype": {"class_label": {"names": names}}})
+    sides = Counter(picture.split for picture in catalogue.used)
+    return {
+        "pretty_name": shown(name),
+        "license": named.lower() if named.lower() in LICENSES else "other",
+        **({} if named.lower() in LICENSES else {"license_name": named}),
+        "task_categories": ["unconditional-image-generation", *(["image-classification"] if classes else [])],
+        "size_categories": [next(size for limit, size in SIZES if count < limit)],
+        "tags": ["art"],
+        "dataset_info": {
+            "features": features,
+            "splits": [{"name": side, "num_examples": sides[side]} for side in sorted(sides)],
+        },
+    }
+
+
+def _classes(catalogue: Catalogue) -> str:
+    by_class: dict[str, list[Picture]] = {}
+    for picture in catalogue.used:
+        by_class.setdefault(picture.label if picture.label is not None else NO_CLASS, []).append(picture)
+    if len(by_class) > 1:
+        by_class = dict(sorted(by_class.items())) | {"all": catalogue.used}
+    rows = []
+    for label, pictures in by_class.items():
+        sizes = [(picture.facts.width, picture.facts.height) for picture in pictures]
+        shapes = Counter(_shape(width / height) for width, height in sizes)
+        short = sorted(min(size) for size in sizes)
+        rows.append(
+            (
+                shown(label),
+                f"{len(pictures):,}",
+                _share(len(pictures), len(catalogue.used)),
+                f"{median(width for width, _ in sizes):.0f} x {median(height for _, height in sizes):.0f}",
+                f"{short[0]:,} to {short[-1]:,}",
+                *(_share(shapes[shape], len(pictures)) for shape in ("upright", "square", "wide")),
+                _share(sum(picture.facts.grey for picture in pictures), len(pictures)),
+            )
+        )
+    heading = ("class", "pictures", "share", "median size", "shorter side", "upright", "square", "wide", "grey")
+    table = _table(heading, rows)
+    counts = [len(pictures) for label, pictures in by_class.items() if label not in ("all", NO_CLASS)]
+    balance = f"\n\nThe largest class has {max(counts) / min(counts):.1f} times the pictures of the smallest."
+    return table + (balance if len(counts) > 1 else "")
+
+
+def _duplicates(catalogue: Catalogue) -> str:
+    by_path = {picture.path: picture for picture in catalogue.used}
+    pairs = [(one, by_path[one.copy_of]) for one in catalogue.copies if one.copy_of is not None]
+    across = [f"{one.path} = {other.path}" for one, other in pairs if one.label != other.label]
+    alike = [one for one in catalogue.used if one.looks_like is not None]
+    groups = {one.looks_like for one in alike}
+    looks = [
+        f"{one.path} ~ {one.looks_like}" for one in alike if one.label != by_path[one.looks_like or one.path].label
+    ]
+    lines = [
+        f"- {len(catalogue.copies):,} files have the content of another, which is used in their stead.",
+        f"- {len(across):,} of them lie in another class than that one{_some(across)}.",
+        f"- {len(catalogue.astray):,} of them lie on another side of the folders' split than that one, which is held "
+        f"out{_some(catalogue.astray)}.",
+        f"- {len(alike):,} pictures look alike, in {len(groups):,} groups that are kept on one side each.",
+        f"- {len(looks):,} of them look like one of another class{_some(looks)}.",
+    ]
+    return "\n".join(lines)
+
+
+def _some(items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    more = f"\n  - and {len(items) - MOST:,} more" if len(items) > MOST else ""
+    return ":" + "".join(f"\n  - {shown(item)}" for item in items[:MOST]) + more
+
+
+def _counted(what: str, items: Iterable[str]) -> str:
+    """A table of the items, the commonest first; nothing where there are none."""
+    counts = Counter(items)
+    rows = [(shown(item), f"{count:,}") for item, count in counts.most_common(MOST)]
+    if len(counts) > MOST:
+        rows.append(
+            (f"{len(counts) - MOST:,} others", f"{sum(counts.values()) - sum(sorted(counts.values())[-MOST:]):,}")
+        )
+    return _table((what, "files"), rows) if rows else ""
+
+
+def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (heading, *rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    padded = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
+    ]
+    return "\n".join([padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]])
+
+
+def _shape(ratio: float) -> str:
+    return "upright" if ratio < 0.95 else "wide" if ratio > 1.05 else "square"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %"

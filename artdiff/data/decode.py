@@ -1,0 +1,308 @@
+"""From the bytes of a file to right pixels: decoded in full, upright, sRGB, nothing transparent, fitted to a square.
+
+Needs Pillow and numpy only, so that a process that decodes starts in a fifth of a second.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from artdiff.data.similar import fingerprint
+
+MAX_PIXELS = 178_956_970
+"""The most pixels that are decoded of one picture: Pillow's own bound against decompression bombs. A JPEG is decoded
+at a fraction of its size where less is needed, and counts as that fraction."""
+
+MAX_TEXT = 64 * 2**20
+"""The most bytes of text that a PNG may unpack to: editors keep their history in it, and Pillow's 1 MiB is too few."""
+
+NOT_PICTURES = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+"""What Pillow opens without decoding it itself: EPS would start a program, the others are stubs."""
+
+GREY = 3.0
+"""A picture is grey where its channels differ by less than this on average, of 255."""
+
+WHITE = (255, 255, 255)
+Colour = tuple[int, int, int]
+Fit = Literal["squash", "crop", "pad"]
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what makes it upright (EXIF 2.32, tag 0x0112)."""
+
+_SIGNS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    ("SVG", lambda head: b"<svg" in head.lower()),
+    ("HTML", lambda head: b"<html" in head.lower() or head.lstrip().lower().startswith(b"<!doctype html")),
+    ("PDF", lambda head: head.lstrip().startswith(b"%PDF")),
+    ("PostScript", lambda head: head.startswith(b"%!PS") or head.startswith(b"\xc5\xd0\xd3\xc6")),
+    ("HEIC, which must first be converted to JPEG", lambda head: head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi")),
+    ("video", lambda head: head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"\0\0\1\xba"))),
+    ("archive", lambda head: head.startswith((b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf"))),
+    ("OpenEXR", lambda head: head.startswith(b"v/1\x01")),
+    ("Radiance HDR", lambda head: head.startswith(b"#?")),
+    ("text", lambda head: b"\0" not in head and head.isascii()),
+)
+"""What lies in folders of pictures and is none, each with how its first bytes look."""
+
+
+class Unreadable(Exception):
+    """This is not a picture that can be used; the message is the reason, in words for a person."""
+
+
+class Transform(NamedTuple):
+    """How every picture becomes a square: `size` pixels a side; `background` shows through and fills up."""
+
+    size: int
+    fit: Fit
+    background: Colour
+
+
+class Facts(NamedTuple):
+    """What is known of a picture: its upright size in pixels, whether it is grey, and its `similar.fingerprint`."""
+
+    width: int
+    height: int
+    grey: bool
+    fingerprint: str
+
+
+def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
+    """A file's bytes → uint8 (size,size,3) and its facts. Raises `Unreadable`."""
+    with _reasons(content):
+        picture, (width, height) = _open(content, draft=2 * transform.size)
+        picture = flat(picture, transform.background, enough=2 * transform.size)
+        square = fitted(picture, transform).convert("RGB")
+        whole = square if transform.fit == "squash" else picture.convert("RGB")
+        pixels = np.asarray(square)
+        looks = np.asarray(whole.resize((32, 32), Image.Resampling.BOX, reducing_gap=1.01))
+        grey = np.ptp(looks, axis=2).mean() < GREY
+        return pixels, Facts(width, height, bool(grey), fingerprint(looks))
+
+
+def to_rgb(content: bytes, background: Colour = WHITE) -> Image.Image:
+    """A file's bytes → the whole picture, upright sRGB. Raises `Unreadable`."""
+    with _reasons(content):
+        picture, _ = _open(content, draft=None)
+        return flat(picture, background).convert("RGB")
+
+
+def flat(picture: Image.Image, background: Colour, *, enough: int | None = None) -> Image.Image:
+    """A Pillow picture of any mode → upright, sRGB, mode RGB or L, laid on `background` where it is transparent.
+
+    A picture with more than twice `enough` pixels on its shorter side is first shrunk to no less than `enough`.
+    """
+    profile = picture.info.get("icc_profile")
+    picture = _upright(picture)
+    picture, alpha = _apart(picture)
+    if enough is not None and (alpha is not None or profile or picture.mode not in ("L", "RGB")):
+        factor = min(picture.size) // enough
+        if factor > 1:
+            if alpha is not None:  # what is transparent must not colour what is not
+                both = Image.merge("RGBA", (*picture.convert("RGB").split(), alpha)).reduce(factor)
+                picture, alpha = both.convert("RGB"), both.getchannel("A")
+            else:
+                picture = picture.reduce(factor)
+    picture = _to_srgb(picture, profile)
+    if alpha is None:
+        return picture
+    return Image.composite(picture.convert("RGB"), Image.new("RGB", picture.size, background), alpha)
+
+
+def fitted(picture: Image.Image, transform: Transform) -> Image.Image:
+    """A picture of mode RGB or L → a square: squashed, cropped to its middle, or padded with the background."""
+    width, height = picture.size
+    square = (transform.size, transform.size)
+    if transform.fit == "squash":
+        return _resized(picture, square)
+    if transform.fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resized(picture, square, (left, top, left + side, top + side))
+    scale = transform.size / max(width, height)
+    inner = _resized(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
+    paper = Image.new("RGB", square, transform.background)
+    paper.paste(inner, ((square[0] - inner.width) // 2, (square[1] - inner.height) // 2))
+    return paper
+
+
+def accept_large() -> None:
+    """For a process that does nothing but decode: let `MAX_PIXELS` and `MAX_TEXT` bound a picture, not Pillow."""
+    from PIL import PngImagePlugin
+
+    Image.MAX_IMAGE_PIXELS = None
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+    warnings.simplefilter("ignore")
+
+
+Box = tuple[float, float, float, float]
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:
+    return picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NOT_PICTURES)
+
+
+def _open(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode in full → the picture, and its upright size; a JPEG at a fraction of its size, `draft` a side at least."""
+    picture = Image.open(io.BytesIO(content), formats=_formats())
+    header = picture.size
+    drafted = draft is not None and picture.draft(None, (draft, draft)) is not None
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Unreadable(f"too large: {header[0]:,} x {header[1]:,}")
+    picture.load()
+    width, height = header if drafted else picture.size  # a TIFF is turned as it is loaded
+    return picture, (width, height) if _orientation(picture) < 5 else (height, width)
+
+
+class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
+    """Turns whatever the decoders raise on damaged input into `Unreadable`, in words."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __enter__(self) -> None:
+        if not self.content:
+            raise Unreadable("empty file")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, Unreadable | MemoryError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, Image.DecompressionBombError):
+            raise Unreadable(f"too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+        name = _looks_like(self.content)
+        if isinstance(error, UnidentifiedImageError):
+            if name is None:
+                raise Unreadable(_not_a_picture(self.content)) from None
+            error = _refusal(name, self.content)
+        what = " ".join(str(error).split()) or type(error).__name__
+        what = what.removesuffix(" when reading image file").replace("not identified by this driver", "no header")
+        if "truncated" in what.lower() or isinstance(error.__cause__ or error, struct.error):
+            raise Unreadable(f"truncated {name or 'picture'}") from None
+        raise Unreadable(f"damaged {name or 'picture'}: {what}") from None
+
+
+def _looks_like(content: bytes) -> str | None:
+    """The format whose signature the file begins with."""
+    for name in _formats():
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(content[:16]) is True:
+            return name
+    return None
+
+
+def _refusal(name: str, content: bytes) -> Exception:
+    """What the decoder for format `name` has against the file: `Image.open` keeps it to itself."""
+    try:
+        Image.OPEN[name][0](io.BytesIO(content), "")
+    except Exception as error:
+        return error
+    return ValueError("its header cannot be read")
+
+
+def _not_a_picture(content: bytes) -> str:
+    head = content[:512]
+    if not head.strip(b"\0"):
+        return "not a picture (nothing but zeros)"
+    kind = next((name for name, fits in _SIGNS if fits(head)), None)
+    return f"not a picture ({kind})" if kind else "not a picture"
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF says nothing of the picture
+        return 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _apart(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """→ (a picture without transparency, 8 bits a channel; what is opaque in it as mode L, or None)."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return _eight_bits(picture), _key_colour(picture)
+    if picture.mode in ("La", "RGBa"):  # multiplied by their alpha
+        picture = picture.convert(picture.mode.upper())
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+        return picture.convert("RGB"), None if alpha.getextrema() == (255, 255) else alpha
+    if picture.mode == "1":
+        return picture.convert("L"), None
+    if picture.mode in ("L", "RGB", "CMYK", "LAB"):
+        return picture, None
+    return picture.convert("RGB"), None
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floats → mode L, scaled by the smallest usual range that holds it."""
+    values = np.asarray(picture)
+    if picture.mode == "F" and not np.isfinite(values).all():
+        raise ValueError("it holds values that are no numbers")
+    low, high = float(values.min()), float(values.max())
+    if picture.mode.startswith("I;16"):
+        high = 65535.0
+    elif low < 0:
+        values = values - np.float32(low)
+        high = max(high - low, 1e-9)
+    else:
+        usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0, 2.0**32 - 1)
+        high = next((limit for limit in usual if high <= limit), high)
+    return Image.fromarray((values * np.float32(255 / high) + np.float32(0.5)).astype(np.uint8))
+
+
+def _key_colour(picture: Image.Image) -> Image.Image | None:
+    """What is opaque in a deep grey picture, of which PNG names one value that is not."""
+    key = picture.info.get("transparency")
+    if not isinstance(key, int):
+        return None
+    return Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """L, RGB, CMYK or LAB → L or RGB, by the embedded ICC profile where there is one that fits."""
+    if profile or picture.mode == "LAB":
+        convert = _conversion(profile, picture.mode)
+        if convert is not None:
+            return ImageCms.applyTransform(picture, convert) or picture
+    if picture.mode == "LAB":
+        raise ValueError("its LAB colours cannot be converted")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _conversion(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform to sRGB; None where the profile is sRGB already, is damaged, or is of other colours than `mode`."""
+    spaces = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
+    try:
+        if mode == "LAB":
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        else:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        if source.profile.xcolor_space.strip() != spaces[mode]:
+            return None
+        if (source.profile.profile_description or "").startswith(("sRGB IEC61966", "sRGB built-in")):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,183 @@
+"""What a file's place in the tree and a metadata file say of it: its class, its split, and what is known of it.
+
+Understood are class folders, nested or not, under the root or under one wrapping folder; a flat folder; splits
+(`train/ val/`, `training_set/ validation_set/`), anywhere in the tree and more than once, with classes below; and
+`metadata.csv` or `metadata.jsonl` as in Hugging Face's imagefolder: https://huggingface.co/docs/datasets/image_dataset
+"""
+
+import csv
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from artdiff import UserError
+from artdiff.data.folder import File, SetAside, shown, tree
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "validation", "test"]
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+
+SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset", "traindata", "trainingdata"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset", "validationset", "devset"), "validation"),
+    **dict.fromkeys(("validationdata", "valdata"), "validation"),
+    **dict.fromkeys(("test", "testing", "testset", "testdata"), "test"),
+}
+"""What folders of splits are called, without case, spaces, `_` and `-`."""
+
+
+class Place(NamedTuple):
+    """What is said of a file: its class, the split that its folders name, and the columns of its metadata."""
+
+    label: str | None
+    split: Split | None
+    columns: dict[str, str]
+
+
+class Metadata(NamedTuple):
+    """What a metadata file says: its rows by the picture's path below the root, and whether they have labels."""
+
+    rows: dict[str, dict[str, str]]
+    labelled: bool
+
+
+class Layout(NamedTuple):
+    """The `files` to look into, each with its place, and those that the layout itself sets aside."""
+
+    files: list[File]
+    places: list[Place]
+    set_aside: list[SetAside]
+
+
+def lay_out(root: Path, files: list[File]) -> Layout:
+    """Find out how the folder is laid out. Raises `UserError` for a metadata file that cannot be read."""
+    set_aside = [(file.path, "metadata of the pictures") for file in files if _is_metadata(file)]
+    metadata = _read_metadata(root, files)
+    files = [file for file in files if not _is_metadata(file)]
+    likely = [file for file in files if file.is_named_like_a_picture] or files
+    parents = _parents_of_splits(likely)
+    if parents:
+        kept, places = [], []
+        for file in files:
+            where = _in_split(file.folders, parents)
+            if where is None:
+                set_aside.append((file.path, "lies beside the folders of splits (train, validation), not in them"))
+            else:
+                kept.append(file)
+                places.append(Place(where[1], where[0], {}))
+        if not any(place.split == "validation" for place in places):  # train and test alone
+            places = [place._replace(split="validation") if place.split == "test" else place for place in places]
+        files = kept
+    else:
+        depth = _wrapping(root, likely)
+        places = [Place(next(iter(file.folders[depth:]), None), None, {}) for file in files]
+    places = [_described(file, place, metadata) for file, place in zip(files, places, strict=True)]
+    return Layout(files, places, set_aside)
+
+
+def _parents_of_splits(files: list[File]) -> set[tuple[str, ...]]:
+    """The folders that hold a folder for training beside one that is not."""
+    below: dict[tuple[str, ...], set[Split]] = defaultdict(set)
+    for folders in {file.folders for file in files}:
+        for depth, name in enumerate(folders):
+            split = _split(name)
+            if split is not None:
+                below[folders[:depth]].add(split)
+    return {parent for parent, splits in below.items() if "train" in splits and len(splits) > 1}
+
+
+def _in_split(folders: tuple[str, ...], parents: set[tuple[str, ...]]) -> tuple[Split, str | None] | None:
+    """→ (split, class) of a file in `folders`; None where it lies in no split."""
+    for depth, name in enumerate(folders):
+        split = _split(name)
+        if split is not None and folders[:depth] in parents:
+            return split, next(iter(folders[depth + 1 :]), None)
+    return None
+
+
+def _split(name: str) -> Split | None:
+    return SPLITS.get(name.lower().translate(str.maketrans("", "", " _-")))
+
+
+def _wrapping(root: Path, files: list[File]) -> int:
+    """How many folders wrap everything: each the only one, with nothing but several folders in the last."""
+    folders = {file.folders for file in files}
+    first, last = min(folders), max(folders)  # what these share, all share
+    common = first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+    inside = {each[len(common) : len(common) + 1] for each in folders}
+    if not common or len(inside) < 2 or () in inside:
+        return 0
+    right = root.joinpath(*common)
+    log.warning("data.root=%s wraps one folder; reading it as data.root=%s (%s)", root, right, tree(files, depth=3))
+    return len(common)
+
+
+def _is_metadata(file: File) -> bool:
+    return file.path.rpartition("/")[2] in METADATA
+
+
+def _read_metadata(root: Path, files: list[File]) -> dict[str, Metadata]:
+    """→ what the metadata files say, by the folder that they lie in."""
+    found: dict[str, Metadata] = {}
+    known = {file.path for file in files}
+    for path in (file.path for file in files if _is_metadata(file)):
+        folder = path.rpartition("/")[0]
+        rows = found.pop(folder, Metadata({}, False)).rows
+        for line, row in _rows(root / path):
+            name = row.pop("file_name", "").replace("\\", "/")
+            if not name:
+                raise UserError(f"{shown(str(root / path))}, line {line}: no file_name, which is the picture's path")
+            rows["/".join(filter(None, (folder, name.removeprefix("./"))))] = row
+        absent = len(rows.keys() - known)
+        if absent:
+            log.warning("%s describes %s files that are not there", root / path, f"{absent:,}")
+        found[folder] = Metadata(rows, any("label" in row for row in rows.values()))
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a metadata file, with their numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            if path.suffix == ".csv":
+                reader = csv.DictReader(stream)
+                if "file_name" not in (reader.fieldnames or ()):
+                    raise UserError(f"{path} has the columns {reader.fieldnames}, expected file_name among them")
+                for row in reader:
+                    yield reader.line_num, {key: value or "" for key, value in row.items() if key is not None}
+                return
+            for line, text in enumerate(stream, 1):
+                if not text.strip():
+                    continue
+                row = json.loads(text)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, line {line}: expected an object, got {text.strip()[:40]}")
+                yield line, {key: _text(value) for key, value in row.items()}
+    except (ValueError, csv.Error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place:
+    """`place` with what the nearest metadata file above says; where that has labels, folders have no say."""
+    if not metadata:
+        return place
+    for depth in range(len(file.folders), -1, -1):
+        said = metadata.get("/".join(file.folders[:depth]))
+        if said is not None:
+            columns = dict(said.rows.get(file.path, {}))
+            label = columns.pop("label", None) or None
+            return Place(label if said.labelled else place.label, place.split, columns)
+    return place

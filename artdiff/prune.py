@@ -1,0 +1,36 @@
+"""Remove decoded pictures that were not used for a while: `python -m artdiff.prune unused_days=30`."""
+
+import logging
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from artdiff.config import check_pruning, plain
+from artdiff.data import cache
+from artdiff.door import door
+
+log = logging.getLogger(__name__)
+
+
+def prune(cfg: DictConfig) -> int:
+    """Remove what was not used for `unused_days` and what only artdiff keeps, in the cache's folder → bytes freed."""
+    config = plain(cfg)
+    check_pruning(config)
+    folder = cache.default_folder() if config["cache_dir"] is None else Path(config["cache_dir"]).expanduser()
+    freed = 0
+    for one in cache.kept(folder):
+        days = (time.time() - one.used) / 86400
+        fate = "kept"
+        if days >= config["unused_days"]:
+            fate = "would be removed" if config["dry_run"] else "removed" if cache.remove(one) else "kept, in use"
+            freed += one.bytes if fate == "removed" else 0
+        log.info("%s: %s, %.2f GB, last used %.0f days ago", fate, one.what, one.bytes / 1e9, days)
+    log.info("%.2f GB freed in %s", freed / 1e9, folder)
+    return freed
+
+
+main = door(prune, config="prune")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Every kind of picture becomes the right pixels, and what is none says why in words."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from artdiff.data.decode import MAX_PIXELS, Transform, Unreadable, decode, fitted, flat, to_rgb
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+SQUASH = Transform(16, "squash", WHITE)
+
+
+def encoded(picture, format="PNG", **options):
+    stream = io.BytesIO()
+    picture.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def noise(width, height, seed=0, cells=8):
+    """Soft spots of colour, some `cells` pixels apart."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // cells + 1, width // cells + 1, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def grey(value, bits):
+    """A PNG of one value of 16-bit grey, or a TIFF of 32 bits."""
+    if bits == 16:
+        return encoded(Image.fromarray(np.full((4, 4), value, np.uint16)))
+    return encoded(Image.fromarray(np.full((4, 4), value, np.int32)), "TIFF")
+
+
+def palette(transparent):
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([*BLACK, *GREEN])
+    return encoded(picture, transparency=1 if transparent else 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (encoded(Image.new("RGB", (4, 4), RED)), RED),
+        (encoded(Image.new("L", (4, 4), 77)), (77, 77, 77)),
+        (encoded(Image.new("1", (4, 4), 1)), WHITE),
+        (encoded(Image.new("P", (4, 4), "red")), RED),
+        (palette(transparent=False), GREEN),
+        (palette(transparent=True), BLUE),
+        (encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), RED),
+        (encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
+        (encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
+        (encoded(Image.new("RGBA", (4, 4), (*RED, 0))), BLUE),
+        (encoded(Image.new("RGBA", (4, 4), (*RED, 51))), (51, 0, 204)),
+        (encoded(Image.new("LA", (4, 4), (0, 51))), (0, 0, 204)),
+        (encoded(Image.new("RGB", (4, 4), RED), transparency=RED), BLUE),
+        (encoded(Image.new("L", (4, 4), 9), transparency=9), BLUE),
+        (grey(0, 16), BLACK),
+        (grey(65535 // 3, 16), (85, 85, 85)),
+        (grey(300, 16), (1, 1, 1)),
+        (grey(65535, 16), WHITE),
+        (grey(65535 // 3, 32), (85, 85, 85)),
+        (grey(85, 32), (85, 85, 85)),
+        (encoded(Image.fromarray(np.full((4, 4), 1 / 3, np.float32)), "TIFF"), (85, 85, 85)),
+        (encoded(Image.new("RGB", (4, 4), RED), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4))]), RED),
+    ],
+    ids=["RGB", "L", "1-bit", "P", "P opaque", "P clear", "CMYK", "YCbCr", "LAB", "RGBA clear", "RGBA one fifth"]
+    + ["LA one fifth", "RGB key", "L key", "16-bit black", "16-bit third", "16-bit dark", "16-bit white"]
+    + ["32-bit third", "32-bit small", "float", "animation"],
+)  # fmt: skip
+def test_every_mode_has_the_right_colour(content, colour):
+    pixels, _ = decode(content, Transform(16, "squash", BLUE))
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels[8, 8].astype(int) - colour).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "colour"),
+    [
+        (Image.new("RGBA", (4, 4), (100, 0, 0, 51)).convert("RGBa"), (20 + 80, 80, 80)),
+        (Image.new("LA", (4, 4), (100, 51)).convert("La"), (100, 100, 100)),
+        (Image.new("PA", (4, 4), (0, 0)), (100, 100, 100)),
+        (Image.new("HSV", (4, 4), (0, 255, 255)), RED),
+    ],
+    ids=["RGBa", "La", "PA", "HSV"],
+)
+def test_modes_that_no_file_has_but_decoders_give(picture, colour):
+    pixel = flat(picture, (100, 100, 100)).convert("RGB").getpixel((1, 1))
+    assert np.abs(np.subtract(pixel, colour)).max() <= 1
+
+
+def test_a_transparent_16_bit_grey_is_laid_on_the_background():
+    content = bytearray(grey(4096, 16))
+    chunk = b"tRNS" + struct.pack(">H", 4096)
+    at = content.index(b"IDAT") - 4
+    content[at:at] = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert decode(bytes(content), Transform(16, "squash", BLUE))[0][8, 8].tolist() == list(BLUE)
+
+
+def test_what_is_transparent_does_not_colour_its_neighbours():
+    pixels = np.zeros((400, 400, 4), np.uint8)
+    pixels[:, ::2] = (255, 0, 0, 255)
+    pixels[:, 1::2] = (0, 255, 0, 0)  # green, if it could be seen
+    content = encoded(Image.fromarray(pixels))
+    assert np.abs(decode(content, Transform(16, "squash", WHITE))[0].astype(int) - (255, 128, 128)).max() <= 2
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_turn_is_applied(turn):
+    upright = noise(48, 32)
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the operation of Pillow's that undoes each
+    stored = upright if turn == 1 else upright.transpose(Image.Transpose(back[turn]))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for format, options in (("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("TIFF", {})):
+        content = encoded(stored, format, exif=exif, **options)
+        assert np.abs(np.asarray(to_rgb(content), int) - np.asarray(upright, int)).mean() < 2, format
+        _, facts = decode(content, SQUASH)
+        assert (facts.width, facts.height) == (48, 32)
+
+
+def test_damaged_exif_does_no_harm():
+    content = encoded(noise(32, 32), "JPEG", exif=b"Exif\0\0MM\x13*\0\0\0\x08nonsense")
+    assert to_rgb(content).size == (32, 32)
+
+
+def _profile(name):
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+
+
+def _swapped():
+    """An sRGB profile whose red and green primaries change places: what is red by its numbers is green."""
+    profile = bytearray(_profile("sRGB"))
+    red, green = (profile.index(tag, 128) for tag in (b"rXYZ", b"gXYZ"))
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
+    return bytes(profile).replace(b"sRGB", b"swap").replace(b"s\0R\0G\0B", b"s\0w\0a\0p")
+
+
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0})])
+def test_an_embedded_profile_is_converted_to_srgb(format, options):
+    content = encoded(Image.new("RGB", (64, 64), RED), format, icc_profile=_swapped(), **options)
+    assert np.abs(decode(content, SQUASH)[0].astype(int) - GREEN).max() <= 3
+    clear = Image.new("RGBA", (64, 64), (*RED, 51))
+    assert np.abs(np.asarray(flat_of(clear, _swapped()), int) - (204, 255, 204)).max() <= 3
+
+
+def flat_of(picture, profile):
+    return to_rgb(encoded(picture, icc_profile=profile))
+
+
+@pytest.mark.parametrize("profile", [b"damaged", _profile("LAB"), _profile("sRGB")])
+def test_a_profile_that_says_nothing_changes_nothing(profile):
+    assert flat_of(Image.new("RGB", (4, 4), RED), profile).getpixel((1, 1)) == RED
+
+
+def test_fits():
+    """A wide picture, red left, green in the middle half, blue right."""
+    picture = Image.new("RGB", (64, 32), GREEN)
+    picture.paste(RED, (0, 0, 16, 32))
+    picture.paste(BLUE, (48, 0, 64, 32))
+    squashed, cropped, padded = (
+        np.asarray(fitted(picture, Transform(16, fit, BLACK)), int) for fit in ("squash", "crop", "pad")
+    )
+    for row in (0, 8, 15):
+        assert [squashed[row, column].argmax() for column in (1, 8, 14)] == [0, 1, 2]
+    assert np.abs(cropped - GREEN).mean() < 8
+    assert padded[2].max() == padded[13].max() == 0
+    assert [padded[8, column].argmax() for column in (1, 8, 14)] == [0, 1, 2]
+
+
+def test_a_large_jpeg_decoded_small_stays_near_the_full_picture():
+    content = encoded(noise(1200, 900, cells=40), "JPEG", quality=90)
+    expected = np.asarray(to_rgb(content).resize((64, 64), Image.Resampling.LANCZOS), int)
+    pixels, facts = decode(content, Transform(64, "squash", WHITE))
+    assert np.abs(pixels - expected).mean() < 2
+    assert (facts.width, facts.height) == (1200, 900)
+
+
+def test_grey_is_told_from_colour():
+    assert decode(encoded(noise(64, 64).convert("L").convert("RGB"), "JPEG"), SQUASH)[1].grey
+    assert not decode(encoded(noise(64, 64), "JPEG"), SQUASH)[1].grey
+
+
+def test_a_wrong_extension_does_not_matter_since_it_is_not_asked_for():
+    assert decode(encoded(Image.new("RGB", (4, 4), RED), "WEBP", lossless=True), SQUASH)[0][8, 8].tolist() == list(RED)
+
+
+def _bomb():
+    """A PNG that says it is 90,000 x 90,000."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 90_000, 90_000, 8, 2, 0, 0, 0)
+    chunks = (header, b"IDAT" + zlib.compress(bytes(100)), b"IEND")
+    packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+JPEG = encoded(noise(64, 64), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html></html>", "not a picture (HTML)"),
+        (b"<?xml version='1.0'?><svg></svg>", "not a picture (SVG)"),
+        (b"%PDF-1.7", "not a picture (PDF)"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture (PostScript)"),
+        (b"PK\3\4zip", "not a picture (archive)"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "not a picture (HEIC, which must first be converted to JPEG)"),
+        (b"dear diary", "not a picture (text)"),
+        (bytes(2000), "not a picture (nothing but zeros)"),
+        (bytes(range(1, 255)), "not a picture"),
+        (JPEG[: len(JPEG) // 2], "truncated JPEG"),
+        (JPEG[:20], "damaged JPEG: no header"),
+        (_bomb(), "too large: 90,000 x 90,000"),
+        (encoded(noise(64, 64))[:-40], "truncated PNG"),
+    ],
+)
+def test_what_is_no_picture_says_why(content, reason, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as in the processes that decode
+    with pytest.raises(Unreadable) as caught:
+        decode(content, SQUASH)
+    assert str(caught.value) == reason
+
+
+def test_pixels_are_counted_after_a_jpeg_was_made_smaller(monkeypatch):
+    content = encoded(Image.new("L", (4000, 4000)), "JPEG")
+    monkeypatch.setattr("artdiff.data.decode.MAX_PIXELS", MAX_PIXELS // 100)
+    assert decode(content, SQUASH)[1].width == 4000
+    with pytest.raises(Unreadable, match="too large: 4,000 x 4,000"):
+        to_rgb(content)

@@ -1,0 +1,201 @@
+"""Every file is found, the layout is understood, and a folder that cannot be used is one clear line."""
+
+import json
+import os
+
+import pytest
+from conftest import put
+
+from artdiff import UserError
+from artdiff.data import folder
+from artdiff.data.layout import lay_out
+
+
+def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
+    names = ["a/deep/er/one.jpg", "a/odd näme\n.jpg", "b/two.jpg", "loose.jpg"]
+    for name in [*names, ".ipynb_checkpoints/x.jpg", ".DS_Store", "a/.hidden/y.jpg"]:
+        put(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a/nowhere.jpg").symlink_to("nothing")
+    (tmp_path / "a/itself.jpg").symlink_to("itself.jpg")
+    os.mkfifo(tmp_path / "b/pipe.jpg")
+    files, set_aside = folder.scan(tmp_path)
+    assert [file.path for file in files] == names
+    assert [(file.bytes, file.mtime) for file in files] == [
+        ((tmp_path / name).stat().st_size, (tmp_path / name).stat().st_mtime_ns) for name in names
+    ]
+    assert [(path, reason.partition(":")[0]) for path, reason in set_aside] == [
+        (".DS_Store", "hidden"),
+        (".ipynb_checkpoints/x.jpg", "hidden"),
+        ("a/.hidden/y.jpg", "hidden"),
+        ("a/itself.jpg", "cannot be read"),
+        ("a/nowhere.jpg", "cannot be read"),
+        ("b/pipe.jpg", "not a file but a pipe, a socket or a device"),
+    ]
+
+
+def test_names_that_are_no_text_are_found(tmp_path):
+    try:
+        put(tmp_path / "good.jpg").rename(os.fsdecode(bytes(tmp_path) + b"/b\xe4d.jpg"))
+    except OSError:
+        pytest.skip("this disk holds text alone")
+    assert [file.path for file in folder.scan(tmp_path).files] == ["b\udce4d.jpg"]
+    assert folder.shown("b\udce4d\n.jpg") == "b\\xe4d\\n.jpg"
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    put(tmp_path / "elsewhere/one.jpg")
+    root = tmp_path / "root"
+    for name in "abcdefghij":  # ten folders that each link to all: 10! ways through them
+        put(root / name / "own.jpg")
+        for other in "abcdefghij":
+            (root / name / f"to_{other}").symlink_to(root / other)
+    (root / "up").symlink_to(root)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    paths = [file.path for file in folder.scan(root).files]
+    assert paths == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path):
+    put(tmp_path / "open/one.jpg")
+    (tmp_path / "closed").mkdir(mode=0)
+    files, set_aside = folder.scan(tmp_path)
+    assert len(files) == 1
+    assert set_aside == [("closed/", "permission denied: this folder cannot be listed")]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, r"did you mean data.root=.*/rot\? .* holds rot/; expected pictures"),
+        (lambda root: root.mkdir(), r"holds nothing; did you mean data.root=.*/rot\? expected pictures"),
+        (lambda root: (root / "class").mkdir(parents=True), "holds only the empty folder class/; did you mean"),
+        (lambda root: root.write_text("x"), "is a file, not a folder; expected"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, make, message):
+    put(tmp_path / "rot/class/one.jpg")
+    make(tmp_path / "root")
+    with pytest.raises(UserError, match=message) as caught:
+        folder.scan(tmp_path / "root")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_above_keeps_what_is_right_below(tmp_path):
+    put(tmp_path / "archive/training_set/art/one.jpg")
+    with pytest.raises(UserError, match=r"did you mean data.root=.*/archive/training_set\?"):
+        folder.check(tmp_path / "Archiv/training_set")
+
+
+# layout
+
+
+def layout_of(root, *names):
+    """→ {file: (class, split)}."""
+    for name in names:
+        put(root / name)
+    files = folder.scan(root).files
+    found = lay_out(root, files)
+    assert len(found.files) + len(found.set_aside) == len(files)
+    return {
+        file.path: (place.label, place.split) for file, place in zip(found.files, found.places, strict=True)
+    } | dict(found.set_aside)
+
+
+def test_classes_are_the_first_folders(tmp_path):
+    assert layout_of(tmp_path, "loose.jpg", "b/two.jpg", "a/deep/er/one.jpg") == {
+        "loose.jpg": (None, None),
+        "b/two.jpg": ("b", None),
+        "a/deep/er/one.jpg": ("a", None),
+    }
+
+
+@pytest.mark.parametrize("names", [("one.jpg", "two.jpg"), ("only/one.jpg", "only/two.jpg")])
+def test_flat_and_single_folders(tmp_path, names):
+    label = "only" if "/" in names[0] else None
+    assert set(layout_of(tmp_path, *names).values()) == {(label, None)}
+
+
+def test_one_wrapping_folder_is_looked_through(tmp_path, caplog):
+    found = layout_of(tmp_path, "wrapper/art/a/one.jpg", "wrapper/art/b/two.jpg", "wrapper/README.txt")
+    assert found["wrapper/art/a/one.jpg"] == ("a", None)
+    assert found["wrapper/art/b/two.jpg"] == ("b", None)
+    assert f"reading it as data.root={tmp_path}/wrapper/art (wrapper/art/a 1, wrapper/art/b 1)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"), [("train", "val"), ("training_set", "validation_set"), ("Train", "test")]
+)
+def test_folders_may_say_the_split(tmp_path, train, validation):
+    assert layout_of(tmp_path, f"{train}/a/x/one.jpg", f"{validation}/b/two.jpg", f"{train}/three.jpg") == {
+        f"{train}/a/x/one.jpg": ("a", "train"),
+        f"{validation}/b/two.jpg": ("b", "validation"),
+        f"{train}/three.jpg": (None, "train"),
+    }
+
+
+def test_a_test_folder_beside_a_validation_folder_is_neither(tmp_path):
+    found = layout_of(tmp_path, "train/a/1.jpg", "valid/a/2.jpg", "test/a/3.jpg", "notes/4.jpg")
+    assert [split for _, split in list(found.values())[:3]] == ["test", "train", "validation"]
+    assert found["notes/4.jpg"].startswith("lies beside the folders of splits")
+
+
+def test_a_doubled_archive_is_two_splits(tmp_path):
+    tops = ("dataset/dataset_updated", "musemart/dataset_updated")
+    names = [f"{top}/{side}/{label}/1.jpg" for top in tops for side in ("training_set", "validation_set") for label in "ab"]
+    found = layout_of(tmp_path, *names)
+    assert found["musemart/dataset_updated/validation_set/b/1.jpg"] == ("b", "validation")
+    assert found["dataset/dataset_updated/training_set/a/1.jpg"] == ("a", "train")
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    found = layout_of(tmp_path, "boat/1.jpg", "car/2.jpg", "train/3.jpg")
+    assert found["train/3.jpg"] == ("train", None)
+
+
+def metadata_of(root):
+    found = lay_out(root, folder.scan(root).files)
+    return {file.path: place for file, place in zip(found.files, found.places, strict=True)}, found.set_aside
+
+
+def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
+    for name in ("images/1.jpg", "images/2.jpg", "images/3.jpg"):
+        put(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,label,license,text\nimages/1.jpg,ink,cc0-1.0,\"a horse,\nrunning\"\nimages/2.jpg,oil,,\nlost.jpg,x,,\n",
+        encoding="utf-8-sig",
+    )
+    places, set_aside = metadata_of(tmp_path)
+    assert [place.label for place in places.values()] == ["ink", "oil", None]
+    assert places["images/1.jpg"].columns == {"license": "cc0-1.0", "text": "a horse,\nrunning"}
+    assert set_aside == [("metadata.csv", "metadata of the pictures")]
+    assert "describes 1 files that are not there" in caplog.text
+
+
+def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):
+    for name in ("train/ink/1.jpg", "val/oil/2.jpg"):
+        put(tmp_path / name)
+    row = {"file_name": "ink/1.jpg", "source": "a book", "year": 1880, "title": None}
+    (tmp_path / "train/metadata.jsonl").write_text(json.dumps(row) + "\n\n")
+    places, _ = metadata_of(tmp_path)
+    assert places["train/ink/1.jpg"] == ("ink", "train", {"source": "a book", "year": "1880", "title": ""})
+    assert places["val/oil/2.jpg"] == ("oil", "validation", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "name,label\n1.jpg,a\n", r"has the columns \['name', 'label'\], expected file_name among them"),
+        ("metadata.csv", "file_name,label\n,a\n", "metadata.csv, line 2: no file_name"),
+        ("metadata.csv", b"file_name\n\xff.jpg\n", "cannot be read as CSV"),
+        ("metadata.jsonl", '{"file_name": "1.jpg"\n', "cannot be read as JSONL"),
+        ("metadata.jsonl", '["1.jpg"]\n', r"line 1: expected an object, got \[\"1.jpg\"\]"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_one_clear_line(tmp_path, name, text, message):
+    put(tmp_path / "1.jpg")
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        metadata_of(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,121 @@
+"""A hostile file costs one entry: decoders that crash, hang, take all memory or write nothing are survived."""
+
+import os
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import picture, put
+from PIL import Image
+
+from artdiff import UserError
+from artdiff.data import workers
+from artdiff.data.decode import Transform
+from artdiff.data.workers import Job, Limits, Rows
+
+TRANSFORM = Transform(16, "squash", (255, 255, 255))
+LIMITS = Limits(seconds=20, gigabytes=2)
+
+HOSTILE = """
+    import os, signal, time
+    from PIL import Image, ImageFile
+
+    class Hostile(ImageFile.ImageFile):
+        format = "HOSTILE"
+
+        def _open(self):
+            self._size, self._mode = (8, 8), "RGB"
+
+        def load(self):
+            self.fp.seek(7)
+            what = self.fp.read()
+            if what == b"crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if what == b"hang":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
+                while True:
+                    time.sleep(1)
+            if what == b"eat":
+                eaten = bytearray(2**32)
+            if what == b"exit":
+                os._exit(7)
+            if what == b"odd":
+                raise KeyError("no such thing")
+
+    Image.register_open("HOSTILE", Hostile, lambda start: start.startswith(b"HOSTILE"))
+"""
+"""A decoder that does what damaged libraries do, put where every Python process of the test loads it."""
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(textwrap.dedent(HOSTILE))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
+
+def jobs_for(*paths):
+    return [Job(str(path), path.stat().st_size, path.stat().st_mtime_ns, row) for row, path in enumerate(paths)]
+
+
+def outcomes(jobs, limits=LIMITS, rows=None):
+    return {os.path.basename(job.path): outcome for job, outcome in workers.run(jobs, TRANSFORM, limits, rows=rows)}
+
+
+@pytest.mark.usefixtures("hostile")
+def test_hostile_files_cost_one_entry_each(tmp_path):
+    for name in ("crash", "hang", "eat", "exit", "odd"):
+        (tmp_path / name).write_bytes(b"HOSTILE" + name.encode())
+    good = [put(tmp_path / f"{index}.jpg") for index in range(20)]
+    paths = [*good[:10], *(tmp_path / name for name in ("crash", "hang", "eat", "exit", "odd")), *good[10:]]
+    found = outcomes(jobs_for(*paths), Limits(seconds=2, gigabytes=1))
+    assert len(found) == 25
+    assert all(found[path.name].facts is not None for path in good)
+    assert {name: found[name].reason for name in ("crash", "hang", "eat", "exit", "odd")} == {
+        "crash": "its decoder crashed (SIGSEGV)",
+        "hang": "took longer than 2 s to decode",
+        "eat": "needs more than 1 GB of memory to decode",
+        "exit": "its decoder crashed (exit code 7)",
+        "odd": "damaged HOSTILE: 'no such thing'",
+    }
+
+
+def test_rows_are_written_where_they_belong(tmp_path):
+    paths = [put(tmp_path / f"{index}.jpg", index) for index in range(12)]
+    target = tmp_path / "rows"
+    target.write_bytes(bytes(100 + 12 * 768))
+    found = outcomes(jobs_for(*paths), rows=Rows(str(target), 100, 768))
+    pixels = np.frombuffer(target.read_bytes()[100:], np.uint8).reshape(12, 16, 16, 3)
+    for row, path in enumerate(paths):
+        expected = np.asarray(picture(row).resize((16, 16), Image.Resampling.BICUBIC), int)
+        assert np.abs(pixels[row] - expected).mean() < 6
+        assert found[path.name].facts[:2] == (48, 40)
+
+
+def test_rows_that_cannot_be_written_are_said(tmp_path):
+    with pytest.raises(UserError, match="/dev/full cannot be written: No space left"):
+        outcomes(jobs_for(put(tmp_path / "one.jpg")), rows=Rows("/dev/full", 0, 768))
+
+
+def test_a_file_that_changes_meanwhile_is_not_taken_for_the_old_one(tmp_path):
+    path = put(tmp_path / "one.jpg")
+    jobs = jobs_for(path)
+    os.utime(path, ns=(0, 0))
+    gone = jobs_for(put(tmp_path / "two.jpg"))
+    (tmp_path / "two.jpg").unlink()
+    found = outcomes([*jobs, *gone])
+    assert found["one.jpg"].reason == "cannot be read: it changed meanwhile"
+    assert found["two.jpg"].reason == "cannot be read: No such file or directory"
+    assert not any(outcome.lasting for outcome in found.values())
+
+
+def test_whole_pictures(tmp_path):
+    paths = [put(tmp_path / f"{index}.jpg", index) for index in range(6)]
+    (tmp_path / "page.jpg").write_text("<html>")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = dict(workers.read([*paths, tmp_path / "page.jpg", tmp_path / "pipe.jpg", tmp_path / "none.jpg"], LIMITS))
+    for index, path in enumerate(paths):
+        assert np.abs(np.asarray(found[path], int) - np.asarray(picture(index), int)).mean() < 6
+    assert found[tmp_path / "page.jpg"] == "not a picture (HTML)"
+    assert found[tmp_path / "pipe.jpg"] == "not a file but a pipe, a socket or a device"
+    assert found[tmp_path / "none.jpg"] == "cannot be read: No such file or directory"
