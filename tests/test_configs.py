@@ -77,6 +77,14 @@ def test_a_sweep_varies_values_that_exist(sweep):
         ("optimizer.lr=fast", "optimizer.lr must be a number, got fast"),
         ("trainer.devices=2", "trainer.devices must be 1, got 2"),
         ("trainer.precision=fp16", "trainer.precision must be auto or 32-true or bf16-mixed or 16-mixed, got fp16"),
+        ("data.fit=stretch", "data.fit must be squash or crop or pad, got stretch"),
+        ("data.background=12", "data.background must be a colour's name or #rrggbb, got 12"),
+        ("data.flip=2", "data.flip must be a share from 0 to 1, got 2"),
+        ("data.min_side=-1", "data.min_side must be a whole number of at least 0, got -1"),
+        ("data.resident=gpu", "data.resident must be auto or True or False, got gpu"),
+        ("data.num_workers=-1", "data.num_workers must be a whole number of at least 0, got -1"),
+        ("data.limits.seconds=0", "data.limits.seconds must be more than 0, got 0"),
+        ("data.exclude=nowhere.txt", "data.exclude=nowhere.txt is no file; expected a list of paths or SHA-256 hashes"),
         ("data.root=2024", "data.root=2024 does not exist"),
         ("data.root=nowhere", "data.root=nowhere does not exist"),
         ("loss.perceptual.weights=vgg.pth", "vgg.pth is no file; expected auto, imagenet, random or a file"),
@@ -86,3 +94,11 @@ def test_a_mistake_is_one_clear_line(art, tmp_path, override, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         check_training(plain(small(art, tmp_path, override)))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_written_lies_outside_the_pictures(art, tmp_path):
+    for name, place in (("run_dir", f"run_dir={art}/runs/x"), ("data.cache_dir", f"data.cache_dir={art}")):
+        with pytest.raises(ValueError, match=f"{name}=.* lies in data.root=.*, among the pictures"):
+            check_training(plain(small(art, tmp_path, place)))
+    with pytest.raises(ValueError, match=r"data.resident=true needs data.cache=true"):
+        check_training(plain(small(art, tmp_path, "data.resident=true", "data.cache=false")))

@@ -1,160 +1,48 @@
-import os
+"""From files to batches: the same ones, in the same order, whatever way the pixels take."""
+
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import composed, picture, put
+from hydra.utils import instantiate
 from PIL import Image
 
 from artdiff import UserError, images
-from artdiff.data import cache, folder, sample_art
-from artdiff.data.datamodule import NO_LABEL, ArtDataModule
-from artdiff.data.sampler import ResumableLoader, ShuffledOrder
+from artdiff.config import plain
+from artdiff.data import augment, folder, pixels, sample_art
+from artdiff.data.datamodule import NO_LABEL
+from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
 
 
 def module(root, **changes):
-    settings = {"image_size": 16, "batch_size": 4, "val_fraction": 0.2, "seed": 0, "cache_dir": None}
-    data = ArtDataModule(root=None if root is None else str(root), **settings | changes)
+    config = plain(composed("train", "run_dir=unused", "data.image_size=16", "data.batch_size=4"))["data"]
+    data = instantiate(config | {"root": root and str(root), "val_fraction": 0.2} | changes)
     data.setup()
     return data
-
-
-def put(path, colour=None):
-    """A small JPEG of one colour, by default one that depends on the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(list(str(path).encode()))
-    Image.new("RGB", (20, 30), colour or tuple(rng.integers(0, 256, 3).tolist())).save(path)
-    return path
-
-
-# folder
-
-
-def test_scan_finds_every_file_and_its_label(tmp_path):
-    names = ("loose.jpg", "b/two.jpg", "a/deep/er/one.jpg", "a/odd näme\n.jpg")
-    for name in names:
-        put(tmp_path / name)
-    put(tmp_path / ".ipynb_checkpoints/hidden.jpg")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a/loop").symlink_to(tmp_path)
-    files = folder.scan(tmp_path)
-    assert [file.path for file in files] == sorted(names)
-    assert {file.path: file.label for file in files} == {
-        "loose.jpg": None,
-        "b/two.jpg": "b",
-        "a/deep/er/one.jpg": "a",
-        "a/odd näme\n.jpg": "a",
-    }
-
-
-def test_a_linked_class_folder_is_followed(tmp_path):
-    put(tmp_path / "elsewhere/one.jpg")
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/linked").symlink_to(tmp_path / "elsewhere")
-    assert [file.path for file in folder.scan(tmp_path / "root")] == ["linked/one.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda root: None, "does not exist; .* holds nearby; expected pictures"),
-        (lambda root: root.mkdir(), "holds nothing; expected pictures"),
-        (lambda root: (root / "class").mkdir(parents=True), "holds only class without files; expected"),
-        (lambda root: root.write_text("x"), "is a file, not a folder; expected"),
-    ],
-)
-def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, make, message):
-    (tmp_path / "nearby").mkdir()
-    make(tmp_path / "root")
-    with pytest.raises(UserError, match=message) as caught:
-        folder.scan(tmp_path / "root")
-    assert "\n" not in str(caught.value)
-
-
-def _truncated(path):
-    Image.effect_noise((64, 64), 50).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda path: path.write_bytes(b""), "empty file"),
-        (lambda path: path.write_bytes(b"<!DOCTYPE html><html></html>"), r"not a picture \(HTML\)"),
-        (lambda path: path.write_bytes(b"dear diary"), r"not a picture \(text\)"),
-        (lambda path: path.write_bytes(bytes(range(256))), "not a picture"),
-        (lambda path: path.symlink_to("nowhere"), "cannot be read: No such file"),
-        (os.mkfifo, "not a file but a pipe"),
-        (_truncated, "truncated JPEG"),
-    ],
-)
-def test_what_is_no_picture_says_why(tmp_path, make, reason):
-    make(tmp_path / "bad.jpg")
-    with pytest.raises(folder.Unreadable, match=reason):
-        folder.read(tmp_path / "bad.jpg")
-
-
-def test_a_wrong_extension_is_fine(tmp_path):
-    put(tmp_path / "one.png", "red").rename(tmp_path / "one.jpg")
-    picture, _ = folder.read(tmp_path / "one.jpg")
-    assert picture.getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_draft_decoding_stays_near_the_full_picture(art):
-    path = next((art / "landscape").iterdir())
-    full, draft = folder.read(path)[0], folder.read(path, draft=64)[0]
-    assert draft.size < full.size
-    difference = np.asarray(full.resize((32, 32)), int) - np.asarray(draft.resize((32, 32)), int)
-    assert np.abs(difference).mean() < 2
-
-
-# cache
-
-
-def test_a_second_start_decodes_nothing(art, tmp_path, monkeypatch):
-    files = folder.scan(art)
-    first = cache.decode(art, files, 16, tmp_path)
-    monkeypatch.setattr(cache, "read", None)
-    second = cache.decode(art, files, 16, tmp_path)
-    assert np.array_equal(first.pixels, second.pixels)
-    assert first.outcomes == second.outcomes
-
-
-def test_rows_are_the_squashed_pictures(art, tmp_path):
-    files = folder.scan(art)
-    pixels, outcomes = cache.decode(art, files, 32, tmp_path)
-    for row in (0, len(files) - 1):
-        with Image.open(art / files[row].path) as picture:
-            expected = np.asarray(picture.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS), int)
-        assert np.abs(pixels[row] - expected).mean() < 2
-        assert outcomes[row].reason is None
-
-
-def test_a_changed_file_or_size_is_decoded_anew(tmp_path):
-    root = tmp_path / "root"
-    put(root / "one.jpg", "red")
-    assert cache.decode(root, folder.scan(root), 16, tmp_path).pixels[0, 0, 0, 0] > 250
-    put(root / "one.jpg", "black")
-    assert cache.decode(root, folder.scan(root), 16, tmp_path).pixels[0, 0, 0, 0] == 0
-    assert cache.decode(root, folder.scan(root), 24, tmp_path).pixels.shape == (1, 24, 24, 3)
-
-
-def test_a_full_disk_is_said_before_decoding(art, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(UserError, match="set data.cache_dir to a folder on a larger disk"):
-        cache.decode(art, folder.scan(art), 16, tmp_path)
 
 
 # order
 
 
 def _served(loader):
-    return [index for batch in loader for index in batch.tolist()]
+    return [turn.picture for batch in loader for turn in batch]
 
 
-def _loader(seed=0):
-    return ResumableLoader(torch.arange(10), 3, sampler=ShuffledOrder(10, seed))
+class _Turns(torch.utils.data.Dataset):
+    """Ten pictures that are nothing but the turns in which they are asked for."""
+
+    def __len__(self):
+        return 10
+
+    def __getitems__(self, turns):
+        return turns
+
+
+def _loader(seed=0, workers=0):
+    return ResumableLoader(_Turns(), 3, sampler=ShuffledOrder(10, seed), collate_fn=list, num_workers=workers)
 
 
 def test_every_epoch_has_its_own_order_of_everything():
@@ -176,34 +64,137 @@ def test_order_carries_on_where_it_was_saved(batches):
     carried_on = _loader()
     carried_on.go_to(loader.position())
     rest = list(served) if batches < len(loader) else list(loader)
-    assert torch.equal(torch.cat(rest), torch.tensor(_served(carried_on)))
+    assert rest == list(carried_on)
     assert len(before) == batches
+
+
+def test_processes_that_load_change_nothing():
+    alone, helped = _loader(), _loader(workers=2)
+    assert [list(alone), list(alone)] == [list(helped), list(helped)]
+
+
+def test_chance_is_a_function_of_seed_epoch_and_position():
+    turns = [Turn(picture=100 - position, epoch=3, position=position) for position in range(50)]
+    numbers = chance(7, turns)
+    assert numbers.shape == (50, 4)
+    assert 0 <= numbers.min() < numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 0.1
+    assert np.array_equal(np.concatenate([chance(7, turns[:13]), chance(7, turns[13:])]), numbers)
+    assert len(np.unique(numbers)) == 200
+    for other in (chance(8, turns), chance(7, [turn._replace(epoch=4) for turn in turns])):
+        assert not np.isin(other, numbers).any()
+
+
+# augmentation
+
+
+def test_windows_lie_where_chance_says():
+    image = torch.arange(6 * 8).reshape(1, 1, 6, 8).expand(3, 2, 6, 8)
+    cut = augment.window(image, 4, torch.tensor([[0.0, 0.0], [0.5, 0.99], [0.99, 0.4]]))
+    for index, (down, right) in enumerate([(0, 0), (1, 4), (2, 2)]):
+        assert torch.equal(cut[index], image[index, :, down : down + 4, right : right + 4])
+    assert torch.equal(augment.window(image, 4, None), image[:, :, 1:5, 2:6])
+
+
+def test_flips_are_as_many_as_asked_for():
+    image = torch.arange(4.0).expand(1000, 1, 1, 4)
+    numbers = torch.from_numpy(chance(0, [Turn(0, 0, position) for position in range(1000)]))[:, 0]
+    flipped = augment.flip(image, 0.3, numbers)
+    mirrored = flipped[:, 0, 0, 0] == 3
+    assert torch.equal(mirrored, numbers < 0.3)
+    assert 250 < mirrored.sum() < 350
+    assert torch.equal(flipped[mirrored].flip(-1), image[mirrored])
 
 
 # datamodule
 
 
+def batches(data, epochs=2):
+    """What tasks get in some epochs of training."""
+    loader = data.train_dataloader()
+    device = torch.device("cpu")
+    return [
+        data.on_after_batch_transfer(data.transfer_batch_to_device(wire, device, 0), 0)
+        for _ in range(epochs)
+        for wire in loader
+    ]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        torch.equal(a, b) for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True)
+    )
+
+
 def test_batches_are_bytes_on_the_wire_and_signed_floats_after_it(art):
     data = module(art)
-    image, label = next(iter(data.train_dataloader()))
-    assert (image.shape, image.dtype, label.dtype) == ((4, 3, 16, 16), torch.uint8, torch.int64)
-    assert image.is_contiguous(memory_format=torch.channels_last)
-    signed, _ = data.on_after_batch_transfer((image, label), 0)
-    assert torch.equal(signed, images.to_signed(image))
+    wire = next(iter(data.train_dataloader()))
+    assert (wire.image.shape, wire.image.dtype, wire.label.dtype) == ((4, 3, 16, 16), torch.uint8, torch.int64)
+    assert wire.image.is_contiguous(memory_format=torch.channels_last)
+    signed, _ = data.on_after_batch_transfer(wire, 0)
+    assert torch.equal(signed, images.to_signed(wire.image))
     assert data.classes == sorted(sample_art.STYLES)
+
+
+@pytest.mark.parametrize("changes", [{}, {"flip": 0.5, "random_crop": 6}], ids=["plain", "augmented"])
+@pytest.mark.parametrize(
+    "way", [{"cache": False}, {"num_workers": 2}, {"cache": False, "num_workers": 1}, {"resident": True}], ids=str
+)
+def test_every_way_gives_the_same_batches(art, changes, way):
+    assert same(batches(module(art, **changes)), batches(module(art, **changes, **way)))
+
+
+def test_augmentation_is_for_training_and_never_twice_the_same(art):
+    plain_data, data = module(art), module(art, flip=0.5, random_crop=6)
+    first, second = batches(data, epochs=1), batches(data)[len(batches(data, epochs=1)) :]
+    assert not same(first, second)
+    assert first[0][0].shape == (4, 3, 16, 16)
+    wire = next(iter(data.val_dataloader()))
+    middle = data.on_after_batch_transfer(wire, 0)[0]
+    assert torch.equal(middle, images.to_signed(wire.image[..., 3:19, 3:19]))
+    assert plain_data.preview(2).shape == data.preview(2).shape == (2, 3, 16, 16)
+
+
+def test_a_file_that_goes_while_files_are_read_leaves_the_batch_smaller(tmp_path, caplog):
+    for index in range(12):
+        put(tmp_path / f"art/{index}.jpg", index)
+    data = module(tmp_path, cache=False, batch_size=32)
+    (tmp_path / "art/0.jpg").unlink()
+    (tmp_path / "art/1.jpg").write_bytes(b"")
+    whole = len(data.train_set) + len(data.val_set)
+    wires = [next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader())]
+    assert sum(len(wire.image) for wire in wires) == sum(len(wire.label) for wire in wires) == whole - 2
+    for wire in wires:
+        data.on_after_batch_transfer(wire, 0)
+    assert caplog.text.count("left out of a batch, it cannot be read any more") == 2
+    shutil.rmtree(tmp_path / "art")
+    with pytest.raises(UserError, match="no picture of a batch can be read any more: .*No such file"):
+        data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+
+
+def test_the_map_is_not_copied_to_processes_and_its_pages_are_given_back(art, monkeypatch):
+    source = module(art).train_set.source
+    assert len(pickle.dumps(source)) < 1000
+    rows = np.arange(len(source.pixels))
+    assert np.array_equal(pickle.loads(pickle.dumps(source)).read(rows).pixels, source.pixels)
+    monkeypatch.setattr(pixels, "HELD", 0)
+    assert np.array_equal(source.read(rows).pixels, source.pixels)
+    assert np.array_equal(source.read(rows).pixels, source.pixels)
 
 
 def test_pictures_keep_their_labels(tmp_path):
     for index in range(8):
-        put(tmp_path / f"dark/{index}.jpg", (index, 0, 0))
-        put(tmp_path / f"light/{index}.jpg", (255, 255, 240 + index))
-    put(tmp_path / "loose.jpg", (0, 0, 255))
+        for label, low, high in (("dark", 0, 60), ("light", 200, 255)):
+            (tmp_path / label).mkdir(exist_ok=True)
+            spots = np.random.default_rng(index).integers(low, high, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(spots).resize((32, 32)).save(tmp_path / label / f"{index}.png")
+    Image.new("RGB", (20, 30), (120, 120, 120)).save(tmp_path / "loose.png")
     data = module(tmp_path, batch_size=32)
     assert data.classes == ["dark", "light"]
     for loader in (data.train_dataloader(), data.val_dataloader()):
-        image, label = next(iter(loader))
-        mean = image.float().mean(dim=(1, 2, 3))
-        assert [0 if value < 20 else 1 if value > 200 else NO_LABEL for value in mean] == label.tolist()
+        wire = next(iter(loader))
+        mean = wire.image.float().mean(dim=(1, 2, 3))
+        assert [0 if value < 60 else 1 if value > 180 else NO_LABEL for value in mean] == wire.label.tolist()
 
 
 def test_a_flat_folder_has_no_classes(tmp_path):
@@ -211,61 +202,49 @@ def test_a_flat_folder_has_no_classes(tmp_path):
         put(tmp_path / f"{index}.jpg")
     data = module(tmp_path)
     assert data.classes == []
-    assert next(iter(data.train_dataloader()))[1].unique().tolist() == [NO_LABEL]
+    assert next(iter(data.train_dataloader())).label.unique().tolist() == [NO_LABEL]
 
 
-def _contents(data, dataset):
-    return {dataset.pixels[row].tobytes() for row in dataset.rows}
-
-
-def test_the_split_depends_on_content_alone(tmp_path):
-    for index in range(40):
-        put(tmp_path / f"art/{index}.jpg", (6 * index, 255 - 6 * index, 90))
-    before = module(tmp_path)
-    held_out = _contents(before, before.val_set)
-    assert 1 <= len(before.val_set) < 20
-    assert len(before.train_set) + len(before.val_set) == 40
-    shutil.copy(tmp_path / "art/3.jpg", tmp_path / "art/copy of 3.jpg")
-    for index in range(20):
-        put(tmp_path / f"more/{index}.jpg", (0, 0, 12 * index))
-    after = module(tmp_path)
-    assert held_out <= _contents(after, after.val_set)
-    assert not _contents(after, after.val_set) & _contents(after, after.train_set)
-
-
-def test_two_pictures_are_one_on_either_side(tmp_path):
-    put(tmp_path / "one.jpg", "red")
-    put(tmp_path / "two.jpg", "blue")
-    data = module(tmp_path)
-    assert (len(data.train_set), len(data.val_set)) == (1, 1)
-
-
-def test_unreadable_files_are_listed_and_the_rest_is_used(tmp_path):
+def test_what_is_set_aside_and_what_is_double_is_listed(tmp_path):
     root = tmp_path / "root"
     for index in range(6):
-        put(root / f"art/{index}.jpg")
+        put(root / f"art/{index}.jpg", index)
+    shutil.copy(root / "art/2.jpg", root / "art/9.jpg")
+    picture(3).save(root / "art/like 3.png")
     (root / "art/page.jpg").write_bytes(b"<html>404</html>")
-    (root / "art/odd\tname\n.jpg").write_bytes(b"")
     data = module(root)
-    assert len(data.train_set) + len(data.val_set) == 6
-    assert sorted(data.set_aside) == [
-        ("art/odd\tname\n.jpg", "empty file"),
-        ("art/page.jpg", "not a picture (HTML)"),
+    assert len(data.train_set) + len(data.val_set) == 7
+    data.write_listings(tmp_path / "set_aside.tsv", tmp_path / "duplicates.tsv")
+    assert (tmp_path / "set_aside.tsv").read_text() == "file\treason\nart/page.jpg\tnot a picture (HTML)\n"
+    heading, *rows = [line.split("\t") for line in (tmp_path / "duplicates.tsv").read_text().splitlines()]
+    assert heading == ["file", "copy_of", "looks_like", "split"]
+    assert sorted((row[0], row[1], row[2]) for row in rows) == [
+        ("art/3.jpg", "", "art/like 3.png"),
+        ("art/9.jpg", "art/2.jpg", ""),
     ]
-    data.write_set_aside(tmp_path / "set_aside.tsv")
-    text = (tmp_path / "set_aside.tsv").read_text()
-    assert text.startswith("file\treason\n")
-    assert "art/page.jpg\tnot a picture (HTML)\n" in text
+    assert data.facts()["data"]["manifest"] == data.manifest
 
 
 def test_a_folder_without_readable_pictures_says_why(tmp_path):
-    (tmp_path / "one.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="0 readable pictures in 1 files.*empty file"):
-        module(tmp_path)
-    put(tmp_path / "two.jpg")
-    shutil.copy(tmp_path / "two.jpg", tmp_path / "three.jpg")
-    with pytest.raises(UserError, match="have the same content"):
-        module(tmp_path)
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a/one.jpg").write_bytes(b"")
+    put(tmp_path / "right/two.jpg")
+    message = "0 readable pictures in 1 files.*empty file.*what is there: a 1; did you mean data.root=.*/right"
+    with pytest.raises(UserError, match=message) as caught:
+        module(root)
+    assert "\n" not in str(caught.value)
+    shutil.copy(put(root / "two.jpg"), root / "three.jpg")
+    with pytest.raises(UserError, match="1 readable pictures in 3 files, expected at least 2 different.*copies: 1"):
+        module(root)
+
+
+def test_a_split_by_folders_needs_both_sides(tmp_path):
+    for side in ("train", "test"):
+        put(tmp_path / f"root/{side}/one.jpg", 0)
+        put(tmp_path / f"root/{side}/two.jpg", 1)
+    with pytest.raises(UserError, match="holds pictures for validation alone, expected training and validation"):
+        module(tmp_path / "root")
 
 
 def test_preview_is_fixed_and_spread(art):
@@ -289,6 +268,6 @@ def test_sample_art_is_the_same_each_time(art, tmp_path):
 
 def test_sample_art_is_painted_once_and_whole(tmp_path, monkeypatch):
     root = sample_art.folder(tmp_path, per_style=1)
-    assert len(folder.scan(root)) == len(sample_art.STYLES) >= 5
+    assert len(folder.scan(root).files) == len(sample_art.STYLES) >= 5
     monkeypatch.setattr(sample_art, "paint", None)
     assert sample_art.folder(tmp_path, per_style=1) == root

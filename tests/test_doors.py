@@ -1,5 +1,6 @@
 """The doors as users open them: through the command line, in a folder of their own."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artdiff import UserError
+from artdiff.data.sample_art import STYLES
 from artdiff.generate import generate
 from artdiff.networks import ConvDiffusionModel
 
@@ -50,8 +52,9 @@ def test_a_run_leaves_what_it_promises(trained):
     assert metadata["data"]["set_aside"] == 1
     assert metadata["steps"] == 2
     assert (run / "config.yaml").exists()
-    assert "1 (1 not a picture (HTML)) set aside" in printed
-    assert "python -m artdiff.generate ckpt=run" in printed
+    assert "set aside: 1 (1 not a picture (HTML))" in printed
+    assert (run / "duplicates.tsv").read_text() == "file\tcopy_of\tlooks_like\tsplit\n"
+    assert "-m artdiff.generate ckpt=run" in printed
     assert "trainer.max_steps=4 ckpt=run  # carries on" in printed
 
 
@@ -195,6 +198,11 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
         ((TRAIN, "trainer=gpu", "data.root=pictures"), "there is no GPU that torch can use"),
         ((TRAIN, "data.root=pictures", "ckpt=nowhere"), "ckpt=nowhere does not exist"),
         ((TRAIN, "data.root=pictures", "loss.perceptual.weights=pictures/page.jpg"), "cannot be read as weights"),
+        ((TRAIN, "data.root=nowhere"), "data.root=nowhere does not exist"),
+        ((TRAIN, "data.root=."), "run_dir="),
+        (("artdiff.audit", "data.root=pictures"), "out must be given"),
+        (("artdiff.audit", "data.root=pictures", "out=pictures/audit"), "out=pictures/audit lies in data.root=pictures"),
+        (("artdiff.prune", "unused_days=-1"), "unused_days must be 0 or more, got -1"),
         (("artdiff.generate",), "ckpt and out must be given"),
         (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),
         (("artdiff.generate", "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
@@ -216,8 +224,39 @@ def test_a_muse_that_is_no_picture_is_said(article, tmp_path, home):
         generate(composed("generate", f"ckpt={article}", f"muse={muse}", f"out={tmp_path / 'out'}"))
 
 
+def test_an_audit_says_what_is_there_and_a_run_on_it_keeps_its_digest(home, art):
+    words = ("data.root=pictures", "data.image_size=32", "seed=5")
+    printed = command_line("artdiff.audit", *words, "out=audit", cwd=home)
+    out = home / "audit"
+    sheets = {f"contact_sheet_{number}_{style}.png" for number, style in enumerate(sorted(STYLES))}
+    assert {path.name for path in out.iterdir()} == {"set_aside.tsv", "manifest.tsv", "data_card.md", *sheets}
+    with Image.open(out / "contact_sheet_0_colour_field.png") as sheet:
+        assert sheet.size == (8 * 160, 160)
+    assert (out / "set_aside.tsv").read_text() == "file\treason\npage.jpg\tnot a picture (HTML)\n"
+    digest = hashlib.sha256((out / "manifest.tsv").read_bytes()).hexdigest()
+    assert f"manifest: {digest}" in printed
+    assert (out / "data_card.md").read_text().split("---\n\n")[1].strip() in printed
+    again = command_line("artdiff.audit", *words, "out=audit", cwd=home, expect=1)
+    assert again.splitlines()[-1] == "out=audit holds set_aside.tsv already; choose another folder"
+    command_line(TRAIN, *TWO_STEPS, *words[:2], "hydra.run.dir=audited", cwd=home)
+    assert json.loads((home / "audited/metadata.json").read_text())["data"]["manifest"] == digest
+    checkpoint = torch.load(home / "audited/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["ArtDataModule"]["manifest"] == digest
+
+
+def test_pruning_frees_what_was_not_used(home, tmp_path):
+    words = (TRAIN, *TWO_STEPS, "data.root=pictures", f"data.cache_dir={tmp_path}")
+    command_line(*words, "hydra.run.dir=pruned", cwd=home)
+    prune = ("artdiff.prune", f"cache_dir={tmp_path}")
+    assert "kept: 41 files of" in command_line(*prune, cwd=home)
+    assert "would be removed: 41 files of" in command_line(*prune, "unused_days=0", "dry_run=true", cwd=home)
+    assert list(tmp_path.glob("decoded/*.npy"))
+    assert "removed: 41 files of" in command_line(*prune, "unused_days=0", cwd=home)
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_nothing_heavy_is_imported_before_the_configuration_is_accepted(home):
-    look = "import sys, artdiff.train, artdiff.generate; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    look = "import sys, artdiff.train, artdiff.generate, artdiff.audit, artdiff.prune; print([m for m in ('torch', 'lightning') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", look], cwd=home, text=True, capture_output=True, check=True)
     assert done.stdout == "[]\n"
 

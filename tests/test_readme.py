@@ -8,7 +8,7 @@ import pytest
 from conftest import composed
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"python -m artdiff\.(train|generate)((?: +[^\s`|#]+)+)", README)))
+COMMANDS = sorted(set(re.findall(r"python -m artdiff\.(train|generate|audit|prune)((?: +[^\s`|#]+)+)", README)))
 
 
 def test_readme_shows_commands():

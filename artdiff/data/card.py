@@ -104,10 +104,11 @@ def _classes(catalogue: Catalogue) -> str:
             )
         )
     heading = ("class", "pictures", "share", "median size", "shorter side", "upright", "square", "wide", "grey")
-    table = _table(heading, rows)
     counts = [len(pictures) for label, pictures in by_class.items() if label not in ("all", NO_CLASS)]
-    balance = f"\n\nThe largest class has {max(counts) / min(counts):.1f} times the pictures of the smallest."
-    return table + (balance if len(counts) > 1 else "")
+    if len(counts) < 2:
+        return _table(heading, rows)
+    balance = f"The largest class has {max(counts) / min(counts):.1f} times the pictures of the smallest."
+    return f"{_table(heading, rows)}\n\n{balance}"
 
 
 def _duplicates(catalogue: Catalogue) -> str:
