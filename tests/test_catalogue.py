@@ -20,7 +20,13 @@ LARGE = (160, 120)
 
 
 def stock(root, tmp_path, **changes):
-    settings = {"min_side": 0, "exclude": None, "val_fraction": 0.2, "cache_dir": tmp_path / "cache", "keep_pixels": True}
+    settings = {
+        "min_side": 0,
+        "exclude": None,
+        "val_fraction": 0.2,
+        "cache_dir": tmp_path / "cache",
+        "keep_pixels": True,
+    }
     return take_stock(
         root, transform=Transform(16, "squash", (255, 255, 255)), limits=Limits(20, 2), **settings | changes
     )
@@ -179,6 +185,10 @@ def fingerprint(content):
     return decode(content, Transform(64, "squash", (255, 255, 255)))[1].fingerprint
 
 
+def groups(prints):
+    return similar.groups(similar.near_pairs(prints))
+
+
 def encoded(image, **options):
     stream = io.BytesIO()
     image.save(stream, **options)
@@ -196,13 +206,13 @@ def test_what_a_picture_looks_like_survives_handling(seed):
         fingerprint(encoded(original.crop((3, 2, 317, 238)), format="PNG")),
         fingerprint(encoded(picture(seed + 50, (320, 240)), format="PNG")),
     ]
-    assert similar.groups(prints) == [[0, 1, 2, 3, 4]]
+    assert similar.groups(similar.near_pairs(prints)) == [[0, 1, 2, 3, 4]]
 
 
 def test_pictures_without_shapes_are_not_compared():
     flat = [fingerprint(encoded(picture(0).resize((1, 1)).resize((64, 64)), format="PNG")) for _ in range(2)]
     assert flat == ["", ""]
-    assert similar.groups(flat) == []
+    assert similar.near_pairs(flat) == []
 
 
 def test_groups_are_chains_and_equal_prints_join():
@@ -213,9 +223,9 @@ def test_groups_are_chains_and_equal_prints_join():
         bits[byte : byte + 4] = bytes(value ^ 255 for value in bits[byte : byte + 4])
         chain.append(bits.hex())
     other = fingerprint(encoded(picture(1, (320, 240)), format="PNG"))
-    assert similar.groups([other, *chain]) == [[1, 2, 3, 4]]
-    assert similar.groups([chain[0], "", chain[3]]) == []
-    assert similar.groups([other, ends, other]) == [[0, 2]]
+    assert groups([other, *chain]) == [[1, 2, 3, 4]]
+    assert groups([chain[0], "", chain[3]]) == []
+    assert groups([other, ends, other]) == [[0, 2]]
 
 
 # the card

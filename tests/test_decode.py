@@ -211,6 +211,8 @@ JPEG = encoded(noise(64, 64), "JPEG")
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture (PostScript)"),
         (b"PK\3\4zip", "not a picture (archive)"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "not a picture (HEIC, which must first be converted to JPEG)"),
+        (b"RI", "not a picture (text)"),
+        (b"\xff\xd8\xff", "damaged JPEG: no header"),
         (b"dear diary", "not a picture (text)"),
         (bytes(2000), "not a picture (nothing but zeros)"),
         (bytes(range(1, 255)), "not a picture"),

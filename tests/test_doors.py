@@ -201,7 +201,10 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
         ((TRAIN, "data.root=nowhere"), "data.root=nowhere does not exist"),
         ((TRAIN, "data.root=."), "run_dir="),
         (("artdiff.audit", "data.root=pictures"), "out must be given"),
-        (("artdiff.audit", "data.root=pictures", "out=pictures/audit"), "out=pictures/audit lies in data.root=pictures"),
+        (
+            ("artdiff.audit", "data.root=pictures", "out=pictures/audit"),
+            "out=pictures/audit lies in data.root=pictures",
+        ),
         (("artdiff.prune", "unused_days=-1"), "unused_days must be 0 or more, got -1"),
         (("artdiff.generate",), "ckpt and out must be given"),
         (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),

@@ -143,7 +143,9 @@ def test_a_test_folder_beside_a_validation_folder_is_neither(tmp_path):
 
 def test_a_doubled_archive_is_two_splits(tmp_path):
     tops = ("dataset/dataset_updated", "musemart/dataset_updated")
-    names = [f"{top}/{side}/{label}/1.jpg" for top in tops for side in ("training_set", "validation_set") for label in "ab"]
+    names = [
+        f"{top}/{side}/{label}/1.jpg" for top in tops for side in ("training_set", "validation_set") for label in "ab"
+    ]
     found = layout_of(tmp_path, *names)
     assert found["musemart/dataset_updated/validation_set/b/1.jpg"] == ("b", "validation")
     assert found["dataset/dataset_updated/training_set/a/1.jpg"] == ("a", "train")
@@ -163,7 +165,7 @@ def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
     for name in ("images/1.jpg", "images/2.jpg", "images/3.jpg"):
         put(tmp_path / name)
     (tmp_path / "metadata.csv").write_text(
-        "file_name,label,license,text\nimages/1.jpg,ink,cc0-1.0,\"a horse,\nrunning\"\nimages/2.jpg,oil,,\nlost.jpg,x,,\n",
+        'file_name,label,license,text\nimages/1.jpg,ink,cc0-1.0,"a horse,\nrunning"\nimages/2.jpg,oil,,\nlost.jpg,x,,\n',
         encoding="utf-8-sig",
     )
     places, set_aside = metadata_of(tmp_path)
@@ -186,7 +188,11 @@ def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("metadata.csv", "name,label\n1.jpg,a\n", r"has the columns \['name', 'label'\], expected file_name among them"),
+        (
+            "metadata.csv",
+            "name,label\n1.jpg,a\n",
+            r"has the columns \['name', 'label'\], expected file_name among them",
+        ),
         ("metadata.csv", "file_name,label\n,a\n", "metadata.csv, line 2: no file_name"),
         ("metadata.csv", b"file_name\n\xff.jpg\n", "cannot be read as CSV"),
         ("metadata.jsonl", '{"file_name": "1.jpg"\n', "cannot be read as JSONL"),

@@ -32,7 +32,7 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from artdiff import UserError
-from artdiff.data import workers
+from artdiff.data import similar, workers
 from artdiff.data.decode import Facts, Transform
 from artdiff.data.folder import File
 from artdiff.data.workers import Job, Limits, Outcome, Rows
@@ -50,12 +50,14 @@ MAX_BYTES = 2**30
 
 
 class Decoded(NamedTuple):
-    """`outcomes` by content, in the order of the rows of `pixels`, uint8 (N,size,size,3), if they are kept.
+    """`outcomes` by content, in the order of the rows of `pixels`, uint8 (N,size,size,3), if they are kept; and the
+    pairs of rows that look alike.
 
     The row of a content that is no picture holds zeros.
     """
 
     outcomes: dict[str, Outcome]
+    alike: list[tuple[int, int]]
     pixels: np.memmap | None
 
 
@@ -186,13 +188,14 @@ def _open(listing: Path, size: int, keep_pixels: bool) -> Decoded | None:
     if found is None:
         return None
     outcomes = {digest: _outcome(*entry) for digest, *entry in found["outcomes"]}
+    alike = [(one, other) for one, other in found["alike"]]
     if not keep_pixels:
-        return Decoded(outcomes, None)
+        return Decoded(outcomes, alike, None)
     try:
         pixels = np.load(listing.with_suffix(".npy"), mmap_mode="r")
     except (OSError, ValueError):
         return None
-    return Decoded(outcomes, pixels) if pixels.shape == (len(outcomes), size, size, 3) else None
+    return Decoded(outcomes, alike, pixels) if pixels.shape == (len(outcomes), size, size, 3) else None
 
 
 def _build(
@@ -222,8 +225,11 @@ def _build(
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(listing.with_suffix(".npy"))
-    outcomes = [[digest, *_entry(journal.outcomes[row])] for digest, row in place.items()]
-    _write_json(listing, {"root": str(root.absolute()), "transform": transform, "outcomes": outcomes})
+    outcomes = [journal.outcomes[row] for row in range(len(digests))]
+    alike = similar.near_pairs([outcome.facts.fingerprint if outcome.facts else "" for outcome in outcomes])
+    entries = [[digest, *_entry(outcome)] for digest, outcome in zip(digests, outcomes, strict=True)]
+    said = {"root": str(root.absolute()), "transform": transform, "outcomes": entries, "alike": alike}
+    _write_json(listing, said)
     journal.path.unlink()
 
 

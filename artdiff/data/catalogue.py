@@ -120,9 +120,9 @@ def take_stock(
         if file.path in hashes and file.path not in excluded
     ]
     contents = {digest: file for file, _, digest in reversed(hashed)}
-    outcomes, pixels = (
-        cache.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels) if contents else ({}, None)
-    )
+    outcomes, alike, pixels = cache.Decoded({}, [], None)
+    if contents:
+        outcomes, alike, pixels = cache.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
     rows = {digest: row for row, digest in enumerate(outcomes)}
     found: dict[str, list[Picture]] = {}
     for file, place, digest in hashed:
@@ -138,7 +138,7 @@ def take_stock(
         )
     by_folders = any(place.split for place in layout.places)
     used = [min(same, key=_precedence) for same in found.values()]
-    used = _split(used, None if by_folders else val_fraction)
+    used = _split(used, alike, None if by_folders else val_fraction)
     keepers = {picture.digest: picture for picture in used}
     others = [one for same in found.values() for one in same if one.path != keepers[one.digest].path]
     astray = [one.path for one in others if by_folders and one.split != keepers[one.digest].split]
@@ -155,15 +155,17 @@ def _precedence(picture: Picture) -> tuple[int, str]:
     return ("test", "validation", "train").index(picture.split), picture.path
 
 
-def _split(pictures: list[Picture], val_fraction: float | None) -> list[Picture]:
-    """Say of each picture which side it is on, and which it looks like.
+def _split(pictures: list[Picture], alike: list[tuple[int, int]], val_fraction: float | None) -> list[Picture]:
+    """Say of each picture which side it is on, and which it looks like: `alike` are pairs of rows.
 
     By content: the first 32 bits of the hash, as a number in [0,1), are below `val_fraction` for what is held out; the
     least is held out and the greatest is not in any case. Without `val_fraction` the folders have said it. Pictures
     that look alike go where the best of them goes (most pixels, then bytes); by the folders, where one is held out.
     """
     pictures = list(pictures)
-    groups = similar.groups([picture.facts.fingerprint for picture in pictures])
+    place_of = {picture.row: place for place, picture in enumerate(pictures)}
+    pairs = [(place_of[one], place_of[other]) for one, other in alike if one in place_of and other in place_of]
+    groups = similar.groups(pairs)
     if val_fraction is not None:
         single = set(range(len(pictures))).difference(*groups)
         bests = [pictures[place] for place in single] + [_best(pictures, group) for group in groups]

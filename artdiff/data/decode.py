@@ -87,9 +87,8 @@ def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
         square = fitted(picture, transform).convert("RGB")
         whole = square if transform.fit == "squash" else picture.convert("RGB")
         pixels = np.asarray(square)
-        looks = np.asarray(whole.resize((32, 32), Image.Resampling.BOX, reducing_gap=1.01))
-        grey = np.ptp(looks, axis=2).mean() < GREY
-        return pixels, Facts(width, height, bool(grey), fingerprint(looks))
+        looks = np.asarray(whole.resize((32, 32), Image.Resampling.BOX, reducing_gap=1.0))
+        return pixels, Facts(width, height, _is_grey(looks), fingerprint(looks))
 
 
 def to_rgb(content: bytes, background: Colour = WHITE) -> Image.Image:
@@ -138,6 +137,12 @@ def fitted(picture: Image.Image, transform: Transform) -> Image.Image:
     return paper
 
 
+def _is_grey(looks: np.ndarray) -> bool:
+    red, green, blue = np.moveaxis(looks.astype(np.int16), 2, 0)
+    apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return bool(apart.sum() < GREY * apart.size)
+
+
 def accept_large() -> None:
     """For a process that does nothing but decode: let `MAX_PIXELS` and `MAX_TEXT` bound a picture, not Pillow."""
     from PIL import PngImagePlugin
@@ -156,6 +161,7 @@ def _resized(picture: Image.Image, size: tuple[int, int], box: Box | None = None
 
 @lru_cache
 def _formats() -> tuple[str, ...]:
+    Image.preinit()  # so that the usual formats are the first that a file is tried as
     Image.init()
     return tuple(name for name in Image.ID if name not in NOT_PICTURES)
 
@@ -201,9 +207,10 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
 
 def _looks_like(content: bytes) -> str | None:
     """The format whose signature the file begins with."""
+    head = content[:16].ljust(16, b"\0")  # some of Pillow's plugins read past the end of less
     for name in _formats():
         accept = Image.OPEN[name][1]
-        if accept is not None and accept(content[:16]) is True:
+        if accept is not None and accept(head) is True:
             return name
     return None
 
