@@ -52,7 +52,7 @@ def check_training(config: dict[str, Any]) -> None:
     trainer, loss = config["trainer"], config["loss"]
     check_data(config["data"])
     if config["data"]["root"] is not None:
-        _outside("run_dir", config["run_dir"], config["data"]["root"])
+        _outside("run_dir", config["run_dir"], config["data"]["root"], remedy="set runs_dir=DIR elsewhere")
     _whole("seed", config["seed"], least=0, most=2**32 - 1)
     _whole("trainer.max_epochs", trainer["max_epochs"], least=-1)
     _whole("trainer.max_steps", trainer["max_steps"], least=-1)
@@ -123,10 +123,10 @@ def check_pruning(config: dict[str, Any]) -> None:
         raise UserError(f"unused_days must be 0 or more, got {config['unused_days']}")
 
 
-def _outside(name: str, folder: str, root: str) -> None:
+def _outside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
     """What is written below the pictures would be taken for one of them the next time."""
     if _path(folder).resolve().is_relative_to(_path(root).resolve()):
-        raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; choose a folder elsewhere")
+        raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; {remedy}")
 
 
 def check_limits(name: str, limits: dict[str, Any]) -> None:

@@ -161,6 +161,28 @@ def test_what_could_not_be_read_is_tried_again(root, tmp_path, monkeypatch):
     assert read(root, tmp_path)[2] == {}
 
 
+def test_what_may_not_be_read_is_said(root, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def denied(path, *args, **kwargs):
+        if path.name == "3.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", denied)
+    outcomes, _, reasons = read(root, tmp_path)
+    assert reasons == {"3.jpg": "permission denied"}
+    assert len(outcomes) == 5
+
+
+def test_long_work_says_how_far_it_is_without_a_terminal(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "SECONDS_A_LINE", -1.0)
+    with caplog.at_level("INFO"):
+        read(root, tmp_path)
+    assert "reading: 6 of 6 files" in caplog.text
+    assert "decoding: 3 of 6 files" in caplog.text
+
+
 def test_a_file_too_large_to_be_a_picture_is_not_read(root, tmp_path, reads):
     with (root / "film.mov").open("wb") as stream:
         stream.truncate(3 * 2**30)

@@ -1,4 +1,4 @@
-"""Every file is used, a copy, or set aside; the split depends on content; look-alikes stay together; the audit says so."""
+"""Every file is used, a copy, or set aside; the split depends on content; look-alikes stay together."""
 
 import csv
 import hashlib

@@ -40,36 +40,36 @@ def palette(transparent):
     return encoded(picture, transparency=1 if transparent else 0)
 
 
-@pytest.mark.parametrize(
-    ("content", "colour"),
-    [
-        (encoded(Image.new("RGB", (4, 4), RED)), RED),
-        (encoded(Image.new("L", (4, 4), 77)), (77, 77, 77)),
-        (encoded(Image.new("1", (4, 4), 1)), WHITE),
-        (encoded(Image.new("P", (4, 4), "red")), RED),
-        (palette(transparent=False), GREEN),
-        (palette(transparent=True), BLUE),
-        (encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), RED),
-        (encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
-        (encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
-        (encoded(Image.new("RGBA", (4, 4), (*RED, 0))), BLUE),
-        (encoded(Image.new("RGBA", (4, 4), (*RED, 51))), (51, 0, 204)),
-        (encoded(Image.new("LA", (4, 4), (0, 51))), (0, 0, 204)),
-        (encoded(Image.new("RGB", (4, 4), RED), transparency=RED), BLUE),
-        (encoded(Image.new("L", (4, 4), 9), transparency=9), BLUE),
-        (grey(0, 16), BLACK),
-        (grey(65535 // 3, 16), (85, 85, 85)),
-        (grey(300, 16), (1, 1, 1)),
-        (grey(65535, 16), WHITE),
-        (grey(65535 // 3, 32), (85, 85, 85)),
-        (grey(85, 32), (85, 85, 85)),
-        (encoded(Image.fromarray(np.full((4, 4), 1 / 3, np.float32)), "TIFF"), (85, 85, 85)),
-        (encoded(Image.new("RGB", (4, 4), RED), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4))]), RED),
-    ],
-    ids=["RGB", "L", "1-bit", "P", "P opaque", "P clear", "CMYK", "YCbCr", "LAB", "RGBA clear", "RGBA one fifth"]
-    + ["LA one fifth", "RGB key", "L key", "16-bit black", "16-bit third", "16-bit dark", "16-bit white"]
-    + ["32-bit third", "32-bit small", "float", "animation"],
-)  # fmt: skip
+MODES = {
+    "RGB": (encoded(Image.new("RGB", (4, 4), RED)), RED),
+    "L": (encoded(Image.new("L", (4, 4), 77)), (77, 77, 77)),
+    "1-bit": (encoded(Image.new("1", (4, 4), 1)), WHITE),
+    "P": (encoded(Image.new("P", (4, 4), "red")), RED),
+    "P opaque": (palette(transparent=False), GREEN),
+    "P clear": (palette(transparent=True), BLUE),
+    "CMYK": (encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), RED),
+    "YCbCr": (encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
+    "LAB": (encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
+    "RGBA clear": (encoded(Image.new("RGBA", (4, 4), (*RED, 0))), BLUE),
+    "RGBA one fifth": (encoded(Image.new("RGBA", (4, 4), (*RED, 51))), (51, 0, 204)),
+    "LA one fifth": (encoded(Image.new("LA", (4, 4), (0, 51))), (0, 0, 204)),
+    "RGB key": (encoded(Image.new("RGB", (4, 4), RED), transparency=RED), BLUE),
+    "L key": (encoded(Image.new("L", (4, 4), 9), transparency=9), BLUE),
+    "16-bit black": (grey(0, 16), BLACK),
+    "16-bit dark": (grey(300, 16), (1, 1, 1)),
+    "16-bit third": (grey(65535 // 3, 16), (85, 85, 85)),
+    "16-bit white": (grey(65535, 16), WHITE),
+    "32-bit small": (grey(85, 32), (85, 85, 85)),
+    "32-bit third": (grey(65535 // 3, 32), (85, 85, 85)),
+    "float": (encoded(Image.fromarray(np.full((4, 4), 1 / 3, np.float32)), "TIFF"), (85, 85, 85)),
+    "animation": (
+        encoded(Image.new("RGB", (4, 4), RED), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4))]),
+        RED,
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "colour"), MODES.values(), ids=MODES)
 def test_every_mode_has_the_right_colour(content, colour):
     pixels, _ = decode(content, Transform(16, "squash", BLUE))
     assert pixels.shape == (16, 16, 3)

@@ -165,7 +165,8 @@ def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
     for name in ("images/1.jpg", "images/2.jpg", "images/3.jpg"):
         put(tmp_path / name)
     (tmp_path / "metadata.csv").write_text(
-        'file_name,label,license,text\nimages/1.jpg,ink,cc0-1.0,"a horse,\nrunning"\nimages/2.jpg,oil,,\nlost.jpg,x,,\n',
+        'file_name,label,license,text\nimages/1.jpg,ink,cc0-1.0,"a horse,\nrunning"\n'
+        "images/2.jpg,oil,,\nlost.jpg,x,,\n",
         encoding="utf-8-sig",
     )
     places, set_aside = metadata_of(tmp_path)

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def jobs_for(*paths):
 
 
 def outcomes(jobs, limits=LIMITS, rows=None):
-    return {os.path.basename(job.path): outcome for job, outcome in workers.run(jobs, TRANSFORM, limits, rows=rows)}
+    return {Path(job.path).name: outcome for job, outcome in workers.run(jobs, TRANSFORM, limits, rows=rows)}
 
 
 @pytest.mark.usefixtures("hostile")

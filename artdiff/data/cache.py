@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,9 @@ VERSION = 2
 
 SETTLED = 2.0
 """Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
+
+SECONDS_A_LINE = 20.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
 
 MAX_BYTES = 2**30
 """Of a file that is looked into: no picture that can be decoded here is larger."""
@@ -328,8 +332,17 @@ def _in_parallel(work: Callable[[Item], None], items: list[Item], name: str) -> 
             raise
 
 
-def _progress(items: Iterable[Item], total: int, name: str) -> Iterable[Item]:
-    return tqdm(items, total=total, desc=name, unit=" files", disable=None)
+def _progress(items: Iterable[Item], total: int, name: str) -> Iterator[Item]:
+    """Pass the items on, with a bar on a terminal and else with a line now and then."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=name, unit=" files")
+        return
+    said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - said > SECONDS_A_LINE:
+            said = time.monotonic()
+            log.info("%s: %s of %s files", name, f"{count:,}", f"{total:,}")
 
 
 def _key(*parts: object) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from artdiff.data.decode import Transform, Unreadable, decode
 
-HELD = 2**28
+HELD = 2**26
 """Bytes of the map that are read before its pages are given back to the system, which keeps them as it sees fit: the
 memory of training does not grow with the set."""
 
