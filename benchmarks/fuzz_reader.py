@@ -123,14 +123,11 @@ def main() -> None:
     for number, outcome in results.items():
         lost = outcome.reason is not None and outcome.reason.startswith(LOSSES)
         table[formats[number]]["cost a process" if lost else "loaded" if outcome.facts else "set aside"] += 1
+    places = ("loaded", "set aside", "cost a process")
     for name, counts in sorted(table.items()):
-        print(
-            f"{name:5} "
-            + ", ".join(f"{counts[place]:,} {place}" for place in ("loaded", "set aside", "cost a process"))
-        )
-    print(
-        f"{len(results):,} of {args.count:,} mutations answered, in {time.perf_counter() - begun:.0f} s (seed {args.seed})"
-    )
+        print(f"{name:5} " + ", ".join(f"{counts[place]:,} {place}" for place in places))
+    seconds = time.perf_counter() - begun
+    print(f"{len(results):,} of {args.count:,} mutations answered, in {seconds:.0f} s (seed {args.seed})")
     if len(results) != args.count:
         raise SystemExit("a mutation escaped both places")
 
