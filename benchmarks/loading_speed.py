@@ -108,9 +108,8 @@ def main() -> None:
             base = statistics.median(speeds["article"])
             for name, each in speeds.items():
                 median = statistics.median(each)
-                print(
-                    f"  {name:21} {median:9,.0f}  {median / base:7.2f} x article  ({min(each):,.0f} to {max(each):,.0f})"
-                )
+                print(f"  {name:21} {median:9,.0f}  {median / base:7.2f} x article  ", end="")
+                print(f"({min(each):,.0f} to {max(each):,.0f})")
             for filter in (Image.Resampling.LANCZOS, Image.Resampling.BICUBIC):
                 apart = difference(folder, args.image_size, Path(kept), filter)
                 print(f"  pixels lie {apart:.2f} of 255 from a full decode and {filter.name.lower()} resize")

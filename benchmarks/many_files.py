@@ -96,20 +96,14 @@ def main() -> None:
                 make(root, count)
             first, second = start(root, cache), start(root, cache)
             size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-            print(
-                f"{second['files']:,} files: listing {second['listing']:.2f} s, first start {first['start']:.1f} s, ",
-                end="",
-            )
-            print(f"second start {second['start']:.2f} s, cache {size / 2**20:,.0f} MiB", flush=True)
+            print(f"{second['files']:,} files: listing {second['listing']:.2f} s, ", end="")
+            print(f"first start {first['start']:.1f} s, second start {second['start']:.2f} s, ", end="")
+            print(f"cache {size / 2**20:,.0f} MiB", flush=True)
             whole, anonymous = train(root, cache, args.steps)
             late = len(whole) // 2
-            print(
-                f"  training, {args.steps:,} steps of 64: resident {whole[late]:,} MiB half way, {whole[-1]:,} at the end, ",
-                end="",
-            )
-            print(
-                f"{max(whole):,} at most; without pages of files {anonymous[late]:,}, {anonymous[-1]:,}, {max(anonymous):,}"
-            )
+            print(f"  training, {args.steps:,} steps of 64: resident {whole[late]:,} MiB half way, ", end="")
+            print(f"{whole[-1]:,} at the end, {max(whole):,} at most; ", end="")
+            print(f"without pages of files {anonymous[late]:,}, {anonymous[-1]:,}, {max(anonymous):,}", flush=True)
 
 
 if __name__ == "__main__":
