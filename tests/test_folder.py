@@ -56,10 +56,17 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert paths == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path):
+def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
     put(tmp_path / "open/one.jpg")
-    (tmp_path / "closed").mkdir(mode=0)
+    put(tmp_path / "closed/two.jpg")
+    scandir = os.scandir
+
+    def denied(path):  # as the system does to all but its administrator
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
     files, set_aside = folder.scan(tmp_path)
     assert len(files) == 1
     assert set_aside == [("closed/", "permission denied: this folder cannot be listed")]

@@ -122,18 +122,19 @@ def _duplicates(catalogue: Catalogue) -> str:
     ]
     lines = [
         f"- {len(catalogue.copies):,} files have the content of another, which is used in their stead.",
-        f"- {len(across):,} of them lie in another class than that one{_some(across)}.",
+        f"- {len(across):,} of them lie in another class than that one{_some(across)}",
         f"- {len(catalogue.astray):,} of them lie on another side of the folders' split than that one, which is held "
-        f"out{_some(catalogue.astray)}.",
+        f"out{_some(catalogue.astray)}",
         f"- {len(alike):,} pictures look alike, in {len(groups):,} groups that are kept on one side each.",
-        f"- {len(looks):,} of them look like one of another class{_some(looks)}.",
+        f"- {len(looks):,} of them look like one of another class{_some(looks)}",
     ]
     return "\n".join(lines)
 
 
 def _some(items: Sequence[str]) -> str:
+    """The end of a sentence: its full stop, or the items that it counts."""
     if not items:
-        return ""
+        return "."
     more = f"\n  - and {len(items) - MOST:,} more" if len(items) > MOST else ""
     return ":" + "".join(f"\n  - {shown(item)}" for item in items[:MOST]) + more
 
