@@ -23,9 +23,10 @@ def audit(cfg: DictConfig) -> list[Path]:
     config = plain(cfg)
     check_audit(config)
     out = Path(config["out"]).expanduser()
-    for name in (runs.SET_ASIDE, MANIFEST, CARD):
-        if (out / name).exists():
-            raise UserError(f"out={out} holds {name} already; choose another folder")
+    own = (runs.SET_ASIDE, MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
+    there = next((name for name in own if (out / name).exists()), None)
+    if there is not None:
+        raise UserError(f"out={out} holds {there} already; choose another folder")
 
     from hydra.utils import instantiate
 
@@ -42,12 +43,10 @@ def audit(cfg: DictConfig) -> list[Path]:
     written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
     for number, label in enumerate([*catalogue.classes, None]):
         pictures = [picture for picture in catalogue.used if picture.label == label]
-        if pictures:
-            name = (
-                "contact_sheet" if label is None else f"contact_sheet_{number}_{re.sub(r'[^A-Za-z0-9-]+', '_', label)}"
-            )
-            written.append(out / f"{name[:60]}.png")
-            _contact_sheet(root, pictures, config["contact_sheet"], data.limits).save(written[-1])
+        sheet = _contact_sheet(root, pictures, config["contact_sheet"], data.limits)
+        if sheet is not None:
+            written.append(out / _sheet_name(number, label))
+            sheet.save(written[-1])
     log.info("\n%s", report(catalogue, root.absolute().name))
     log.info("written: %s", ", ".join(str(path) for path in written))
     log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", catalogue.digest(), runs.METADATA)
@@ -56,14 +55,21 @@ def audit(cfg: DictConfig) -> list[Path]:
     return written
 
 
-def _contact_sheet(root: Path, pictures: list[Picture], count: int, limits: Limits) -> Image.Image:
-    """At most `count` of the pictures, spread evenly over the list."""
+def _sheet_name(number: int, label: str | None) -> str:
+    if label is None:
+        return "contact_sheet.png"
+    return f"contact_sheet_{number}_{re.sub(r'[^A-Za-z0-9-]+', '_', label)[:40]}.png"
+
+
+def _contact_sheet(root: Path, pictures: list[Picture], count: int, limits: Limits) -> Image.Image | None:
+    """At most `count` of the pictures, spread evenly over the list; None where there are none."""
     from artdiff import images
 
     step = max(1, len(pictures) / count)
     spread = [root / pictures[int(place * step)].path for place in range(min(count, len(pictures)))]
-    small = [images.thumbnail(picture) for _, picture in read(spread, limits) if not isinstance(picture, str)]
-    return images.sheet([(picture,) for picture in small])
+    found = (picture for _, picture in read(spread, limits, enough=images.CELL))
+    small = [(images.thumbnail(picture),) for picture in found if not isinstance(picture, str)]
+    return images.sheet(small) if small else None
 
 
 main = door(audit, config="audit")

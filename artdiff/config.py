@@ -1,10 +1,12 @@
 """Accepts a configuration or says in one line what is wrong with it, before anything heavy is imported."""
 
-import re
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from PIL import ImageColor
 
 from artdiff import UserError
 from artdiff.data.folder import check
@@ -15,7 +17,6 @@ MULTIPLE = 8
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 FITS = ("squash", "crop", "pad")
-COLOUR = re.compile(r"#[0-9a-fA-F]{6}|[a-zA-Z]+")
 WEIGHTS = ("auto", "imagenet", "random")
 
 PATHS = (
@@ -79,8 +80,10 @@ def check_data(data: dict[str, Any]) -> None:
         remedy = f"set data.image_size={below} or {below + MULTIPLE}"
         raise UserError(f"data.image_size must be a multiple of {MULTIPLE}, got {size}; {remedy}")
     _one_of("data.fit", data["fit"], FITS)
-    if not COLOUR.fullmatch(data["background"]):
-        raise UserError(f"data.background must be a colour's name or #rrggbb, got {data['background']}")
+    try:
+        ImageColor.getrgb(data["background"])
+    except ValueError:
+        raise UserError(f"data.background must be a colour's name or #rrggbb, got {data['background']}") from None
     _whole("data.batch_size", data["batch_size"], least=1)
     _number("data.val_fraction", data["val_fraction"])
     if not 0 < data["val_fraction"] < 1:
@@ -101,8 +104,9 @@ def check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.exclude={data['exclude']} is no file; expected a list of paths or SHA-256 hashes")
     if data["root"] is not None:
         check(_path(data["root"]))
-        if data["cache_dir"] is not None:
-            _outside("data.cache_dir", data["cache_dir"], data["root"])
+        cache_dir = data["cache_dir"] or os.environ.get("ARTDIFF_CACHE")
+        if cache_dir is not None:
+            _outside("data.cache_dir", cache_dir, data["root"], remedy="set it, or ARTDIFF_CACHE, to one elsewhere")
 
 
 def check_audit(config: dict[str, Any]) -> None:
@@ -162,7 +166,7 @@ def _whole(name: str, value: object, *, least: int, most: int | None = None) -> 
 
 
 def _number(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {value}")
 
 

@@ -35,9 +35,9 @@ def generate(cfg: DictConfig) -> list[Path]:
     task.to(device)
     log.info("painting from %s pictures with %s, on %s", f"{len(muses):,}", ckpt, hardware.describe(device))
     out.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    pairs: list[tuple[Image.Image, Image.Image]] = []
-    decoded = workers.read(muses, workers.Limits(**config["limits"]))
+    written, pairs = list[Path](), list[tuple[Image.Image, Image.Image]]()
+    enough = 2 * image_size if config["size"] == "train" else None
+    decoded = workers.read(muses, workers.Limits(**config["limits"]), enough=enough)
     for path, found in tqdm(decoded, total=len(muses), desc="painting", unit=" pictures", disable=None):
         try:
             muse = _sized(found, config, image_size)

@@ -83,10 +83,11 @@ def test_the_split_depends_on_content_alone(tmp_path):
     assert all(moved[path.replace("art/", "zzz/")] == side for path, side in before.items())
 
 
-def test_two_pictures_are_one_on_either_side(tmp_path):
+def test_two_pictures_are_one_on_either_side(tmp_path, caplog):
     for index in range(2):
         put(tmp_path / f"root/{index}.jpg", index)
-    assert sorted(sides(stock(tmp_path / "root", tmp_path)).values()) == ["train", "validation"]
+    assert sorted(sides(stock(tmp_path / "root", tmp_path, val_fraction=1e-9)).values()) == ["train", "validation"]
+    assert "so few pictures that none falls into data.val_fraction" in caplog.text
 
 
 def test_look_alikes_stay_together_and_a_smaller_one_moves_no_other(tmp_path):
@@ -129,7 +130,7 @@ def test_a_manifest_has_a_row_for_each_picture_and_its_own_hash(tmp_path):
     for index in range(4):
         put(root / f"a/{index}.jpg", index)
     shutil.copy(root / "a/1.jpg", root / "a/copy.jpg")
-    (root / "metadata.csv").write_text("file_name,license,title\na/1.jpg,cc0-1.0,A horse\n")
+    (root / "metadata.csv").write_text("file_name,license,title,split\na/1.jpg,cc0-1.0,A horse,odd\n")
     catalogue = stock(root, tmp_path)
     catalogue.write_manifest(tmp_path / "manifest.tsv")
     assert hashlib.sha256((tmp_path / "manifest.tsv").read_bytes()).hexdigest() == catalogue.digest()
@@ -137,7 +138,14 @@ def test_a_manifest_has_a_row_for_each_picture_and_its_own_hash(tmp_path):
     assert len(rows) == 5
     content = (root / "a/1.jpg").read_bytes()
     expected = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": str(len(content)), "class": "a"}
-    expected |= {"width": "48", "height": "40", "license": "cc0-1.0", "source": "", "title": "A horse"}
+    expected |= {
+        "width": "48",
+        "height": "40",
+        "license": "cc0-1.0",
+        "source": "",
+        "title": "A horse",
+        "metadata.split": "odd",
+    }
     assert expected.items() <= rows["a/1.jpg"].items()
 
 
@@ -154,17 +162,20 @@ def test_excluded_are_paths_folders_and_contents_with_all_their_copies(tmp_path,
     root = tmp_path / "root"
     for name in ("a/0", "a/1", "a/2", "b/3", "b/4", "c/5", "c/6", "c/7 x"):
         put(root / f"{name}.jpg")
+    put(root / "#8.jpg")
     shutil.copy(root / "a/0.jpg", root / "c/copy of 0.jpg")
     sha256 = hashlib.sha256((root / "a/1.jpg").read_bytes()).hexdigest()
     monkeypatch.chdir(tmp_path)
     left_out, catalogue = excluded(
         root,
         tmp_path,
-        *("# a comment", "", "a/0.jpg", sha256.upper(), "b\tand what else a list says", "root/c/5.jpg"),
+        *("# a comment", "", "a/0.jpg", f"{sha256.upper()}  a/1.jpg", "b\tand what else a list says", "root/c/5.jpg"),
+        "#8.jpg",
         *(f"{root}/c/6.jpg", "c/7 x.jpg ", "lost.jpg", f"sha256:{'0' * 64}"),
     )
     assert left_out == {
         *("a/0.jpg", "c/copy of 0.jpg", "a/1.jpg", "b/3.jpg", "b/4.jpg", "c/5.jpg", "c/6.jpg", "c/7 x.jpg"),
+        "#8.jpg",
     }
     assert [one.path for one in catalogue.used] == ["a/2.jpg"]
     assert "2 entries of data.exclude" in caplog.text

@@ -78,6 +78,8 @@ def test_a_sweep_varies_values_that_exist(sweep):
         ("trainer.devices=2", "trainer.devices must be 1, got 2"),
         ("trainer.precision=fp16", "trainer.precision must be auto or 32-true or bf16-mixed or 16-mixed, got fp16"),
         ("data.fit=stretch", "data.fit must be squash or crop or pad, got stretch"),
+        ("data.background=whit", "data.background must be a colour's name or #rrggbb, got whit"),
+        ("data.limits.gigabytes=inf", "data.limits.gigabytes must be a number, got inf"),
         ("data.background=12", "data.background must be a colour's name or #rrggbb, got 12"),
         ("data.flip=2", "data.flip must be a share from 0 to 1, got 2"),
         ("data.min_side=-1", "data.min_side must be a whole number of at least 0, got -1"),

@@ -81,6 +81,7 @@ def test_chance_is_a_function_of_seed_epoch_and_position():
     assert abs(numbers.mean() - 0.5) < 0.1
     assert np.array_equal(np.concatenate([chance(7, turns[:13]), chance(7, turns[13:])]), numbers)
     assert len(np.unique(numbers)) == 200
+    assert chance(0, [Turn(0, 3, 339170)]).max() < 1  # where rounding gives 1, and a window would lie outside
     for other in (chance(8, turns), chance(7, [turn._replace(epoch=4) for turn in turns])):
         assert not np.isin(other, numbers).any()
 

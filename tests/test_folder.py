@@ -50,10 +50,14 @@ def test_links_to_folders_are_followed_once(tmp_path):
         put(root / name / "own.jpg")
         for other in "abcdefghij":
             (root / name / f"to_{other}").symlink_to(root / other)
-    (root / "up").symlink_to(root)
+    (root / "itself").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    paths = [file.path for file in folder.scan(root).files]
-    assert paths == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
+    files, set_aside = folder.scan(root)
+    assert [file.path for file in files] == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
+    assert len(set_aside) == 102
+    reason = "a link to a folder that is read already, or that holds this one"
+    assert set(set_aside) >= {("above/", reason), ("itself/", reason), ("a/to_b/", reason)}
 
 
 def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
@@ -142,10 +146,11 @@ def test_folders_may_say_the_split(tmp_path, train, validation):
     }
 
 
-def test_a_test_folder_beside_a_validation_folder_is_neither(tmp_path):
+def test_a_test_folder_beside_a_validation_folder_is_neither(tmp_path, caplog):
     found = layout_of(tmp_path, "train/a/1.jpg", "valid/a/2.jpg", "test/a/3.jpg", "notes/4.jpg")
     assert [split for _, split in list(found.values())[:3]] == ["test", "train", "validation"]
-    assert found["notes/4.jpg"].startswith("lies beside the folders of splits")
+    assert found["notes/4.jpg"] == "lies beside the folders of the split, not in them"
+    assert "set aside, since they lie beside the folders of the split" in caplog.text
 
 
 def test_a_doubled_archive_is_two_splits(tmp_path):
@@ -158,9 +163,29 @@ def test_a_doubled_archive_is_two_splits(tmp_path):
     assert found["dataset/dataset_updated/training_set/a/1.jpg"] == ("a", "train")
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
-    found = layout_of(tmp_path, "boat/1.jpg", "car/2.jpg", "train/3.jpg")
-    assert found["train/3.jpg"] == ("train", None)
+@pytest.mark.parametrize("others", [("boat", "car"), ("boat", "test")])
+def test_a_class_called_train_is_a_class(tmp_path, others):
+    found = layout_of(tmp_path, *(f"{name}/{name}.jpg" for name in (*others, "train")))
+    assert set(found.values()) == {(name, None) for name in (*others, "train")}
+
+
+def test_a_split_is_one_whatever_its_files_are_called(tmp_path):
+    found = layout_of(tmp_path, "train/1.jpg", "val/two")
+    assert found == {"train/1.jpg": (None, "train"), "val/two": (None, "validation")}
+
+
+def test_accents_may_be_written_in_two_ways(tmp_path):
+    composed, apart = "caf\xe9", "cafe\u0301"
+    found = layout_of(tmp_path, f"train/{composed}/1.jpg", f"val/{apart}/2.jpg")
+    assert {label for label, _ in found.values()} == {composed}
+    (tmp_path / "metadata.csv").write_text(f"file_name,label\nval/{composed}/2.jpg,oil\n")
+    places, _ = metadata_of(tmp_path)
+    assert places[f"val/{apart}/2.jpg"].label == "oil"
+
+
+def test_no_file_but_metadata_is_laid_out(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name\n1.jpg\n")
+    assert metadata_of(tmp_path) == ({}, [("metadata.csv", "metadata of the pictures")])
 
 
 def metadata_of(root):
@@ -181,6 +206,21 @@ def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
     assert places["images/1.jpg"].columns == {"license": "cc0-1.0", "text": "a horse,\nrunning"}
     assert set_aside == [("metadata.csv", "metadata of the pictures")]
     assert "describes 1 files that are not there" in caplog.text
+    assert "gives no label to: images 1" in caplog.text
+
+
+def test_metadata_names_may_be_written_oddly(tmp_path, caplog):
+    for name in ("a/1.jpg", "a/2.jpg"):
+        put(tmp_path / name)
+    lines = [
+        {"file_name": ".\\a\\1.jpg", "title": "cut \ud83d"},
+        {"file_name": "x/../a/2.jpg"},
+        {"file_name": "a/2.jpg"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    places, _ = metadata_of(tmp_path)
+    assert places["a/1.jpg"].columns == {"title": "cut ?"}
+    assert "describes 1 files twice" in caplog.text
 
 
 def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):

@@ -1,7 +1,9 @@
 """A hostile file costs one entry: decoders that crash, hang, take all memory or write nothing are survived."""
 
 import os
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,18 +65,19 @@ def outcomes(jobs, limits=LIMITS, rows=None):
     return {Path(job.path).name: outcome for job, outcome in workers.run(jobs, TRANSFORM, limits, rows=rows)}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory can be bounded on Linux alone")
 @pytest.mark.usefixtures("hostile")
 def test_hostile_files_cost_one_entry_each(tmp_path):
     for name in ("crash", "hang", "eat", "exit", "odd"):
         (tmp_path / name).write_bytes(b"HOSTILE" + name.encode())
     good = [put(tmp_path / f"{index}.jpg") for index in range(20)]
     paths = [*good[:10], *(tmp_path / name for name in ("crash", "hang", "eat", "exit", "odd")), *good[10:]]
-    found = outcomes(jobs_for(*paths), Limits(seconds=2, gigabytes=1))
+    found = outcomes(jobs_for(*paths), Limits(seconds=3, gigabytes=1))
     assert len(found) == 25
     assert all(found[path.name].facts is not None for path in good)
     assert {name: found[name].reason for name in ("crash", "hang", "eat", "exit", "odd")} == {
         "crash": "its decoder crashed (SIGSEGV)",
-        "hang": "took longer than 2 s to decode",
+        "hang": "took longer than 3 s to decode",
         "eat": "needs more than 1 GB of memory to decode",
         "exit": "its decoder crashed (exit code 7)",
         "odd": "damaged HOSTILE: 'no such thing'",
@@ -93,6 +96,32 @@ def test_rows_are_written_where_they_belong(tmp_path):
         assert found[path.name].facts[:2] == (48, 40)
 
 
+def test_a_caller_that_takes_its_time_costs_no_picture(tmp_path):
+    jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(6)))
+    for _, outcome in workers.run(jobs, TRANSFORM, Limits(seconds=0.6, gigabytes=2)):
+        assert outcome.facts is not None
+        time.sleep(0.7)
+
+
+def test_a_process_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"did not start \(exit code 1\): OverflowError"):
+        outcomes(jobs_for(put(tmp_path / "one.jpg")), Limits(seconds=20, gigabytes=float("inf")))
+
+
+def test_a_row_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))"
+    (tmp_path / "site/sitecustomize.py").write_text(
+        f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limit}"
+    )
+    path = put(tmp_path / "one.jpg")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    (tmp_path / "rows").write_bytes(b"")
+    with pytest.raises(UserError, match="rows cannot be written: no space left"):
+        outcomes(jobs_for(path), rows=Rows(str(tmp_path / "rows"), 0, 768))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_rows_that_cannot_be_written_are_said(tmp_path):
     with pytest.raises(UserError, match="/dev/full cannot be written: No space left"):
         outcomes(jobs_for(put(tmp_path / "one.jpg")), rows=Rows("/dev/full", 0, 768))

@@ -16,13 +16,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -40,11 +41,15 @@ from artdiff.data.workers import Job, Limits, Outcome, Rows
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Part of every key: raise it when the pixels or facts that a content decodes to change."""
 
 SETTLED = 2.0
 """Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
+
+OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
+KINDS = ("json", "npy", "partial", "journal", "unfinished", "building")
+"""Names and extensions of what is kept here: whatever else lies in the cache's folder is not artdiff's to remove."""
 
 SECONDS_A_LINE = 20.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
@@ -105,11 +110,11 @@ def hashes(root: Path, files: list[File], folder: Path) -> tuple[dict[str, str],
             denied = error.errno in (errno.EACCES, errno.EPERM)
             reasons[file.path] = "permission denied" if denied else f"cannot be read: {error.strerror}"
             return
-        if max(file.mtime, file.ctime) < now - SETTLED * 1e9:
+        if not any(abs(moment - now) < SETTLED * 1e9 for moment in (file.mtime, file.ctime)):
             lasting[file.path] = [*stamps[file.path], found[file.path]]
 
     if not unread and len(found) == len(known):
-        os.utime(ledger)  # when it was last used, for `prune`
+        _used(ledger)
     else:
         try:
             _in_parallel(read, unread, "reading")
@@ -128,17 +133,20 @@ def decoded(
     """
     digests = sorted(contents)
     kind = _key(VERSION, PIL.__version__, transform)[:12]
-    listing = folder / "decoded" / f"{kind}-{_key(limits, digests)}.json"
+    listing = folder / "decoded" / f"{kind}-{_key(limits, keep_pixels, digests)}.json"
     make(listing.parent)
     found = _open(listing, transform.size, keep_pixels)
     if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
         with _locked(listing.with_suffix(".lock")):
             found = _open(listing, transform.size, keep_pixels)  # another program may have built it while we waited
             if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
-                _build(root, contents, transform, limits, listing, keep_pixels=keep_pixels)
+                try:
+                    _build(root, contents, transform, limits, listing, keep_pixels=keep_pixels)
+                except OSError as error:
+                    raise UserError(f"the cache in {listing.parent} cannot be written: {error.strerror}") from None
                 found = _open(listing, transform.size, keep_pixels)
                 assert found is not None
-    os.utime(listing)  # when it was last used, for `prune`
+    _used(listing)
     return found
 
 
@@ -153,10 +161,11 @@ class Kept(NamedTuple):
 
 def kept(folder: Path) -> list[Kept]:
     """The maps, the interrupted ones and the lists of hashes in the cache, the longest unused first."""
-    by_name: dict[str, list[Path]] = {path.stem: [path] for path in (folder / "files").glob("*.json")}
-    for path in (folder / "decoded").glob("*-*.*"):
-        if path.suffix in (".json", ".npy", ".partial", ".journal"):
-            by_name.setdefault(path.stem, []).append(path)
+    by_name: dict[str, list[Path]] = {}
+    for path in (*(folder / "files").glob("*.*"), *(folder / "decoded").glob("*.*")):
+        name, _, kind = path.name.partition(".")
+        if OWN.fullmatch(name) and kind.rpartition(".")[2] in KINDS:
+            by_name.setdefault(name, []).append(path)
     found = []
     for paths in by_name.values():
         listing = next((path for path in paths if path.suffix == ".json"), None)
@@ -164,7 +173,7 @@ def kept(folder: Path) -> list[Kept]:
         what = "an interrupted build"
         if paths[0].parent.name == "files":
             what = "hashes of a folder's files"
-        elif said is not None:
+        elif isinstance(said, dict):
             size, fit, _ = said["transform"]
             what = f"{len(said['outcomes']):,} files of {said['root']}, {fit} to {size} px"
         status = [path.stat() for path in paths]
@@ -175,12 +184,11 @@ def kept(folder: Path) -> list[Kept]:
 
 def remove(one: Kept) -> bool:
     """Remove something from the cache → whether that could be done: not while it is being built."""
-    lock = one.paths[0].with_suffix(".lock")
+    lock = one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock")
     try:
         with FileLock(lock, timeout=0):
             for path in one.paths:
                 path.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
     except Timeout:
         return False
     return True
@@ -278,8 +286,22 @@ def _reserve(partial: Path, count: int, size: int) -> Rows:
                 f"{free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
             )
         np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        _allocate(partial, needed)
     rows = np.load(partial, mmap_mode="r")
     return Rows(str(partial), rows.offset, rows[0].nbytes)
+
+
+def _allocate(partial: Path, needed: int) -> None:
+    """Take the room on the disk at once, where the system can."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with partial.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, needed)
+        except OSError as error:  # not every disk can
+            if error.errno == errno.ENOSPC:
+                partial.unlink()
+                raise
 
 
 def _read_row(rows: Rows, row: int) -> bytes:
@@ -345,6 +367,12 @@ def _progress(items: Iterable[Item], total: int, name: str) -> Iterator[Item]:
             log.info("%s: %s of %s files", name, f"{count:,}", f"{total:,}")
 
 
+def _used(path: Path) -> None:
+    """Note when it was last used, for `prune`; not in a cache that is somebody else's."""
+    with suppress(OSError):
+        os.utime(path)
+
+
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -366,7 +394,10 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: object) -> None:
-    """Put the file there at once, whole."""
+    """Put the file there at once, whole. Raises `UserError` where it cannot be written."""
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(json.dumps(content))
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

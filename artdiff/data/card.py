@@ -82,33 +82,35 @@ def _front_matter(catalogue: Catalogue, name: str) -> dict[str, Any]:
 
 
 def _classes(catalogue: Catalogue) -> str:
-    by_class: dict[str, list[Picture]] = {}
-    for picture in catalogue.used:
-        by_class.setdefault(picture.label if picture.label is not None else NO_CLASS, []).append(picture)
-    if len(by_class) > 1:
-        by_class = dict(sorted(by_class.items())) | {"all": catalogue.used}
-    rows = []
-    for label, pictures in by_class.items():
-        sizes = [(picture.facts.width, picture.facts.height) for picture in pictures]
-        shapes = Counter(_shape(width / height) for width, height in sizes)
-        short = sorted(min(size) for size in sizes)
-        rows.append(
-            (
-                shown(label),
-                f"{len(pictures):,}",
-                _share(len(pictures), len(catalogue.used)),
-                f"{median(width for width, _ in sizes):.0f} x {median(height for _, height in sizes):.0f}",
-                f"{short[0]:,} to {short[-1]:,}",
-                *(_share(shapes[shape], len(pictures)) for shape in ("upright", "square", "wide")),
-                _share(sum(picture.facts.grey for picture in pictures), len(pictures)),
-            )
-        )
+    by_class: dict[str | None, list[Picture]] = {}
+    for picture in sorted(catalogue.used, key=lambda one: (one.label is None, one.label)):
+        by_class.setdefault(picture.label, []).append(picture)
+    rows = [
+        _row(NO_CLASS if label is None else shown(label), pictures, catalogue) for label, pictures in by_class.items()
+    ]
+    if len(rows) > 1:
+        rows.append(_row("**all**", catalogue.used, catalogue))
     heading = ("class", "pictures", "share", "median size", "shorter side", "upright", "square", "wide", "grey")
-    counts = [len(pictures) for label, pictures in by_class.items() if label not in ("all", NO_CLASS)]
+    counts = [len(pictures) for label, pictures in by_class.items() if label is not None]
     if len(counts) < 2:
         return _table(heading, rows)
     balance = f"The largest class has {max(counts) / min(counts):.1f} times the pictures of the smallest."
     return f"{_table(heading, rows)}\n\n{balance}"
+
+
+def _row(name: str, pictures: list[Picture], catalogue: Catalogue) -> tuple[str, ...]:
+    sizes = [(picture.facts.width, picture.facts.height) for picture in pictures]
+    shapes = Counter(_shape(width / height) for width, height in sizes)
+    short = [min(size) for size in sizes]
+    return (
+        name,
+        f"{len(pictures):,}",
+        _share(len(pictures), len(catalogue.used)),
+        f"{median(width for width, _ in sizes):.0f} x {median(height for _, height in sizes):.0f}",
+        f"{min(short):,} to {max(short):,}",
+        *(_share(shapes[shape], len(pictures)) for shape in ("upright", "square", "wide")),
+        _share(sum(picture.facts.grey for picture in pictures), len(pictures)),
+    )
 
 
 def _duplicates(catalogue: Catalogue) -> str:

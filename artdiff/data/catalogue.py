@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,8 @@ from artdiff.data.workers import Limits
 
 log = logging.getLogger(__name__)
 
-SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})(?: [ *].*)?")
+"""A content's hash, alone or in a line of `sha256sum`."""
 
 
 class Picture(NamedTuple):
@@ -68,11 +70,10 @@ class Catalogue(NamedTuple):
     def manifest(self) -> str:
         """One tab-separated line for each picture and each copy, by path, under a heading."""
         pictures = sorted([*self.used, *self.copies])
-        columns = sorted({name for picture in pictures for name in picture.columns})
-        columns = [name for name in ("license", "source") if name not in columns] + columns
+        columns = sorted({"license", "source"}.union(*(picture.columns for picture in pictures)))
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-        writer.writerow([*HEADING, *columns])
+        writer.writerow([*HEADING, *(f"metadata.{name}" if name in HEADING else name for name in columns)])
         for one in pictures:
             known = (one.path, one.digest, one.bytes, one.facts.width, one.facts.height, one.label, one.split)
             writer.writerow([*known, one.copy_of, one.looks_like, *(one.columns.get(name) for name in columns)])
@@ -175,6 +176,8 @@ def _split(pictures: list[Picture], alike: list[tuple[int, int]], val_fraction: 
         places = {best.digest: int(best.digest[:8], 16) / 2**32 for best in bests}
         in_order = sorted(places, key=places.__getitem__)
         held_out = {digest for digest in in_order[:-1] if places[digest] < val_fraction} | set(in_order[:1])
+        if in_order and places[in_order[0]] >= val_fraction:
+            log.warning("so few pictures that none falls into data.val_fraction=%s: one is held out", val_fraction)
         pictures = [one._replace(split="validation" if one.digest in held_out else "train") for one in pictures]
     for group in groups:
         best = _best(pictures, group)
@@ -200,27 +203,25 @@ def _excluded(exclude: Path, root: Path, files: list[File], hashes: dict[str, st
         raise UserError(f"data.exclude={exclude} cannot be read: {error.strerror}") from None
     below: dict[str, set[str]] = defaultdict(set)  # a file's path, or a folder's → the files there
     for file in files:
-        below[file.path].add(file.path)
         for depth in range(1, len(file.folders) + 1):
-            below["/".join(file.folders[:depth])].add(file.path)
+            below[unicodedata.normalize("NFC", "/".join(file.folders[:depth]))].add(file.path)
+        below[unicodedata.normalize("NFC", file.path)].add(file.path)
     present = set(hashes.values())
     contents: set[str] = set()
     named: set[str] = set()
     unknown: list[str] = []
     for line in lines:
-        entry = line.partition("\t")[0]
+        entry = unicodedata.normalize("NFC", line.partition("\t")[0])
         sha256 = SHA256.fullmatch(entry.strip())
-        if not entry.strip() or entry.startswith("#"):
-            continue
-        if sha256:
-            contents.add(sha256[1].lower())
-            matched = sha256[1].lower() in present
-        else:
-            spellings = (entry, entry.strip(), os.path.relpath(entry.strip(), root))
-            matches = next((below[text] for text in map(os.path.normpath, spellings) if text in below), set())
+        spellings = (entry, entry.strip(), os.path.relpath(entry.strip(), root)) if entry.strip() else ()
+        matches = next((below[text] for text in map(os.path.normpath, spellings) if text in below), None)
+        if matches is not None:
             named |= matches
-            matched = bool(matches)
-        if not matched:
+        elif sha256:
+            contents.add(sha256[1].lower())
+            if sha256[1].lower() not in present:
+                unknown.append(entry)
+        elif spellings and not entry.startswith("#"):  # else an empty line or a comment
             unknown.append(entry)
     if unknown:
         some = ", ".join(shown(entry) for entry in unknown[:3])

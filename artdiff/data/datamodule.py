@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from artdiff import UserError, images
 from artdiff.data import augment, cache, sample_art
 from artdiff.data.catalogue import Catalogue, Picture, take_stock
-from artdiff.data.decode import Fit, Transform, accept_large
-from artdiff.data.folder import EXPECTED, SetAside, elsewhere, write_rows
+from artdiff.data.decode import Fit, Transform
+from artdiff.data.folder import EXPECTED, SetAside, elsewhere, shown, some, write_rows
 from artdiff.data.pixels import FromFiles, FromMap, Source
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.data.workers import Limits, cores
@@ -80,7 +81,8 @@ class ArtDataModule(L.LightningDataModule):
         background: a colour (a name or #rrggbb) to show through what is transparent, and to pad with.
         batch_size: pictures in a batch; the last of an epoch may be smaller.
         val_fraction: expected share of the pictures held out, unless folders for training and validation say which.
-            A picture's side depends on its content alone, so other files never move it and two copies never part.
+            A picture's side depends on its content alone, and two copies never part. Other files move it only if it
+            looks like them (all go with the largest), or if there are so few that none falls into the share.
         min_side: pictures with a shorter side in pixels are set aside.
         exclude: a file with a path or a SHA-256 a line: pictures to leave out, with their copies.
         flip: share of the pictures that are mirrored, when they are trained on.
@@ -154,7 +156,8 @@ class ArtDataModule(L.LightningDataModule):
         if catalogue.pixels is not None:
             source = FromMap(catalogue.pixels)
         else:
-            source = FromFiles({one.row: root / one.path for one in catalogue.used}, self.transform)
+            files = {one.row: (root / one.path, bytes.fromhex(one.digest)) for one in catalogue.used}
+            source = FromFiles(files, self.transform)
         number = {name: index for index, name in enumerate(self.classes)}
         self.train_set, self.val_set = (
             Pictures(
@@ -169,21 +172,24 @@ class ArtDataModule(L.LightningDataModule):
         self.manifest = catalogue.digest()
         self.set_aside = catalogue.set_aside
         self.duplicates = _duplicates(catalogue)
-        self.unused = len(splits["test"])
+        self.counts = {name: len(pictures) for name, pictures in splits.items()}
+        self.counts |= {"copies": len(catalogue.copies), "set_aside": len(self.set_aside)}
         log.info(
-            "data: %s pictures for training, %s for validation%s; %s; set aside: %s; %d px, from %s",
-            f"{len(self.train_set):,}",
-            f"{len(self.val_set):,}",
-            f", {self.unused:,} for test, not used" if self.unused else "",
-            f"classes {', '.join(self.classes)}" if self.classes else "no classes",
-            _reasons(self.set_aside) if self.set_aside else "none",
-            self.image_size,
+            "data: %s files in %s: %s pictures for training, %s for validation%s%s, %s set aside%s",
+            f"{sum(self.counts.values()):,}",
             root,
+            f"{self.counts['train']:,}",
+            f"{self.counts['validation']:,}",
+            f", {self.counts['test']:,} for test (not used)" if self.counts["test"] else "",
+            f", {self.counts['copies']:,} copies" if self.counts["copies"] else "",
+            f"{self.counts['set_aside']:,}",
+            f" ({_reasons(self.set_aside)})" if self.set_aside else "",
         )
-        if self.duplicates:
-            alike = len(self.duplicates) - len(catalogue.copies)
-            copies = f"{len(catalogue.copies):,} copies left out"
-            log.info("data: %s, %s pictures look like another and stay with it", copies, f"{alike:,}")
+        alike = len(self.duplicates) - self.counts["copies"]
+        if alike:
+            log.info("data: %s pictures look like another, and are on the same side as it", f"{alike:,}")
+        classes = f"classes {some([shown(name) for name in self.classes], most=8)}" if self.classes else "no classes"
+        log.info("data: %s; %d px", classes, self.image_size)
 
     def take_stock(self) -> tuple[Path, Catalogue]:
         """Look at every file of the folder, decoding what is new → the folder, and all that it holds."""
@@ -202,7 +208,7 @@ class ArtDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        self.train_set.rows_only = self._is_resident()
+        self.train_set.rows_only = self.is_resident
         order = ShuffledOrder(len(self.train_set), self.seed)
         self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, **self._loading())
         if self.carried_on_at is not None:
@@ -210,7 +216,7 @@ class ArtDataModule(L.LightningDataModule):
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader:
-        self.val_set.rows_only = self._is_resident()
+        self.val_set.rows_only = self.is_resident
         return DataLoader(self.val_set, self.batch_size, **self._loading())
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
@@ -236,8 +242,10 @@ class ArtDataModule(L.LightningDataModule):
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
         count = min(count, len(self.val_set))
         picked = np.linspace(0, len(self.val_set) - 1, count).round().astype(int)
-        pixels = torch.from_numpy(self.val_set.source.read(self.val_set.rows[picked]).pixels).permute(0, 3, 1, 2)
-        return images.to_signed(augment.window(pixels, self.image_size, None))
+        pixels, _, gone = self.val_set.source.read(self.val_set.rows[picked])
+        if not len(pixels):
+            raise UserError(f"no validation picture can be read any more: {gone[0]}")
+        return images.to_signed(augment.window(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.image_size, None))
 
     def write_listings(self, set_aside: Path, duplicates: Path) -> None:
         """Write the files that are set aside, with the reasons, and those that are copies of or look like another."""
@@ -246,14 +254,8 @@ class ArtDataModule(L.LightningDataModule):
 
     def facts(self) -> dict[str, object]:
         """What a run's description says of the data."""
-        counts = {
-            "train": len(self.train_set),
-            "validation": len(self.val_set),
-            "test": self.unused,
-            "set_aside": len(self.set_aside),
-            "duplicates": len(self.duplicates),
-        }
-        return {"data": {"root": str(self.root), **counts, "manifest": self.manifest}}
+        files = sum(self.counts.values())
+        return {"data": {"root": str(self.root), "files": files, **self.counts, "manifest": self.manifest}}
 
     def state_dict(self) -> dict[str, object]:
         order = {"order_of": self._order_of(), "order": self.train_loader.position()}
@@ -271,19 +273,21 @@ class ArtDataModule(L.LightningDataModule):
 
     def _loading(self) -> dict[str, Any]:
         """How both loaders load."""
-        workers = 0 if self.train_set.rows_only else self.num_workers
+        workers = 0 if self.is_resident else self.num_workers
         return {
             "collate_fn": _as_is,
             "num_workers": workers,
-            "worker_init_fn": _decodes if workers else None,
+            "worker_init_fn": _alone if workers else None,
             "persistent_workers": workers > 0,
-            "pin_memory": self._device().type == "cuda" and not self.train_set.rows_only,
+            "pin_memory": self._device().type == "cuda" and not self.is_resident,
         }
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
-    def _is_resident(self) -> bool:
+    @cached_property
+    def is_resident(self) -> bool:
+        """Whether the whole set lies on the accelerator: decided once, before it does."""
         source, device = self.train_set.source, self._device()
         if not isinstance(source, FromMap):
             return False
@@ -328,7 +332,7 @@ def _too_few(catalogue: Catalogue, root: Path) -> str:
 
 def _reasons(set_aside: list[SetAside]) -> str:
     counts = Counter(reason.partition(":")[0] for _, reason in set_aside)
-    return f"{len(set_aside):,} ({', '.join(f'{count:,} {reason}' for reason, count in counts.most_common())})"
+    return some([f"{count:,} {reason}" for reason, count in counts.most_common()], most=8)
 
 
 def _as_is(batch: Any) -> Any:
@@ -336,7 +340,6 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _decodes(worker: int) -> None:
-    """What a process that loads batches begins with."""
+def _alone(worker: int) -> None:
+    """Each process that loads batches computes on one core."""
     torch.set_num_threads(1)
-    accept_large()

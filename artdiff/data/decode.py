@@ -6,14 +6,15 @@ Needs Pillow and numpy only, so that a process that decodes starts in a fifth of
 import io
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from artdiff.data.similar import fingerprint
+from artdiff.data import similar
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded of one picture: Pillow's own bound against decompression bombs. A JPEG is decoded
@@ -21,6 +22,9 @@ at a fraction of its size where less is needed, and counts as that fraction."""
 
 MAX_TEXT = 64 * 2**20
 """The most bytes of text that a PNG may unpack to: editors keep their history in it, and Pillow's 1 MiB is too few."""
+
+SEEN = 256
+"""Pixels a side, at least, at which a picture is looked at for its facts: they do not depend on the size trained at."""
 
 NOT_PICTURES = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 """What Pillow opens without decoding it itself: EPS would start a program, the others are stubs."""
@@ -81,21 +85,26 @@ class Facts(NamedTuple):
 
 def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
     """A file's bytes → uint8 (size,size,3) and its facts. Raises `Unreadable`."""
-    with _reasons(content):
-        picture, (width, height) = _open(content, draft=2 * transform.size)
-        picture = flat(picture, transform.background, enough=2 * transform.size)
-        square = fitted(picture, transform).convert("RGB")
-        whole = square if transform.fit == "squash" else picture.convert("RGB")
-        pixels = np.asarray(square)
-        looks = np.asarray(whole.resize((32, 32), Image.Resampling.BOX, reducing_gap=1.0))
-        return pixels, Facts(width, height, _is_grey(looks), fingerprint(looks))
+    background, enough = transform.background, max(2 * transform.size, SEEN)
+    with large_accepted(), _reasons(content):
+        opened, (width, height) = _open(content, draft=enough)
+        picture = flat(opened, background, enough=enough)
+        if enough > SEEN and opened.format in ("JPEG", "MPO"):
+            opened, _ = _open(content, draft=SEEN)
+        same = enough == SEEN and background == WHITE
+        seen = picture if same else flat(opened, WHITE, enough=SEEN)
+        small = np.asarray(_resized(seen, (similar.SIDE, similar.SIDE)).convert("RGB"))
+        square = np.asarray(fitted(picture, transform).convert("RGB"))
+        return square, Facts(width, height, _is_grey(small), similar.fingerprint(small))
 
 
-def to_rgb(content: bytes, background: Colour = WHITE) -> Image.Image:
-    """A file's bytes → the whole picture, upright sRGB. Raises `Unreadable`."""
-    with _reasons(content):
-        picture, _ = _open(content, draft=None)
-        return flat(picture, background).convert("RGB")
+def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = None) -> Image.Image:
+    """A file's bytes → the whole picture, upright sRGB; maybe smaller, if `enough` pixels a side are. Raises
+    `Unreadable`.
+    """
+    with large_accepted(), _reasons(content):
+        picture, _ = _open(content, draft=enough)
+        return flat(picture, background, enough=enough).convert("RGB")
 
 
 def flat(picture: Image.Image, background: Colour, *, enough: int | None = None) -> Image.Image:
@@ -103,9 +112,8 @@ def flat(picture: Image.Image, background: Colour, *, enough: int | None = None)
 
     A picture with more than twice `enough` pixels on its shorter side is first shrunk to no less than `enough`.
     """
-    profile = picture.info.get("icc_profile")
-    picture = _upright(picture)
-    picture, alpha = _apart(picture)
+    profile, deep = picture.info.get("icc_profile"), _range(picture)
+    picture, alpha = _apart(_upright(picture), deep)
     if enough is not None and (alpha is not None or profile or picture.mode not in ("L", "RGB")):
         factor = min(picture.size) // enough
         if factor > 1:
@@ -143,13 +151,18 @@ def _is_grey(looks: np.ndarray) -> bool:
     return bool(apart.sum() < GREY * apart.size)
 
 
-def accept_large() -> None:
-    """For a process that does nothing but decode: let `MAX_PIXELS` and `MAX_TEXT` bound a picture, not Pillow."""
-    from PIL import PngImagePlugin
-
-    Image.MAX_IMAGE_PIXELS = None
-    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
-    warnings.simplefilter("ignore")
+@contextmanager
+def large_accepted() -> Iterator[None]:
+    """While it lasts, `MAX_PIXELS` and `MAX_TEXT` bound a picture instead of Pillow's own bounds, without warnings."""
+    bounds = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        Image.MAX_IMAGE_PIXELS = None
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = bounds
 
 
 Box = tuple[float, float, float, float]
@@ -191,8 +204,6 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, Unreadable | MemoryError) or not isinstance(error, Exception):
             return
-        if isinstance(error, Image.DecompressionBombError):
-            raise Unreadable(f"too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
         name = _looks_like(self.content)
         if isinstance(error, UnidentifiedImageError):
             if name is None:
@@ -244,10 +255,10 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _apart(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _apart(picture: Image.Image, deep: tuple[float, float] | None) -> tuple[Image.Image, Image.Image | None]:
     """→ (a picture without transparency, 8 bits a channel; what is opaque in it as mode L, or None)."""
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _eight_bits(picture), _key_colour(picture)
+    if deep is not None:
+        return _eight_bits(picture, *deep), _key_colour(picture)
     if picture.mode in ("La", "RGBa"):  # multiplied by their alpha
         picture = picture.convert(picture.mode.upper())
     if picture.has_transparency_data:
@@ -261,21 +272,31 @@ def _apart(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return picture.convert("RGB"), None
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floats → mode L, scaled by the smallest usual range that holds it."""
+def _range(picture: Image.Image) -> tuple[float, float] | None:
+    """The values of black and white in a grey picture of more than 8 bits; None for any other.
+
+    The format says them, but for 32-bit integers and floats: there it is the smallest usual range that holds them all.
+    """
+    if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
+        return None
+    tags = getattr(picture, "tag_v2", {})  # a TIFF's; 258 BitsPerSample, 262 PhotometricInterpretation: 0 WhiteIsZero
+    if picture.mode.startswith("I;16") or picture.format == "PPM":
+        white = 2.0 ** tags.get(258, (16,))[0] - 1
+        return (white, 0.0) if tags.get(262) == 0 else (0.0, white)
     values = np.asarray(picture)
-    if picture.mode == "F" and not np.isfinite(values).all():
-        raise ValueError("it holds values that are no numbers")
     low, high = float(values.min()), float(values.max())
-    if picture.mode.startswith("I;16"):
-        high = 65535.0
-    elif low < 0:
-        values = values - np.float32(low)
-        high = max(high - low, 1e-9)
-    else:
-        usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0, 2.0**32 - 1)
-        high = next((limit for limit in usual if high <= limit), high)
-    return Image.fromarray((values * np.float32(255 / high) + np.float32(0.5)).astype(np.uint8))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("it holds values that are no numbers")
+    if low < 0:
+        return low, max(high, low + 1e-9)
+    usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0, 2.0**32 - 1)
+    return 0.0, next((limit for limit in usual if high <= limit), high)
+
+
+def _eight_bits(picture: Image.Image, black: float, white: float) -> Image.Image:
+    """Grey of more than 8 bits → mode L."""
+    scaled = (np.asarray(picture).astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
+    return Image.fromarray((scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8))
 
 
 def _key_colour(picture: Image.Image) -> Image.Image | None:

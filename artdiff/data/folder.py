@@ -81,7 +81,7 @@ def check(root: Path, *, name: str = "data.root") -> None:
 def tree(files: Iterable[File], *, depth: int = 2) -> str:
     """The folders that the files lie in, with how many each holds, in one line: `a/b 12, c 3`."""
     counts = Counter("/".join(file.folders[:depth]) or "." for file in files)
-    return _some([f"{shown(name)} {count:,}" for name, count in sorted(counts.items())], most=8)
+    return some([f"{shown(name)} {count:,}" for name, count in sorted(counts.items())], most=8)
 
 
 def shown(path: str) -> str:
@@ -99,7 +99,11 @@ def write_rows(path: Path, heading: tuple[str, ...], rows: Iterable[tuple[str, .
 
 
 def _walk(root: Path) -> Iterator[File | SetAside]:
-    """Real folders first, then those that links lead to, hidden ones last: so each is seen once, where it belongs."""
+    """Real folders first, then those that links lead to, hidden ones last: so each is seen once, where it belongs.
+
+    A link to a folder above the root is not followed: it would lead to what is not the user's to give.
+    """
+    above = {_identity(str(folder)) for folder in root.resolve().parents}
     seen: set[tuple[int, int]] = set()
     real, linked, hidden = (
         deque([(str(root), "", False)]),
@@ -109,10 +113,12 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
     while queue := real or linked or hidden:
         folder, prefix, is_hidden = queue.popleft()
         try:
-            status = os.stat(folder)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in seen:
+            identity = _identity(folder)
+            if identity in above or identity in seen:
+                if not is_hidden:
+                    yield prefix, "a link to a folder that is read already, or that holds this one"
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(identity)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             reason = "permission denied" if isinstance(error, PermissionError) else str(error.strerror)
@@ -127,6 +133,11 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
                 yield path, "hidden"
             else:
                 yield _file(entry, path)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -209,8 +220,9 @@ def _content(folder: Path) -> str:
     if not names:
         return "nothing"
     only = len(names) == 1 and (folder / names[0]).is_dir() and not any(os.scandir(folder / names[0]))
-    return ("only the empty folder " if only else "") + _some([shown(name) for name in names], most=5)
+    return ("only the empty folder " if only else "") + some([shown(name) for name in names], most=5)
 
 
-def _some(names: list[str], *, most: int) -> str:
+def some(names: list[str], *, most: int) -> str:
+    """A list in a line, cut after `most`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,6 +8,8 @@ Understood are class folders, nested or not, under the root or under one wrappin
 import csv
 import json
 import logging
+import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +24,13 @@ Split = Literal["train", "validation", "test"]
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 
-SPLITS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training", "trainset", "trainingset", "traindata", "trainingdata"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "valset", "validationset", "devset"), "validation"),
-    **dict.fromkeys(("validationdata", "valdata"), "validation"),
-    **dict.fromkeys(("test", "testing", "testset", "testdata"), "test"),
+NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validate", "validation", "eval", "evaluation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLITS = {
+    name + suffix: split for split, names in NAMES.items() for name in names for suffix in ("", "set", "data", "images")
 }
 """What folders of splits are called, without case, spaces, `_` and `-`."""
 
@@ -60,16 +64,20 @@ def lay_out(root: Path, files: list[File]) -> Layout:
     metadata = _read_metadata(root, files)
     files = [file for file in files if not _is_metadata(file)]
     likely = [file for file in files if file.is_named_like_a_picture] or files
-    parents = _parents_of_splits(likely)
+    parents = _parents_of_splits(files)
     if parents:
-        kept, places = [], []
+        kept, places, beside = [], [], []
         for file in files:
             where = _in_split(file.folders, parents)
             if where is None:
-                set_aside.append((file.path, "lies beside the folders of splits (train, validation), not in them"))
+                beside.append(file)
             else:
                 kept.append(file)
                 places.append(Place(where[1], where[0], {}))
+        set_aside += [(file.path, "lies beside the folders of the split, not in them") for file in beside]
+        pictures = [file for file in beside if file.is_named_like_a_picture]
+        if pictures:
+            log.warning("set aside, since they lie beside the folders of the split in %s: %s", root, tree(pictures))
         if not any(place.split == "validation" for place in places):  # train and test alone
             places = [place._replace(split="validation") if place.split == "test" else place for place in places]
         files = kept
@@ -77,18 +85,38 @@ def lay_out(root: Path, files: list[File]) -> Layout:
         depth = _wrapping(root, likely)
         places = [Place(next(iter(file.folders[depth:]), None), None, {}) for file in files]
     places = [_described(file, place, metadata) for file, place in zip(files, places, strict=True)]
-    return Layout(files, places, set_aside)
+    unlabelled = [file for file, place in zip(files, places, strict=True) if place.label is None]
+    if unlabelled and any(said.labelled for said in metadata.values()):
+        log.warning("the metadata of %s gives no label to: %s", root, tree(unlabelled))
+    return Layout(files, [place._replace(label=_normal(place.label)) for place in places], set_aside)
 
 
 def _parents_of_splits(files: list[File]) -> set[tuple[str, ...]]:
-    """The folders that hold a folder for training beside one that is not."""
-    below: dict[tuple[str, ...], set[Split]] = defaultdict(set)
+    """The folders that hold a folder for training beside one that is not.
+
+    Where other folders with pictures lie beside these, they may all be classes (`boat/ car/ train/ test/`): they are,
+    unless the two have folders of the same name in them.
+    """
+    inside: dict[tuple[str, ...], dict[Split, set[str]]] = defaultdict(lambda: defaultdict(set))
     for folders in {file.folders for file in files}:
         for depth, name in enumerate(folders):
             split = _split(name)
             if split is not None:
-                below[folders[:depth]].add(split)
-    return {parent for parent, splits in below.items() if "train" in splits and len(splits) > 1}
+                inside[folders[:depth]][split].update(folders[depth + 1 : depth + 2])
+    parents = {parent for parent, splits in inside.items() if "train" in splits and len(splits) > 1}
+    others = {
+        file.folders[:depth]
+        for file in files
+        if file.is_named_like_a_picture
+        for depth in range(len(file.folders))
+        if file.folders[:depth] in parents and _split(file.folders[depth]) is None
+    }
+    shared = {
+        parent
+        for parent in parents
+        if inside[parent]["train"] & (inside[parent]["validation"] | inside[parent]["test"])
+    }
+    return parents - (others - shared)
 
 
 def _in_split(folders: tuple[str, ...], parents: set[tuple[str, ...]]) -> tuple[Split, str | None] | None:
@@ -106,7 +134,7 @@ def _split(name: str) -> Split | None:
 
 def _wrapping(root: Path, files: list[File]) -> int:
     """How many folders wrap everything: each the only one, with nothing but several folders in the last."""
-    folders = {file.folders for file in files}
+    folders = {file.folders for file in files} or {()}
     first, last = min(folders), max(folders)  # what these share, all share
     common = first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
     inside = {each[len(common) : len(common) + 1] for each in folders}
@@ -124,15 +152,19 @@ def _is_metadata(file: File) -> bool:
 def _read_metadata(root: Path, files: list[File]) -> dict[str, Metadata]:
     """→ what the metadata files say, by the folder that they lie in."""
     found: dict[str, Metadata] = {}
-    known = {file.path for file in files}
+    known = {unicodedata.normalize("NFC", file.path) for file in files}
     for path in (file.path for file in files if _is_metadata(file)):
         folder = path.rpartition("/")[0]
-        rows = found.pop(folder, Metadata({}, False)).rows
+        rows, twice = found.pop(folder, Metadata({}, False)).rows, 0
         for line, row in _rows(root / path):
             name = row.pop("file_name", "").replace("\\", "/")
             if not name:
                 raise UserError(f"{shown(str(root / path))}, line {line}: no file_name, which is the picture's path")
-            rows["/".join(filter(None, (folder, name.removeprefix("./"))))] = row
+            place = unicodedata.normalize("NFC", posixpath.normpath(posixpath.join(folder, name)))
+            twice += place in rows
+            rows[place] = row
+        if twice:
+            log.warning("%s describes %s files twice: the last line counts", root / path, f"{twice:,}")
         absent = len(rows.keys() - known)
         if absent:
             log.warning("%s describes %s files that are not there", root / path, f"{absent:,}")
@@ -167,7 +199,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    return text.encode(errors="replace").decode()  # half a character, as a cut text may end in
+
+
+def _normal(label: str | None) -> str | None:
+    """The same name however its accents were written."""
+    return None if label is None else unicodedata.normalize("NFC", label)
 
 
 def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place:
@@ -177,7 +215,7 @@ def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place
     for depth in range(len(file.folders), -1, -1):
         said = metadata.get("/".join(file.folders[:depth]))
         if said is not None:
-            columns = dict(said.rows.get(file.path, {}))
+            columns = dict(said.rows.get(unicodedata.normalize("NFC", file.path), {}))
             label = columns.pop("label", None) or None
             return Place(label if said.labelled else place.label, place.split, columns)
     return place

@@ -1,5 +1,6 @@
 """Where the pixels of a batch come from: the decoded map, or the files themselves."""
 
+import hashlib
 import mmap
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from artdiff.data.decode import Transform, Unreadable, decode
+from artdiff.data.folder import shown
 
 HELD = 2**26
 """Bytes of the map that are read before its pages are given back to the system, which keeps them as it sees fit: the
@@ -52,20 +54,26 @@ class FromMap:
 
 
 class FromFiles:
-    """The files, decoded whenever they are asked for: `paths` by row. One that cannot be read any more is `gone`."""
+    """The files, decoded whenever they are asked for: `files` has the path and the SHA-256 of each row.
 
-    def __init__(self, paths: dict[int, Path], transform: Transform) -> None:
-        self.paths = paths
+    One that cannot be read any more, or is not what it was when it was judged, is `gone`.
+    """
+
+    def __init__(self, files: dict[int, tuple[Path, bytes]], transform: Transform) -> None:
+        self.files = files
         self.transform = transform
 
     def read(self, rows: np.ndarray) -> Found:
         pixels, places, gone = [], [], []
         for place, row in enumerate(rows.tolist()):
-            path = self.paths[row]
+            path, digest = self.files[row]
             try:
-                pixels.append(decode(path.read_bytes(), self.transform)[0])
+                content = path.read_bytes()
+                if hashlib.sha256(content).digest() != digest:
+                    raise Unreadable("it changed meanwhile")
+                pixels.append(decode(content, self.transform)[0])
                 places.append(place)
-            except (OSError, Unreadable) as reason:
-                gone.append(f"{path} ({reason})")
+            except (OSError, Unreadable) as error:
+                gone.append(f"{shown(str(path))}: {getattr(error, 'strerror', None) or error}")
         shape = (len(pixels), self.transform.size, self.transform.size, 3)
         return Found(np.array(pixels, np.uint8).reshape(shape), places, gone)

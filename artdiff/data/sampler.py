@@ -24,7 +24,8 @@ def chance(seed: int, turns: list[Turn]) -> np.ndarray:
     """
     key = np.array((seed, turns[0].epoch), np.uint64)
     counter = np.array((turns[0].position, 0, 0, 0), np.uint64)  # each step of it gives four numbers
-    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random((len(turns), 4)).astype(np.float32)
+    numbers = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((len(turns), 4))
+    return (np.floor(numbers * 2**24) / 2**24).astype(np.float32)  # what float32 holds: rounding could give 1
 
 
 class ShuffledOrder(Sampler[Turn]):

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections import deque
@@ -76,8 +77,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read(paths: Iterable[Path], limits: Limits) -> Iterator[tuple[Path, Image.Image | str]]:
-    """Decode whole pictures in one process → each as upright sRGB, on white; or the reason why it is none."""
+def read(
+    paths: Iterable[Path], limits: Limits, *, enough: int | None = None
+) -> Iterator[tuple[Path, Image.Image | str]]:
+    """Decode whole pictures in one process → each as upright sRGB, on white; or the reason why it is none.
+
+    They may come out smaller if `enough` pixels a side are.
+    """
     jobs = []
     for path in paths:
         try:
@@ -89,19 +95,21 @@ def read(paths: Iterable[Path], limits: Limits) -> Iterator[tuple[Path, Image.Im
             jobs.append(Job(str(path), status.st_size, status.st_mtime_ns, -1))
         else:
             yield path, "not a file but a pipe, a socket or a device"
-    for job, outcome in run(jobs, None, limits, processes=1):
+    for job, outcome in run(jobs, enough, limits, processes=1):
         yield Path(job.path), outcome.picture or outcome.reason or "not a picture"
 
 
 def run(
     jobs: Iterable[Job],
-    transform: Transform | None,
+    transform: Transform | int | None,
     limits: Limits,
     *,
     rows: Rows | None = None,
     processes: int | None = None,
 ) -> Iterator[tuple[Job, Outcome]]:
     """Decode every file, by default on all cores → each job with what became of it, as it is done.
+
+    With a number (the pixels a side that are enough) or None for `transform`, outcomes have the whole picture.
 
     A file with which a process dies or overruns its time is tried once more, as the only one its process has, before
     it is given up. Raises `UserError` where the rows cannot be written.
@@ -115,25 +123,20 @@ def run(
             busy = {worker.connection: worker for worker in workers if worker.jobs}
             first_due = min(worker.since for worker in busy.values()) + limits.seconds
             ready = wait(list(busy), timeout=max(0.0, first_due - time.monotonic()))
+            done: list[tuple[Job, Outcome]] = []  # handed on below: while the caller is at work, no time is taken
             for worker in busy.values():
-                if worker.connection in ready:
-                    answer = worker.answer()
-                    if answer is not None:
-                        yield answer
-                        continue
-                    reason = f"its decoder crashed ({worker.end()})"
-                elif worker.since + limits.seconds < time.monotonic():
-                    worker.end()
-                    reason = f"took longer than {limits.seconds:g} s to decode"
-                else:
-                    continue
-                job, *rest = worker.jobs
-                waiting.extendleft(reversed(rest))
-                workers[workers.index(worker)] = _Worker(settings)
-                if worker.alone:
-                    yield job, Outcome(None, reason)
-                else:
-                    again.append(job)
+                if worker.connection in ready and (answer := worker.answer()) is not None:
+                    done.append(answer)
+                elif worker.connection in ready or worker.since + limits.seconds < time.monotonic():
+                    failure = worker.failure(limits, died=worker.connection in ready)
+                    job, *rest = worker.jobs
+                    waiting.extendleft(reversed(rest))
+                    workers[workers.index(worker)] = _Worker(settings)
+                    if worker.alone:
+                        done.append((job, failure))
+                    else:
+                        again.append(job)
+            yield from done
     finally:
         for worker in workers:
             worker.end()
@@ -153,6 +156,7 @@ class _Worker:
 
     def __init__(self, settings: bytes) -> None:
         self.connection, theirs = Pipe()
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when this goes)
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
@@ -161,7 +165,7 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self.said,
             start_new_session=True,  # Ctrl-C is for us, and must not look like a crash
         )
         theirs.close()
@@ -174,7 +178,10 @@ class _Worker:
     def give(self, job: Job, *, alone: bool = False) -> None:
         if not self.started:
             if not self.connection.poll(START) or self._receive() is None:
-                raise RuntimeError(f"a process that decodes pictures did not start ({self.end()})")
+                end = self.end()
+                self.said.seek(0)
+                last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise UserError(f"a process that decodes pictures did not start ({end}): {last or 'no reason given'}")
             self.started = True
         if not self.jobs:
             self.since = time.monotonic()
@@ -198,6 +205,14 @@ class _Worker:
         except (EOFError, OSError):
             return None
         return self.jobs.popleft(), Outcome(Facts(*facts) if facts is not None else None, **said, picture=picture)
+
+    def failure(self, limits: Limits, *, died: bool) -> Outcome:
+        """What to say of the job at work, with which the process `died`, or else overran its time. Ends it."""
+        end = self.end()
+        if not died:
+            return Outcome(None, f"took longer than {limits.seconds:g} s to decode")
+        killed = end in ("SIGKILL", "SIGTERM")  # by the system, short of memory, or by somebody: not by the file
+        return Outcome(None, f"its decoder crashed ({end})", lasting=not killed)
 
     def end(self) -> str:
         """Kill the process, if it still lives → how it ended, in words."""
@@ -223,9 +238,8 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     transform, limits, rows = json.loads(connection.recv_bytes())
     seconds, gigabytes = limits
-    decode.accept_large()
     _bound_memory(gigabytes)
-    answer = _to_picture if transform is None else _ToRow(Transform(*transform), rows)
+    answer = _ToRow(Transform(*transform), rows) if isinstance(transform, list) else _ToPicture(transform)
     connection.send_bytes(b"{}")
     while True:
         try:
@@ -252,9 +266,15 @@ Answer = tuple[dict[str, Any], bytes]
 """What is said of a job, and the whole picture if it was asked for."""
 
 
-def _to_picture(job: Job) -> Answer:
-    picture = decode.to_rgb(_content(job))
-    return {"facts": None, "reason": None, "size": picture.size}, picture.tobytes()
+class _ToPicture:
+    """Decodes a file and hands over the whole picture."""
+
+    def __init__(self, enough: int | None) -> None:
+        self.enough = enough
+
+    def __call__(self, job: Job) -> Answer:
+        picture = decode.to_rgb(_content(job), enough=self.enough)
+        return {"facts": None, "reason": None, "size": picture.size}, picture.tobytes()
 
 
 class _ToRow:
@@ -272,9 +292,11 @@ class _ToRow:
             return {"facts": facts, "reason": None}, b""
         row = pixels.tobytes()
         try:
-            os.pwrite(self.target, row, self.rows.offset + job.row * self.rows.size)
+            written = os.pwrite(self.target, row, self.rows.offset + job.row * self.rows.size)
         except OSError as error:
             return {"cannot write": f"{self.rows.path} cannot be written: {error.strerror}"}, b""
+        if written < len(row):
+            return {"cannot write": f"{self.rows.path} cannot be written: no space left on its disk"}, b""
         return {"facts": facts, "reason": None, "crc": zlib.crc32(row)}, b""
 
 
