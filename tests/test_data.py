@@ -114,11 +114,13 @@ def batches(data, epochs=2):
     """What tasks get in some epochs of training."""
     loader = data.train_dataloader()
     device = torch.device("cpu")
-    return [
+    found = [
         data.on_after_batch_transfer(data.transfer_batch_to_device(wire, device, 0), 0)
         for _ in range(epochs)
         for wire in loader
     ]
+    del loader, data.train_loader  # and the processes with it, before others are started
+    return found
 
 
 def same(one, other):

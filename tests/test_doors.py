@@ -11,11 +11,13 @@ import time
 import pytest
 import torch
 from conftest import command_line, composed
+from hydra.utils import instantiate
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artdiff import UserError
+from artdiff.config import plain
 from artdiff.data.sample_art import STYLES
 from artdiff.generate import generate
 from artdiff.networks import ConvDiffusionModel
@@ -252,8 +254,8 @@ def test_an_audit_says_what_is_there_and_a_run_on_it_keeps_its_digest(home, art)
 
 
 def test_pruning_frees_what_was_not_used(home, tmp_path):
-    words = (TRAIN, *TWO_STEPS, "data.root=pictures", f"data.cache_dir={tmp_path}")
-    command_line(*words, "hydra.run.dir=pruned", cwd=home)
+    words = (f"data.root={home}/pictures", f"data.cache_dir={tmp_path}", "run_dir=unused")
+    instantiate(plain(composed("train", *words))["data"]).setup()
     prune = ("artdiff.prune", f"cache_dir={tmp_path}")
     assert "kept: 41 files of" in command_line(*prune, cwd=home)
     assert "would be removed: 41 files of" in command_line(*prune, "unused_days=0", "dry_run=true", cwd=home)
