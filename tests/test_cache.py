@@ -1,5 +1,6 @@
 """Decoded once, never stale, and right whatever happens while it is built."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import put
+from filelock import FileLock
 
 from artdiff import UserError
-from artdiff.data import cache, workers
+from artdiff.data import cache, maps, workers
 from artdiff.data.decode import Transform, decode
 from artdiff.data.folder import scan
 from artdiff.data.workers import Limits
@@ -28,7 +30,7 @@ def read(root, folder, transform=TRANSFORM, keep_pixels=True, limits=LIMITS):
     files = scan(root).files
     hashes, reasons = cache.hashes(root, files, folder)
     contents = {hashes[file.path]: file for file in files if file.path in hashes}
-    found = cache.decoded(root, contents, transform, limits, folder, keep_pixels=keep_pixels)
+    found = maps.decoded(root, contents, transform, limits, folder, keep_pixels=keep_pixels)
     rows = {digest: row for row, digest in enumerate(found.outcomes)}
     outcomes = {path: found.outcomes[digest] for path, digest in hashes.items()}
     pixels = {path: None if found.pixels is None else found.pixels[rows[digest]] for path, digest in hashes.items()}
@@ -245,28 +247,31 @@ def test_a_damaged_map_is_built_again(root, tmp_path, damage):
     assert is_right(root, read(root, tmp_path)[1])
 
 
-def test_a_build_that_was_interrupted_is_carried_on(root, tmp_path, decodes, monkeypatch):
-    add = cache._Journal.add
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_build_that_was_interrupted_is_carried_on(root, tmp_path, decodes, monkeypatch, grown):
+    add = maps._Journal.add
 
-    def killed_after_three(self, row, outcome):
+    def killed_after_three(self, row, digest, outcome):
         if len(self.outcomes) == 3:
             raise KeyboardInterrupt
-        add(self, row, outcome)
+        add(self, row, digest, outcome)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache._Journal, "add", killed_after_three)
+        patch.setattr(maps._Journal, "add", killed_after_three)
         read(root, tmp_path)
     (partial,), (journal,) = tmp_path.glob("decoded/*.partial"), tmp_path.glob("decoded/*.journal")
-    first_row = int(journal.read_text().split()[0][1:-1])
+    first_row = json.loads(journal.read_text().split("\n")[1])[0]
     with partial.open("r+b") as stream:  # a row that did not reach the disk
         stream.seek(128 + first_row * 768)
         stream.write(bytes(768))
     with journal.open("a") as stream:
         stream.write("[5, 12")  # a line that was being written
     decodes.clear()
+    if grown:
+        put(root / "new.jpg")
     assert is_right(root, read(root, tmp_path)[1])
-    assert len(decodes) == 4
-    assert not list(tmp_path.glob("decoded/*.journal"))
+    assert len(decodes) == 4 + grown
+    assert len(list(tmp_path.glob("decoded/*.journal"))) == grown  # that of the folder as it was
 
 
 BUILD = """
@@ -327,6 +332,6 @@ def test_pruning_removes_what_is_unused_and_nothing_else(root, tmp_path):
 def test_what_is_being_built_is_not_removed(root, tmp_path):
     read(root, tmp_path)
     one = next(one for one in cache.kept(tmp_path) if "6 files" in one.what)
-    with cache.FileLock(one.paths[0].with_suffix(".lock")):
+    with FileLock(one.paths[0].with_suffix(".lock")):
         assert not cache.remove(one)
     assert all(path.exists() for path in one.paths)

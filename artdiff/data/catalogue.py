@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from artdiff import UserError
-from artdiff.data import cache, similar
+from artdiff.data import cache, maps, similar
 from artdiff.data.decode import Facts, Transform
 from artdiff.data.folder import File, SetAside, scan, shown, tree, write_rows
 from artdiff.data.layout import Split, lay_out
@@ -121,9 +121,9 @@ def take_stock(
         if file.path in hashes and file.path not in excluded
     ]
     contents = {digest: file for file, _, digest in reversed(hashed)}
-    outcomes, alike, pixels = cache.Decoded({}, [], None)
+    outcomes, alike, pixels = maps.Decoded({}, [], None)
     if contents:
-        outcomes, alike, pixels = cache.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
+        outcomes, alike, pixels = maps.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
     rows = {digest: row for row, digest in enumerate(outcomes)}
     found: dict[str, list[Picture]] = {}
     for file, place, digest in hashed:
