@@ -35,8 +35,8 @@ def audit(cfg: DictConfig) -> list[Path]:
     data = instantiate(config["data"])
     root, catalogue = data.take_stock()
     if not catalogue.used:
-        raise UserError(f"data.root={root} holds no picture that can be read; what is there: {catalogue.tree}")
-    out.mkdir(parents=True, exist_ok=True)
+        raise UserError(catalogue.lack(root))
+    runs.make(out, name="out")
     catalogue.write_set_aside(out / runs.SET_ASIDE)
     catalogue.write_manifest(out / MANIFEST)
     (out / CARD).write_text(data_card(catalogue, root.absolute().name), encoding="utf-8")
@@ -50,8 +50,9 @@ def audit(cfg: DictConfig) -> list[Path]:
     log.info("\n%s", report(catalogue, root.absolute().name))
     log.info("written: %s", ", ".join(str(path) for path in written))
     log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", catalogue.digest(), runs.METADATA)
-    log.info("next:")
-    log.info("  %s", command("artdiff.train", *(word for word in given() if word.startswith("data."))))
+    if {"train", "validation"} <= {picture.split for picture in catalogue.used}:
+        log.info("next:")
+        log.info("  %s", command("artdiff.train", *(word for word in given() if word.startswith("data."))))
     return written
 
 

@@ -20,18 +20,10 @@ FITS = ("squash", "crop", "pad")
 WEIGHTS = ("auto", "imagenet", "random")
 
 PATHS = (
-    "ckpt",
-    "muse",
-    "out",
-    "run_dir",
-    "runs_dir",
-    "data.root",
-    "data.cache_dir",
-    "data.exclude",
-    "data.background",
-    "loss.perceptual.weights",
+    *("ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
+    *("data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
-"""What names a file or folder and stays text, also where it looks like a number."""
+"""What names a file, a folder or a colour: it is text, whatever it looks like."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -89,7 +81,7 @@ def check_data(data: dict[str, Any]) -> None:
     if not 0 < data["val_fraction"] < 1:
         raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
     _whole("data.min_side", data["min_side"], least=0)
-    _whole("data.random_crop", data["random_crop"], least=0)
+    _whole("data.random_crop", data["random_crop"], least=0, most=size)
     _number("data.flip", data["flip"])
     if not 0 <= data["flip"] <= 1:
         raise UserError(f"data.flip must be a share from 0 to 1, got {data['flip']}")
@@ -102,6 +94,8 @@ def check_data(data: dict[str, Any]) -> None:
     check_limits("data.limits", data["limits"])
     if data["exclude"] is not None and not _path(data["exclude"]).is_file():
         raise UserError(f"data.exclude={data['exclude']} is no file; expected a list of paths or SHA-256 hashes")
+    if data["root"] == "":
+        raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
     if data["root"] is not None:
         check(_path(data["root"]))
         cache_dir = data["cache_dir"] or os.environ.get("ARTDIFF_CACHE")

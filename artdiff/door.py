@@ -1,6 +1,7 @@
 """What every door shares: it reads `conf/`, and a mistake of the user's ends in one line and exit code 1."""
 
 import logging
+import re
 import shlex
 import shutil
 import sys
@@ -16,8 +17,12 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import UserError, runs
+from artdiff.config import PATHS
 
 log = logging.getLogger(__name__)
+
+QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
+MULTIRUN = {"-m", "--multirun"}
 
 NOISE = (
     "LeafSpec",
@@ -38,6 +43,20 @@ def command(module: str, *words: object) -> str:
     same = shutil.which("python") == sys.executable
     python = "python" if same else str(runs.shortest(Path(sys.executable)))
     return shlex.join([python, "-m", module, *(str(word) for word in words)])
+
+
+def literally(word: str) -> str:
+    """An override as typed → the same with its value quoted for Hydra, where it names a file, a folder or a colour.
+
+    So `data.root=Photos (1)` means what it says. What is quoted, refers (`${…}`) or is swept over (`a,b`) stays.
+    """
+    key, equals, value = word.partition("=")
+    simple = re.fullmatch(r"[\w./:-]*", value, re.ASCII)
+    swept = "," in value and not MULTIRUN.isdisjoint(sys.argv)
+    if not equals or key not in PATHS or simple or QUOTED.fullmatch(value) or "${" in value or swept:
+        return word
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{quoted}'"
 
 
 def given() -> list[str]:
@@ -78,6 +97,7 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
             sys.exit(1)
 
     def main() -> None:
+        sys.argv[1:] = [literally(word) for word in sys.argv[1:]]
         guarded()
         if failures:
             sys.exit(1)

@@ -34,7 +34,7 @@ def generate(cfg: DictConfig) -> list[Path]:
     task, image_size = restore(ckpt, ranges=config["ranges"])
     task.to(device)
     log.info("painting from %s pictures with %s, on %s", f"{len(muses):,}", ckpt, hardware.describe(device))
-    out.mkdir(parents=True, exist_ok=True)
+    runs.make(out, name="out")
     written, pairs = list[Path](), list[tuple[Image.Image, Image.Image]]()
     enough = 2 * image_size if config["size"] == "train" else None
     decoded = workers.read(muses, workers.Limits(**config["limits"]), enough=enough)

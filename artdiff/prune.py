@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from artdiff import UserError
 from artdiff.config import check_pruning, plain
 from artdiff.data import cache
 from artdiff.door import door
@@ -18,15 +19,17 @@ def prune(cfg: DictConfig) -> int:
     config = plain(cfg)
     check_pruning(config)
     folder = cache.default_folder() if config["cache_dir"] is None else Path(config["cache_dir"]).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"there is no cache in {folder}; set cache_dir or ARTDIFF_CACHE to where it is")
     freed = 0
     for one in cache.kept(folder):
         days = (time.time() - one.used) / 86400
         fate = "kept"
         if days >= config["unused_days"]:
             fate = "would be removed" if config["dry_run"] else "removed" if cache.remove(one) else "kept, in use"
-            freed += one.bytes if fate == "removed" else 0
+            freed += 0 if fate == "kept, in use" else one.bytes
         log.info("%s: %s, %.2f GB, last used %.0f days ago", fate, one.what, one.bytes / 1e9, days)
-    log.info("%.2f GB freed in %s", freed / 1e9, folder)
+    log.info("%.2f GB %s in %s", freed / 1e9, "would be freed" if config["dry_run"] else "freed", folder)
     return freed
 
 

@@ -52,6 +52,14 @@ def shortest(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def make(folder: Path, *, name: str) -> None:
+    """Make the folder that the setting `name` asks for. Raises `UserError` where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{name}={folder} cannot be made: {error.strerror}") from None
+
+
 def write_metadata(run: Path, **facts: Any) -> None:
     """Add `facts` to the run's description, replacing those of the same name."""
     path = run / METADATA

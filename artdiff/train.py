@@ -81,8 +81,10 @@ def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dic
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
     again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
     limit = _limit(config)
-    twice = (trainer.global_step if limit == "trainer.max_steps" else config["trainer"]["max_epochs"]) * 2
-    longer = [f"{limit}={twice}"] + ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
+    most = config["trainer"][limit.partition(".")[2]]
+    now = trainer.global_step if limit == "trainer.max_steps" else trainer.current_epoch
+    longer = [f"{limit}={2 * most if now >= most else most}"]
+    longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
     log.info("  %s", command("artdiff.generate", f"ckpt={run}", "muse=FILE_OR_FOLDER", "out=DIR"))
     log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))

@@ -21,8 +21,6 @@ from artdiff.data import workers
 from artdiff.data.decode import Transform
 from artdiff.data.workers import Job, Limits
 
-LOSSES = ("its decoder crashed", "took longer", "needs more than")
-
 
 def seeds(rng: np.random.Generator) -> list[tuple[str, bytes]]:
     """Valid files, small, in the modes and variants that each format has."""
@@ -114,14 +112,14 @@ def main() -> None:
         )
         for job, outcome in tqdm(running, total=args.count, disable=None):
             results[job.row] = outcome
-            if outcome.reason is not None and outcome.reason.startswith(LOSSES):
+            if outcome.reason is not None and outcome.reason.startswith(workers.COSTLY):
                 print(f"{formats[job.row]} mutation {job.row}: {outcome.reason}")
                 if args.keep is not None:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     (args.keep / f"{args.seed}_{job.row}").write_bytes(Path(job.path).read_bytes())
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for number, outcome in results.items():
-        lost = outcome.reason is not None and outcome.reason.startswith(LOSSES)
+        lost = outcome.reason is not None and outcome.reason.startswith(workers.COSTLY)
         table[formats[number]]["cost a process" if lost else "loaded" if outcome.facts else "set aside"] += 1
     places = ("loaded", "set aside", "cost a process")
     for name, counts in sorted(table.items()):

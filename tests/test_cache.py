@@ -107,13 +107,16 @@ def test_a_file_that_has_just_been_written_is_read_again(root, tmp_path, reads):
 
 
 def test_only_what_is_new_is_decoded(root, tmp_path, decodes):
+    (root / "page.jpg").write_text("<html>")
     read(root, tmp_path)
     put(root / "new.jpg")
     (root / "1.jpg").unlink()
     shutil.copy(root / "2.jpg", root / "copy of 2.jpg")
     (root / "3.jpg").rename(root / "renamed.jpg")
-    _, pixels, _ = read(root, tmp_path)
-    assert decodes[6:] == ["new.jpg"]
+    outcomes, pixels, _ = read(root, tmp_path)
+    assert decodes[7:] == ["new.jpg"]
+    assert outcomes["page.jpg"].reason == "not a picture (HTML)"
+    del pixels["page.jpg"]
     assert is_right(root, pixels)
 
 

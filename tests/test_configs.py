@@ -77,6 +77,8 @@ def test_a_sweep_varies_values_that_exist(sweep):
         ("optimizer.lr=fast", "optimizer.lr must be a number, got fast"),
         ("trainer.devices=2", "trainer.devices must be 1, got 2"),
         ("trainer.precision=fp16", "trainer.precision must be auto or 32-true or bf16-mixed or 16-mixed, got fp16"),
+        ("data.root=", "data.root is empty; expected a folder, or null for the built-in sample art"),
+        ("data.random_crop=40", "data.random_crop must be a whole number of 0 to 32, got 40"),
         ("data.fit=stretch", "data.fit must be squash or crop or pad, got stretch"),
         ("data.background=whit", "data.background must be a colour's name or #rrggbb, got whit"),
         ("data.limits.gigabytes=inf", "data.limits.gigabytes must be a number, got inf"),

@@ -233,13 +233,20 @@ def test_a_folder_without_readable_pictures_says_why(tmp_path):
     (root / "a").mkdir(parents=True)
     (root / "a/one.jpg").write_bytes(b"")
     put(tmp_path / "right/two.jpg")
-    message = "0 readable pictures in 1 files.*empty file.*what is there: a 1; did you mean data.root=.*/right"
+    message = "0 usable pictures in 1 files.*empty file.*what is there: a 1; did you mean data.root=.*/right"
     with pytest.raises(UserError, match=message) as caught:
         module(root)
     assert "\n" not in str(caught.value)
     shutil.copy(put(root / "two.jpg"), root / "three.jpg")
-    with pytest.raises(UserError, match="1 readable pictures in 3 files, expected at least 2 different.*copies: 1"):
+    with pytest.raises(UserError, match="1 usable pictures in 3 files, expected 2 that differ.*copies: 1"):
         module(root)
+
+
+def test_settings_that_leave_nothing_are_named(tmp_path):
+    for index in range(3):
+        put(tmp_path / f"{index}.jpg", index)
+    with pytest.raises(UserError, match=r"set aside: 3 smaller than data.min_side$"):
+        module(tmp_path, min_side=300)
 
 
 def test_a_split_by_folders_needs_both_sides(tmp_path):

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from conftest import command_line, composed
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +20,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from artdiff import UserError
 from artdiff.config import plain
 from artdiff.data.sample_art import STYLES
+from artdiff.door import literally
 from artdiff.generate import generate
 from artdiff.networks import ConvDiffusionModel
 
@@ -138,18 +140,18 @@ def test_a_multirun_gives_each_job_its_own_folder(home):
         *TWO_STEPS,
         "data.root=pictures",
         "optimizer.lr=1e-3,1e-30",
-        "hydra.sweep.dir=sweep",
         cwd=home,
     )
+    (sweep,) = (home / "runs/baseline_sweep").iterdir()
     learning_rates = []
     for job in ("0", "1"):
-        run = home / "sweep" / job
+        run = sweep / job
         assert (run / "checkpoints/last.ckpt").exists()
         assert list((run / "tensorboard").glob("events*"))
         found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
     assert learning_rates == [1e-3, 1e-30]
-    assert "sweep/1" in printed
+    assert f"{sweep.name}/1" in printed
 
 
 def test_in_a_multirun_a_failing_job_leaves_the_others_to_go_on(home):
@@ -208,6 +210,8 @@ def test_ctrl_c_saves_and_the_run_can_be_carried_on(home):
             ("artdiff.audit", "data.root=pictures", "out=pictures/audit"),
             "out=pictures/audit lies in data.root=pictures",
         ),
+        (("artdiff.audit", "data.root=pictures", "out=/dev/null/x"), "out=/dev/null/x cannot be made: Not a directory"),
+        (("artdiff.prune", "cache_dir=nowhere"), "there is no cache in nowhere"),
         (("artdiff.prune", "unused_days=-1"), "unused_days must be 0 or more, got -1"),
         (("artdiff.generate",), "ckpt and out must be given"),
         (("artdiff.generate", "ckpt=nowhere", "out=x"), "ckpt=nowhere does not exist"),
@@ -222,6 +226,28 @@ def test_a_mistake_ends_in_one_line_and_exit_code_1(trained, home, words, line):
     printed = command_line(*words, cwd=home, expect=1)
     assert line in printed.splitlines()[-1]
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Photos (1)", "it's art", "a,b=c", "#1 [x] {y} & ; émoji 🎨", "back\\slash\\", '"', " ", "~home", "plain/1.5"],
+)
+def test_a_path_means_what_it_says(name):
+    word = literally(f"data.root={name}")
+    assert str(OverridesParser.create().parse_override(word).value()) == name
+
+
+@pytest.mark.parametrize("word", ["data.root='a b'", "data.root=${x} y", "optimizer.lr=(1)", "-m", "data.root=null"])
+def test_other_words_stay_as_they_are(word):
+    assert literally(word) == word
+
+
+def test_a_folder_with_an_odd_name_can_be_audited(home, tmp_path):
+    name = "it's (1) art, #2"
+    shutil.copytree(home / "pictures/landscape", tmp_path / name)
+    printed = command_line("artdiff.audit", f"data.root={name}", "out=out, (1)", cwd=tmp_path)
+    assert (tmp_path / "out, (1)/data_card.md").exists()
+    assert "-m artdiff.train 'data.root=" in printed
 
 
 def test_a_muse_that_is_no_picture_is_said(article, tmp_path, home):

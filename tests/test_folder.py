@@ -13,7 +13,7 @@ from artdiff.data.layout import lay_out
 
 def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
     names = ["a/deep/er/one.jpg", "a/odd näme\n.jpg", "b/two.jpg", "loose.jpg"]
-    for name in [*names, ".ipynb_checkpoints/x.jpg", ".DS_Store", "a/.hidden/y.jpg"]:
+    for name in [*names, ".ipynb_checkpoints/x.jpg", ".DS_Store", "a/.hidden/y.jpg", "__MACOSX/b/two.jpg"]:
         put(tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "a/nowhere.jpg").symlink_to("nothing")
@@ -27,6 +27,7 @@ def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
     assert [(path, reason.partition(":")[0]) for path, reason in set_aside] == [
         (".DS_Store", "hidden"),
         (".ipynb_checkpoints/x.jpg", "hidden"),
+        ("__MACOSX/b/two.jpg", "hidden"),
         ("a/.hidden/y.jpg", "hidden"),
         ("a/itself.jpg", "cannot be read"),
         ("a/nowhere.jpg", "cannot be read"),
@@ -242,6 +243,7 @@ def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):
             r"has the columns \['name', 'label'\], expected file_name among them",
         ),
         ("metadata.csv", "file_name,label\n,a\n", "metadata.csv, line 2: no file_name"),
+        ("metadata.csv", "file_name,title\n1.jpg,a, b\n", "line 2: more than the 2 fields of the heading"),
         ("metadata.csv", b"file_name\n\xff.jpg\n", "cannot be read as CSV"),
         ("metadata.jsonl", '{"file_name": "1.jpg"\n', "cannot be read as JSONL"),
         ("metadata.jsonl", '["1.jpg"]\n', r"line 1: expected an object, got \[\"1.jpg\"\]"),

@@ -12,8 +12,8 @@ ROOT = Path(artdiff.__file__).parent
 FLOORS = [
     {"images", "runs"},
     {"hardware", "data", "networks", "losses", "metrics"},
-    {"tasks", "config", "door"},
-    {"callbacks"},
+    {"tasks", "config"},
+    {"callbacks", "door"},
     {"trainer"},
     {"train", "generate", "audit", "prune"},
 ]

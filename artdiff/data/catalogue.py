@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 from artdiff import UserError
 from artdiff.data import cache, maps, similar
 from artdiff.data.decode import Facts, Transform
-from artdiff.data.folder import File, SetAside, scan, shown, tree, write_rows
+from artdiff.data.folder import EXPECTED, File, SetAside, elsewhere, scan, shown, some, tree, write_rows
 from artdiff.data.layout import Split, lay_out
 from artdiff.data.workers import Limits
 
@@ -83,11 +83,31 @@ class Catalogue(NamedTuple):
         """The SHA-256 of the manifest, as `sha256sum manifest.tsv` prints it."""
         return hashlib.sha256(self.manifest().encode(errors="surrogateescape")).hexdigest()
 
+    def lack(self, root: Path) -> str:
+        """Why there is nothing to train on, in a line."""
+        if len(self.used) > 1:
+            return f"data.root={root} holds pictures for {self.used[0].split} alone, expected training and validation"
+        files = len(self.used) + len(self.copies) + len(self.set_aside)
+        found = f"data.root={root} holds {len(self.used)} usable pictures in {files:,} files, expected 2 that differ"
+        if self.set_aside:
+            found += f"; set aside: {reasons(self.set_aside)}"
+        if self.copies:
+            found += f"; copies: {len(self.copies):,}"
+        if self.used or any(reason.startswith(("smaller", "left out")) for _, reason in self.set_aside):
+            return found
+        return f"{found}; what is there: {self.tree}; {elsewhere(root, 'data.root')}{EXPECTED}"
+
     def write_set_aside(self, path: Path) -> None:
         write_rows(path, ("file", "reason"), self.set_aside)
 
     def write_manifest(self, path: Path) -> None:
         path.write_text(self.manifest(), encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def reasons(set_aside: list[SetAside]) -> str:
+    """How many files were set aside for what, in a line."""
+    counts = Counter(reason.partition(":")[0] for _, reason in set_aside)
+    return some([f"{count:,} {reason}" for reason, count in counts.most_common()], most=8)
 
 
 HEADING = ("file", "sha256", "bytes", "width", "height", "class", "split", "copy_of", "looks_like")

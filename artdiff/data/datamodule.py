@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from artdiff import UserError, images
 from artdiff.data import augment, cache, sample_art
-from artdiff.data.catalogue import Catalogue, Picture, take_stock
+from artdiff.data.catalogue import Catalogue, Picture, reasons, take_stock
 from artdiff.data.decode import Fit, Transform
-from artdiff.data.folder import EXPECTED, SetAside, elsewhere, shown, some, write_rows
+from artdiff.data.folder import shown, some, write_rows
 from artdiff.data.pixels import FromFiles, FromMap, Source
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.data.workers import Limits, cores
@@ -150,7 +149,7 @@ class ArtDataModule(L.LightningDataModule):
             name: [one for one in catalogue.used if one.split == name] for name in ("train", "validation", "test")
         }
         if not (splits["train"] and splits["validation"]):
-            raise UserError(_too_few(catalogue, root))
+            raise UserError(catalogue.lack(root))
         self.classes = catalogue.classes
         source: Source
         if catalogue.pixels is not None:
@@ -183,7 +182,7 @@ class ArtDataModule(L.LightningDataModule):
             f", {self.counts['test']:,} for test (not used)" if self.counts["test"] else "",
             f", {self.counts['copies']:,} copies" if self.counts["copies"] else "",
             f"{self.counts['set_aside']:,}",
-            f" ({_reasons(self.set_aside)})" if self.set_aside else "",
+            f" ({reasons(self.set_aside)})" if self.set_aside else "",
         )
         alike = len(self.duplicates) - self.counts["copies"]
         if alike:
@@ -315,24 +314,6 @@ def _duplicates(catalogue: Catalogue) -> list[tuple[str, str, str, str]]:
     alike = [one for one in catalogue.used if one.looks_like not in (None, one.path)]
     both: list[Picture] = sorted([*catalogue.copies, *alike])
     return [(one.path, one.copy_of or "", one.looks_like or "", one.split) for one in both]
-
-
-def _too_few(catalogue: Catalogue, root: Path) -> str:
-    count, others = len(catalogue.used), len(catalogue.copies) + len(catalogue.set_aside)
-    if count > 1:
-        return f"data.root={root} holds pictures for {catalogue.used[0].split} alone, expected training and validation"
-    found = f"data.root={root} holds {count} readable pictures in {count + others} files, expected at least 2 different"
-    if catalogue.set_aside:
-        found += f"; set aside: {_reasons(catalogue.set_aside)}"
-    if catalogue.copies:
-        found += f"; copies: {len(catalogue.copies)}"
-    hint = elsewhere(root, "data.root") if not count else ""
-    return f"{found}; what is there: {catalogue.tree}; {hint}{EXPECTED}"
-
-
-def _reasons(set_aside: list[SetAside]) -> str:
-    counts = Counter(reason.partition(":")[0] for _, reason in set_aside)
-    return some([f"{count:,} {reason}" for reason, count in counts.most_common()], most=8)
 
 
 def _as_is(batch: Any) -> Any:

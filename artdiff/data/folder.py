@@ -125,7 +125,7 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
             yield prefix, f"{reason}: this folder cannot be listed"
             continue
         for entry in entries:
-            path, below_hidden = prefix + entry.name, is_hidden or entry.name.startswith(".")
+            path, below_hidden = prefix + entry.name, is_hidden or _hides(entry.name)
             if _is_folder(entry):
                 into = hidden if below_hidden else linked if entry.is_symlink() or queue is linked else real
                 into.append((entry.path, f"{path}/", below_hidden))
@@ -133,6 +133,11 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
                 yield path, "hidden"
             else:
                 yield _file(entry, path)
+
+
+def _hides(name: str) -> bool:
+    """A name that begins with a dot, or that of the folder in which macOS keeps its notes in an archive."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _identity(folder: str) -> tuple[int, int]:

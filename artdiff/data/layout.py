@@ -181,7 +181,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if "file_name" not in (reader.fieldnames or ()):
                     raise UserError(f"{path} has the columns {reader.fieldnames}, expected file_name among them")
                 for row in reader:
-                    yield reader.line_num, {key: value or "" for key, value in row.items() if key is not None}
+                    if None in row:
+                        many = len(reader.fieldnames or ())
+                        raise UserError(
+                            f"{path}, line {reader.line_num}: more than the {many} fields of the heading; "
+                            f"a field with a comma in it must stand in quotes"
+                        )
+                    yield reader.line_num, {key: value or "" for key, value in row.items()}
                 return
             for line, text in enumerate(stream, 1):
                 if not text.strip():

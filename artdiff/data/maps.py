@@ -109,7 +109,8 @@ def _build(
             for digest, row in place.items()
             if row not in journal.outcomes
         ]
-        log.info("decoding %s of %s pictures, to %s", f"{len(jobs):,}", f"{len(digests):,}", listing.parent)
+        what = "decoding %s of %s files, to %s" if keep_pixels else "checking %s of %s files, noted in %s"
+        log.info(what, f"{len(jobs):,}", f"{len(digests):,}", listing.parent)
         for job, outcome in cache.progress(workers.run(jobs, transform, limits, rows=rows), len(jobs), "decoding"):
             journal.add(job.row, digests[job.row], outcome)
     outcomes = [journal.outcomes[row] for row in range(len(digests))]
@@ -181,6 +182,11 @@ def _rows(partial: Path) -> Rows:
     return Rows(str(partial), pixels.offset, pixels[0].nbytes)
 
 
+def _is_final(outcome: Outcome) -> bool:
+    """Whether a file was set aside for what is in it, whatever the limits."""
+    return outcome.lasting and outcome.reason is not None and not outcome.reason.startswith(workers.COSTLY)
+
+
 def _allocate(path: Path, needed: int) -> None:
     """Take the room on the disk at once, where the system can."""
     if not hasattr(os, "posix_fallocate"):
@@ -209,7 +215,7 @@ def _in_other_maps(listing: Path, wanted: set[str]) -> Iterator[tuple[str, bytes
         if partial.stem == listing.stem:
             continue
         for _, digest, outcome, pixels in _proven(partial.with_suffix(".journal"), _rows(partial)):
-            if digest in wanted and pixels:
+            if digest in wanted and (pixels or _is_final(outcome)):
                 wanted.discard(digest)
                 yield digest, pixels, outcome
     for other in sorted(listing.parent.glob(f"{kind}-*.json")):
@@ -221,7 +227,7 @@ def _in_other_maps(listing: Path, wanted: set[str]) -> Iterator[tuple[str, bytes
             continue
         assert found.pixels is not None
         for row, (digest, outcome) in enumerate(found.outcomes.items()):
-            if digest in wanted and outcome.facts is not None:
+            if digest in wanted and (outcome.facts is not None or _is_final(outcome)):
                 wanted.discard(digest)
                 yield digest, found.pixels[row].tobytes(), outcome
 

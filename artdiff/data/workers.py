@@ -30,6 +30,9 @@ from artdiff.data.decode import Facts, Transform, Unreadable
 AHEAD = 4
 """Files that a process is given at once, so that it does not wait for the next."""
 
+COSTLY = ("its decoder crashed", "took longer than", "needs more than")
+"""How the reasons begin that depend on the limits, and not on the file alone."""
+
 START = 60.0
 """Seconds that a process may take to start, on a machine that is busy."""
 
