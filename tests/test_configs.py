@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import composed, small
 
+from artdiff import UserError
 from artdiff.config import check_training, plain
 from artdiff.door import CONF
 from artdiff.train import train
@@ -106,3 +108,15 @@ def test_what_is_written_lies_outside_the_pictures(art, tmp_path):
             check_training(plain(small(art, tmp_path, place)))
     with pytest.raises(ValueError, match=r"data.resident=true needs data.cache=true"):
         check_training(plain(small(art, tmp_path, "data.resident=true", "data.cache=false")))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_said(art, tmp_path):
+    with pytest.raises(UserError, match="there is no GPU that torch can use"):
+        train(small(art, tmp_path, "trainer=gpu"))
+
+
+def test_weights_that_are_none_are_said(art, tmp_path):
+    (tmp_path / "weights.pth").write_text("<html>")
+    with pytest.raises(Exception, match="cannot be read as weights"):
+        train(small(art, tmp_path / "run", f"loss.perceptual.weights={tmp_path}/weights.pth"))

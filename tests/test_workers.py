@@ -72,12 +72,12 @@ def test_hostile_files_cost_one_entry_each(tmp_path):
         (tmp_path / name).write_bytes(b"HOSTILE" + name.encode())
     good = [put(tmp_path / f"{index}.jpg") for index in range(20)]
     paths = [*good[:10], *(tmp_path / name for name in ("crash", "hang", "eat", "exit", "odd")), *good[10:]]
-    found = outcomes(jobs_for(*paths), Limits(seconds=3, gigabytes=1))
+    found = outcomes(jobs_for(*paths), Limits(seconds=2, gigabytes=1))
     assert len(found) == 25
     assert all(found[path.name].facts is not None for path in good)
     assert {name: found[name].reason for name in ("crash", "hang", "eat", "exit", "odd")} == {
         "crash": "its decoder crashed (SIGSEGV)",
-        "hang": "took longer than 3 s to decode",
+        "hang": "took longer than 2 s to decode",
         "eat": "needs more than 1 GB of memory to decode",
         "exit": "its decoder crashed (exit code 7)",
         "odd": "damaged HOSTILE: 'no such thing'",
