@@ -25,7 +25,7 @@ from artdiff.config import plain
 from artdiff.data import decode
 from artdiff.door import CONF
 
-DECODING = re.compile(r"decoding ([\d,]+) of ([\d,]+) pictures")
+DECODING = re.compile(r"decoding ([\d,]+) of ([\d,]+) files")
 
 
 def words(folder: Path, home: Path) -> list[str]:
