@@ -98,9 +98,9 @@ def test_rows_are_written_where_they_belong(tmp_path):
 
 def test_a_caller_that_takes_its_time_costs_no_picture(tmp_path):
     jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(4)))
-    for _, outcome in workers.run(jobs, TRANSFORM, Limits(seconds=0.7, gigabytes=2)):
+    for _, outcome in workers.run(jobs, TRANSFORM, Limits(seconds=1.2, gigabytes=2)):
         assert outcome.facts is not None
-        time.sleep(0.8)
+        time.sleep(1.3)
 
 
 def test_a_process_that_cannot_start_says_why(tmp_path):
