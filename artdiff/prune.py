@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -18,7 +17,7 @@ def prune(cfg: DictConfig) -> int:
     """Remove what was not used for `unused_days` and what only artdiff keeps, in the cache's folder → bytes freed."""
     config = plain(cfg)
     check_pruning(config)
-    folder = cache.default_folder() if config["cache_dir"] is None else Path(config["cache_dir"]).expanduser()
+    folder = cache.chosen_folder(config["cache_dir"])
     if not folder.is_dir():
         raise UserError(f"there is no cache in {folder}; set cache_dir or ARTDIFF_CACHE to where it is")
     freed = 0

@@ -47,6 +47,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("ARTDIFF_CACHE") or user_cache_path("artdiff"))
 
 
+def chosen_folder(cache_dir: str | None) -> Path:
+    """The folder that the setting `cache_dir` asks for."""
+    return default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+
+
 def make(folder: Path) -> None:
     """Make the folder below the cache. Raises `UserError` where that cannot be done."""
     try:

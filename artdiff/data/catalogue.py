@@ -244,8 +244,8 @@ def _excluded(exclude: Path, root: Path, files: list[File], hashes: dict[str, st
         elif spellings and not entry.startswith("#"):  # else an empty line or a comment
             unknown.append(entry)
     if unknown:
-        some = ", ".join(shown(entry) for entry in unknown[:3])
-        log.warning("%s entries of data.exclude=%s match no file: %s", f"{len(unknown):,}", exclude, some)
+        few = some([shown(entry) for entry in unknown], most=3)
+        log.warning("%s entries of data.exclude=%s match no file: %s", f"{len(unknown):,}", exclude, few)
     contents |= {hashes[path] for path in named if path in hashes}
     return {
         file.path: "left out by data.exclude" if file.path in named else "left out by data.exclude: the same content"

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from artdiff import UserError, images
-from artdiff.data import augment, cache, sample_art
+from artdiff.data import augment, sample_art
+from artdiff.data.cache import chosen_folder
 from artdiff.data.catalogue import Catalogue, Picture, reasons, take_stock
 from artdiff.data.decode import Fit, Transform
 from artdiff.data.folder import shown, some, write_rows
@@ -136,7 +137,7 @@ class ArtDataModule(L.LightningDataModule):
         self.flip = flip
         self.seed = seed
         self.keeps_decoded = cache
-        self.cache_dir = _cache_folder(cache_dir)
+        self.cache_dir = chosen_folder(cache_dir)
         self.resident = resident
         self.num_workers = num_workers if num_workers is not None else 0 if cache else cores()
         self.limits = Limits(**limits)
@@ -303,10 +304,6 @@ class ArtDataModule(L.LightningDataModule):
             resident[start : start + 1024] = torch.from_numpy(np.array(pixels[start : start + 1024]))
         log.info("the whole set lies in the memory of %s: %.2f GB", device, pixels.nbytes / 1e9)
         return resident
-
-
-def _cache_folder(cache_dir: str | None) -> Path:
-    return cache.default_folder() if cache_dir is None else Path(cache_dir).expanduser()
 
 
 def _duplicates(catalogue: Catalogue) -> list[tuple[str, str, str, str]]:

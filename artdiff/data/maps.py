@@ -59,18 +59,23 @@ def decoded(
     listing = folder / "decoded" / f"{kind}-{cache.key(limits, keep_pixels, digests)}.json"
     cache.make(listing.parent)
     found = _open(listing, transform.size, keep_pixels)
-    if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
+    if not _is_settled(found):
         with _locked(listing.with_suffix(".lock")):
             found = _open(listing, transform.size, keep_pixels)  # another program may have built it while we waited
-            if found is None or not all(outcome.lasting for outcome in found.outcomes.values()):
+            if not _is_settled(found):
                 try:
                     _build(root, contents, transform, limits, listing, keep_pixels=keep_pixels)
                 except OSError as error:
                     raise UserError(f"the cache in {listing.parent} cannot be written: {error.strerror}") from None
                 found = _open(listing, transform.size, keep_pixels)
-                assert found is not None
+    assert found is not None
     cache.mark_used(listing)
     return found
+
+
+def _is_settled(found: Decoded | None) -> bool:
+    """Whether it is there, and nothing in it is to be tried again."""
+    return found is not None and all(outcome.lasting for outcome in found.outcomes.values())
 
 
 def _open(listing: Path, size: int, keep_pixels: bool) -> Decoded | None:
@@ -100,7 +105,7 @@ def _build(
         if rows is not None:
             missing = {digest for digest in digests if place[digest] not in journal.outcomes}
             with partial.open("r+b") as stream:
-                for digest, row, outcome in _in_other_maps(listing, missing):
+                for digest, row, outcome in _in_other_maps(listing, transform.size, missing):
                     stream.seek(rows.offset + place[digest] * rows.size)
                     stream.write(row)
                     journal.add(place[digest], digest, outcome._replace(crc=zlib.crc32(row)))
@@ -206,7 +211,7 @@ def _read_row(rows: Rows, row: int) -> bytes:
         return stream.read(rows.size)
 
 
-def _in_other_maps(listing: Path, wanted: set[str]) -> Iterator[tuple[str, bytes, Outcome]]:
+def _in_other_maps(listing: Path, size: int, wanted: set[str]) -> Iterator[tuple[str, bytes, Outcome]]:
     """The rows of `wanted` contents that maps of the same transform hold, whole or interrupted; with what became of
     them.
     """
@@ -221,7 +226,6 @@ def _in_other_maps(listing: Path, wanted: set[str]) -> Iterator[tuple[str, bytes
     for other in sorted(listing.parent.glob(f"{kind}-*.json")):
         if not wanted:
             return
-        size = (cache.read_json(other) or {}).get("transform", [0])[0]
         found = _open(other, size, keep_pixels=True)
         if found is None:
             continue
