@@ -15,13 +15,18 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from artdiff import images
-from artdiff.tasks import Reconstruction
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.tasks import Generation
+from artdiff.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
 class SampleGrids(L.Callback):
-    """Shows fixed validation pictures at intervals, as PNG files in `folder` and in TensorBoard.
+    """Shows what the task makes of the same pictures or noise, at intervals: as PNG files and in TensorBoard.
+
+    Where it paints, it also logs how far the colours drift: of each channel, the mean of what was painted less that of
+    the training pictures, as `drift/mean_…` in [0,1], and its spread within a picture over theirs, as `drift/spread_…`.
 
     Args:
         folder: where the PNG files go.
@@ -42,7 +47,9 @@ class SampleGrids(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.preview = trainer.datamodule.preview(self.pictures)  # type: ignore[attr-defined]
+        data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.preview = data.preview(self.pictures)
+        self.colours = data.colours() if isinstance(pl_module, Generation) else None
         steps = trainer.estimated_stepping_batches
         if steps != math.inf:
             self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
@@ -60,18 +67,20 @@ class SampleGrids(L.Callback):
             self._show(trainer, pl_module)
 
     def _show(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        assert isinstance(task, Reconstruction)
+        assert isinstance(task, Task)
         step = trainer.global_step
         self.shown.append(step)
         was_training = task.training
         task.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            rows = task.sample_rows(self.preview.to(task.device))
+        with trainer.precision_plugin.forward_context():
+            rows = [row.float().cpu() for row in task.sample_rows(self.preview.to(task.device))]
         task.train(was_training)
-        grid = images.grid([row.float().cpu() for row in rows], max_side=self.max_side)
+        grid = images.grid(rows, max_side=self.max_side)
         images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
+        if self.colours is not None and trainer.logger is not None:
+            trainer.logger.log_metrics(_drift(images.colours(torch.cat(rows)), self.colours), step)
 
 
 class LastCheckpoint(Checkpoint):
@@ -181,7 +190,11 @@ class PlainProgress(L.Callback):
         elapsed, done = self.said - self.started, trainer.global_step - self.first_step
         total = trainer.estimated_stepping_batches
         known = total != math.inf
-        scores = [f"{name} {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())]
+        scores = [
+            f"{name} {float(value):.4g}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(("train/", "val/"))
+        ]
         log.info(
             "step %s%s, epoch %s, %.1f images/s, %s%s",
             f"{trainer.global_step:,}",
@@ -191,6 +204,18 @@ class PlainProgress(L.Callback):
             ", ".join(scores),
             f", about {_duration(elapsed / done * (total - trainer.global_step))} left" if done and known else "",
         )
+
+
+def _drift(painted: images.Colours, real: images.Colours) -> dict[str, float]:
+    """How far what was `painted` is from the `real` pictures, channel by channel."""
+    return {
+        name: float(value)
+        for index, channel in enumerate(("red", "green", "blue"))
+        for name, value in (
+            (f"drift/mean_{channel}", painted.mean[index] - real.mean[index]),
+            (f"drift/spread_{channel}", painted.spread[index] / real.spread[index]),
+        )
+    }
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

@@ -18,6 +18,13 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 FITS = ("squash", "crop", "pad")
 WEIGHTS = ("auto", "imagenet", "random")
+SOLVERS = ("heun", "euler")
+
+NETWORKS = {
+    "artdiff.tasks.Reconstruction": ("artdiff.networks.ConvDiffusionModel",),
+    "artdiff.tasks.Generation": ("artdiff.networks.UNet", "artdiff.networks.ViT"),
+}
+"""What each task can train."""
 
 PATHS = (
     *("ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
@@ -55,6 +62,12 @@ def check_training(config: dict[str, Any]) -> None:
     _one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
     _one_of("trainer.precision", trainer["precision"], PRECISIONS)
     _one_of("trainer.devices", trainer["devices"], (1,))  # order and resume are not made for more
+    task, network = config["task"]["_target_"], config["network"]["_target_"]
+    if network not in NETWORKS[task]:
+        fit = "task=generation" if task == "artdiff.tasks.Reconstruction" else "network=unet or network=vit"
+        raise UserError(f"{task} cannot train {network}: set {fit}")
+    if task == "artdiff.tasks.Generation":
+        check_painter(config["task"])
     perceptual = loss["perceptual"]
     if perceptual is not None:
         if "_target_" not in perceptual:
@@ -62,6 +75,17 @@ def check_training(config: dict[str, Any]) -> None:
         if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
             weights = perceptual["weights"]
             raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
+
+
+def check_painter(task: dict[str, Any]) -> None:
+    """Raise `UserError` for what learning to paint could only stumble over later."""
+    _whole("task.warmup", task["warmup"], least=0)
+    for name in ("time_mean", "time_std"):
+        _number(f"task.{name}", task[name])
+    for name in ("gate", "label_dropout"):
+        _share(f"task.{name}", task[name])
+    for name in ("ema_half_life", "ema_ramp"):
+        _above_zero(f"task.{name}", task[name])
 
 
 def check_data(data: dict[str, Any]) -> None:
@@ -82,9 +106,7 @@ def check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
     _whole("data.min_side", data["min_side"], least=0)
     _whole("data.random_crop", data["random_crop"], least=0, most=size)
-    _number("data.flip", data["flip"])
-    if not 0 <= data["flip"] <= 1:
-        raise UserError(f"data.flip must be a share from 0 to 1, got {data['flip']}")
+    _share("data.flip", data["flip"])
     _one_of("data.cache", data["cache"], (True, False))
     _one_of("data.resident", data["resident"], ("auto", True, False))
     if data["resident"] is True and not data["cache"]:
@@ -129,9 +151,7 @@ def _outside(name: str, folder: str, root: str, *, remedy: str = "choose a folde
 
 def check_limits(name: str, limits: dict[str, Any]) -> None:
     for unit in ("seconds", "gigabytes"):
-        _number(f"{name}.{unit}", limits[unit])
-        if limits[unit] <= 0:
-            raise UserError(f"{name}.{unit} must be more than 0, got {limits[unit]}")
+        _above_zero(f"{name}.{unit}", limits[unit])
 
 
 def check_generation(config: dict[str, Any]) -> None:
@@ -142,6 +162,28 @@ def check_generation(config: dict[str, Any]) -> None:
     _whole("sheet", config["sheet"], least=1)
     _whole("max_pixels", config["max_pixels"], least=1)
     check_limits("limits", config["limits"])
+    if config["n"] is not None:
+        _whole("n", config["n"], least=1)
+    _whole("seed", config["seed"], least=0, most=2**63 - 1)
+    _whole("steps", config["steps"], least=1)
+    _one_of("solver", config["solver"], SOLVERS)
+    _number("guidance", config["guidance"])
+    _share("strength", config["strength"])
+    _one_of("trajectory", config["trajectory"], (True, False))
+    if config["batch_size"] is not None:
+        _whole("batch_size", config["batch_size"], least=1)
+    interval, ends = config["guidance_interval"], config["interpolate"]
+    if not isinstance(interval, list) or len(interval) != 2:
+        raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
+    for time in interval:
+        _share("guidance_interval", time)
+    if ends is not None:
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
+        for seed in ends:
+            _whole("interpolate", seed, least=0, most=2**63 - 1)
+        if config["muse"] is not None:
+            raise UserError("interpolate starts from noise: leave muse out")
     if config["muse"] is not None and not _path(config["muse"]).exists():
         raise UserError(f"muse={config['muse']} does not exist; expected a picture or a folder of pictures")
     if _path(config["out"]).exists() and not _path(config["out"]).is_dir():
@@ -162,6 +204,18 @@ def _whole(name: str, value: object, *, least: int, most: int | None = None) -> 
 def _number(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {value}")
+
+
+def _share(name: str, value: Any) -> None:
+    _number(name, value)
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} must be a share from 0 to 1, got {value}")
+
+
+def _above_zero(name: str, value: Any) -> None:
+    _number(name, value)
+    if value <= 0:
+        raise UserError(f"{name} must be more than 0, got {value}")
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -29,6 +29,7 @@ NOISE = (
     "does not have many workers",
     "The dirpath has changed",
     "smaller than the logging interval",
+    "in eval mode at the start of training",  # the average of the weights is, on purpose
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes by itself
 )
 """Parts of Lightning's warnings that ask nothing of the user."""

@@ -1,87 +1,101 @@
-"""Paint with a trained model: `python -m artdiff.generate ckpt=RUN_OR_FILE muse=FILE_OR_FOLDER out=DIR`."""
+"""Paint with a trained model: `python -m artdiff.generate ckpt=RUN_OR_FILE n=16 label=NAME out=DIR`."""
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from PIL import Image
 
 from artdiff import UserError, __version__, runs
-from artdiff.config import MULTIPLE, check_generation, plain
-from artdiff.data import cache, folder, sample_art, workers
-from artdiff.data.decode import Unreadable
+from artdiff.config import check_generation, plain
 from artdiff.door import door
+
+if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
+    from PIL import Image
+
+    from artdiff.data.decode import Transform
+    from artdiff.tasks import Generation, Reconstruction
 
 log = logging.getLogger(__name__)
 
 
 def generate(cfg: DictConfig) -> list[Path]:
-    """Paint what `cfg` describes → the files written: a PNG for each muse that could be read, then the sheet."""
+    """Paint what `cfg` describes → the files written: a PNG for each picture, then the sheet."""
     config = plain(cfg)
     check_generation(config)
     ckpt = runs.find_checkpoint(config["ckpt"], newest_in=Path(config["runs_dir"]), prefer=runs.BEST)
-    muses = _muses(config["muse"])
     out = Path(config["out"]).expanduser()
 
-    import torch
-    from tqdm import tqdm
-
-    from artdiff import hardware, images
-    from artdiff.tasks import restore
+    from artdiff import checkpoints, hardware
+    from artdiff.tasks import Generation
 
     device = hardware.device(config["device"])
-    task, image_size = restore(ckpt, ranges=config["ranges"])
+    task, transform = checkpoints.restore(ckpt, ranges=config["ranges"])
     task.to(device)
-    log.info("painting from %s pictures with %s, on %s", f"{len(muses):,}", ckpt, hardware.describe(device))
+    log.info("painting with %s, on %s", ckpt, hardware.describe(device))
     runs.make(out, name="out")
-    written, pairs = list[Path](), list[tuple[Image.Image, Image.Image]]()
-    enough = 2 * image_size if config["size"] == "train" else None
-    decoded = workers.read(muses, workers.Limits(**config["limits"]), enough=enough)
-    for path, found in tqdm(decoded, total=len(muses), desc="painting", unit=" pictures", disable=None):
-        try:
-            muse = _sized(found, config, image_size)
-        except Unreadable as reason:
-            log.warning("set aside: %s (%s)", folder.shown(str(path)), reason)
-            continue
-        image = images.from_pillow(muse)[None].to(device)
-        with torch.inference_mode():
-            painted = task(images.pad_to_multiple(image, MULTIPLE))[0, :, : muse.height, : muse.width]
-        picture = images.to_pillow(painted)
-        settings = {"artdiff": __version__, "checkpoint": ckpt.name, "muse": path.name, "size": config["size"]}
-        written.append(_free(out / f"{path.stem}.png"))
-        images.save_generated(picture, written[-1], settings)
-        if len(pairs) < config["sheet"]:
-            pairs.append((images.thumbnail(muse), images.thumbnail(picture)))
-    if not written:
-        raise UserError(f"muse={config['muse']} holds no picture that can be read: {len(muses)} files set aside")
-    written.append(_free(out / "sheet.png"))
-    images.save_generated(images.sheet(pairs), written[-1], {"artdiff": __version__, "checkpoint": ckpt.name})
+    settings: dict[str, object] = {"artdiff": __version__, "checkpoint": ckpt.name}
+    if isinstance(task, Generation):
+        written = _create(task, transform, config, out, settings)
+    else:
+        written = _reconstruct(task, transform, config, out, settings)
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
-    log.info("side by side (muse over painting): %s", written[-1])
+    log.info("all on one sheet: %s", written[-1])
     return written
 
 
-def _muses(muse: str | None) -> list[Path]:
-    if muse is None:
-        root = sample_art.folder(cache.default_folder())
-        log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
-        return [min(style.iterdir()) for style in sorted(root.iterdir())]
-    path = Path(muse).expanduser()
-    if not path.is_dir():
-        return [path]
-    return [path / file.path for file in folder.scan(path, name="muse").files]
+def _reconstruct(
+    task: "Reconstruction", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
+) -> list[Path]:
+    """What the model makes of each muse, and a sheet of muses over pictures."""
+    from artdiff import images, painting
+
+    for name in ("n", "label", "interpolate"):
+        if config[name] is not None:
+            raise UserError(
+                f"{name}={config[name]} needs a model trained with task=generation; this one copies its muse"
+            )
+    written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
+    for muse in painting.read_muses(config["muse"], config, transform):
+        picture = painting.reconstruct(task, muse.picture)
+        written.append(_free(out / f"{muse.path.stem}.png"))
+        images.save_generated(picture, written[-1], settings | {"muse": muse.path.name, "size": config["size"]})
+        if len(pairs) < config["sheet"]:
+            pairs.append((images.thumbnail(muse.picture), images.thumbnail(picture)))
+    written.append(_free(out / "sheet.png"))
+    images.save_generated(images.sheet(pairs), written[-1], settings)
+    return written
 
 
-def _sized(found: Image.Image | str, config: dict[str, Any], image_size: int) -> Image.Image:
-    """The muse at the size to paint at. Raises `Unreadable` where there is none, or it is too large."""
-    if isinstance(found, str):
-        raise Unreadable(found)
-    if config["size"] == "train":
-        return found.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    if found.width * found.height > config["max_pixels"]:
-        raise Unreadable(f"{found.width} x {found.height} is more than max_pixels={config['max_pixels']:,}")
-    return found
+def _create(
+    task: "Generation", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
+) -> list[Path]:
+    """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
+    from artdiff import images, painting
+
+    if config["size"] != "train":
+        raise UserError(
+            f"size={config['size']} needs a model that reconstructs; this one paints at {transform.size} px"
+        )
+    muses = list(painting.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
+    rows = painting.plan(config, task.classes, muses)
+    painted = painting.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
+    written, lines = list[Path](), list[list["Image.Image"]]()
+    for index, row in enumerate(rows):
+        line = [row[0].muse.picture] if row[0].muse is not None else []
+        for canvas, one in zip(row, painted, strict=False):
+            written.append(_free(out / f"{canvas.name}.png"))
+            images.save_generated(one.picture, written[-1], settings | canvas.settings)
+            if config["trajectory"]:
+                images.save_generated(
+                    one.trajectory, _free(out / f"{canvas.name}_trajectory.png"), settings | canvas.settings
+                )
+            line.append(images.thumbnail(one.picture))
+        if index < config["sheet"]:
+            lines.append(line)
+    written.append(_free(out / "sheet.png"))
+    images.save_generated(painting.sheet(lines), written[-1], settings)
+    return written
 
 
 def _free(path: Path) -> Path:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-CELL = 256
-"""Side in pixels of the square that a picture is fitted into on a sheet, at most."""
+CELL_LEAST, CELL = 64, 256
+"""Side in pixels of the square that a picture is fitted into on a sheet: at least and at most."""
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """The IPTC term for media made by a trained model (Digital Source Type vocabulary)."""
@@ -81,6 +82,19 @@ def grid(rows: Sequence[Tensor], *, max_side: int) -> Tensor:
     return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
 
 
+class Colours(NamedTuple):
+    """Of each channel (3,), in [0,1]: the mean, and the standard deviation within a picture, averaged over pictures."""
+
+    mean: Tensor
+    spread: Tensor
+
+
+def colours(image: Tensor) -> Colours:
+    """What is in the channels of signed pictures (B,3,H,W)."""
+    unit = signed_to_unit(image).flatten(2)  # (B,3,H·W)
+    return Colours(unit.mean(dim=(0, 2)), unit.std(dim=2).mean(dim=0))
+
+
 def thumbnail(picture: Image.Image) -> Image.Image:
     """A copy no larger than a cell of a sheet."""
     small = picture.copy()
@@ -90,7 +104,8 @@ def thumbnail(picture: Image.Image) -> Image.Image:
 
 def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Image.Image:
     """Stacks of as many RGB pictures of any size, one over the other, each fitted into a square of at most `CELL`."""
-    side = min(CELL, max(max(picture.size) for stack in stacks for picture in stack))
+    largest = max(max(picture.size) for stack in stacks for picture in stack)
+    side = min(CELL, max(CELL_LEAST, largest))
     columns, height = min(columns, len(stacks)), len(stacks[0])
     rows = -(-len(stacks) // columns)
     paper = Image.new("RGB", (columns * side, rows * height * side), "white")

@@ -56,7 +56,7 @@ DOWNLOAD_SECONDS = 20
 
 
 class Terms(NamedTuple):
-    """A loss and the unweighted terms it is made of, each a scalar."""
+    """A loss, a scalar, and the unweighted terms it is made of, of each picture: (B,)."""
 
     loss: Tensor
     mse: Tensor
@@ -71,31 +71,39 @@ class PerceptualLoss:
             first layers, `random` (He-initialised from a fixed seed), or `auto`: `imagenet`, else `random` with a
             warning.
         layer: where VGG16 is cut, `relu1_1` to `relu5_3`.
+        relative: divide by the mean square of the targets' features, so that what a weight of this term means does not
+            depend on the weights of VGG16: 0 is alike, 1 as far as from no features at all.
 
     `source` says which weights were taken. Raises `UserError` where the weights cannot be had.
     """
 
-    def __init__(self, *, weights: str, layer: str) -> None:
+    def __init__(self, *, weights: str, layer: str, relative: bool) -> None:
         if layer not in LAYERS:
             raise UserError(f"loss.perceptual.layer must be one of {', '.join(LAYERS)}, got {layer}")
         self.features = vgg16(weights=None, init_weights=False).features[: LAYERS[layer]]
         self.layer = layer
+        self.relative = relative
         self.source = self._load(weights)
         self.fallback = weights == "auto" and self.source != "imagenet"
         self.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.warn_of_fallback()
 
     def __call__(self, image: Tensor, target: Tensor) -> Tensor:
-        """ImageNet-normalised `image` and `target`, both (B,3,H,W) → scalar; gradients reach `image` alone."""
+        """ImageNet-normalised `image` and `target`, both (B,3,H,W) → of each picture, (B,).
+
+        Gradients reach `image` alone.
+        """
         if self.features[0].weight.device != image.device:
             self.features.to(image.device)
         at_once = max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)
-        total = image.new_zeros((), dtype=torch.float32)
+        errors, squares = [], []
         for some, their_target in zip(image.split(at_once), target.split(at_once), strict=True):
             with torch.no_grad():
                 wanted = self.features(their_target)
-            total = total + len(some) * F.mse_loss(self.features(some), wanted)
-        return total / len(image)
+                if self.relative:
+                    squares.append(_means(wanted.float().square()))
+            errors.append(_means(F.mse_loss(self.features(some), wanted, reduction="none").float()))
+        return torch.cat(errors) / torch.cat(squares).mean() if self.relative else torch.cat(errors)
 
     def warn_of_fallback(self) -> None:
         """Say, so that it cannot be missed, if `auto` had to fall back to random features."""
@@ -137,13 +145,26 @@ class HybridLoss:
         self.perceptual_weight = perceptual_weight
         self.perceptual = perceptual
 
-    def __call__(self, image: Tensor, target: Tensor) -> Terms:
-        """`image` and `target`, both (B,3,H,W) in the range that `perceptual` takes."""
-        mse = F.mse_loss(image, target)
+    def __call__(
+        self, image: Tensor, target: Tensor, *, weight: Tensor | None = None, gate: Tensor | None = None
+    ) -> Terms:
+        """`image` and `target`, both (B,3,H,W) in the range that `perceptual` takes.
+
+        `weight` (B,) multiplies each picture's MSE. `gate` (B,), 0 or 1, says which pictures the perceptual term is the
+        mean of: none, and it is 0. Without them all count alike.
+        """
+        mse = _means(F.mse_loss(image, target, reduction="none"))
+        loss = self.mse_weight * (mse if weight is None else weight * mse).mean()
         if self.perceptual is None:
-            return Terms(self.mse_weight * mse, mse, None)
+            return Terms(loss, mse, None)
         perceptual = self.perceptual(image, target)
-        return Terms(self.mse_weight * mse + self.perceptual_weight * perceptual, mse, perceptual)
+        counted = perceptual.mean() if gate is None else (gate * perceptual).sum() / gate.sum().clamp(min=1)
+        return Terms(loss + self.perceptual_weight * counted, mse, perceptual)
+
+
+def _means(errors: Tensor) -> Tensor:
+    """(B,…) → the mean of each picture, (B,)."""
+    return errors.flatten(1).mean(dim=1)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def train(cfg: DictConfig) -> float:
     import lightning.pytorch as L
     from hydra.utils import instantiate
 
+    from artdiff import checkpoints
     from artdiff import trainer as trainers
     from artdiff.callbacks import FinalScores
 
@@ -39,10 +40,12 @@ def train(cfg: DictConfig) -> float:
     final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
-    task = instantiate(config["task"], loss=loss)
-    start = task.check_fits(ckpt) if ckpt is not None else 0
     data = instantiate(config["data"])
     data.setup()
+    if "classes" in config["task"]:
+        config["task"]["classes"] = data.classes
+    task = instantiate(config["task"], loss=loss)
+    start = checkpoints.check_fits(ckpt, task) if ckpt is not None else 0
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)
@@ -77,7 +80,8 @@ def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dic
     end = "done" if trainer.state.finished else "interrupted"
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
     log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
-    log.info("pictures (input over output): %s", run / runs.SAMPLES)
+    paints = "classes" in config["task"]
+    log.info("pictures (%s): %s", "a row a class" if paints else "input over output", run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
     again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
     limit = _limit(config)
@@ -86,7 +90,7 @@ def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dic
     longer = [f"{limit}={2 * most if now >= most else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
-    log.info("  %s", command("artdiff.generate", f"ckpt={run}", "muse=FILE_OR_FOLDER", "out=DIR"))
+    log.info("  %s", command("artdiff.generate", f"ckpt={run}", "n=8" if paints else "muse=FILE_OR_FOLDER", "out=DIR"))
     log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
     log.info("  %s  # carries on", command("artdiff.train", *again, *longer, f"ckpt={run}"))
 

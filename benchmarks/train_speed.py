@@ -32,7 +32,9 @@ def plain(args: argparse.Namespace) -> None:
     from artdiff.networks import ConvDiffusionModel
 
     torch.manual_seed(0)
-    vgg = PerceptualLoss(weights=args.weights, layer=args.layer).features.to(memory_format=torch.contiguous_format)
+    vgg = PerceptualLoss(weights=args.weights, layer=args.layer, relative=False).features.to(
+        memory_format=torch.contiguous_format
+    )
     model = ConvDiffusionModel()
     transform = transforms.Compose(
         [

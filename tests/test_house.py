@@ -11,9 +11,9 @@ ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
     {"images", "runs"},
-    {"hardware", "data", "networks", "losses", "metrics"},
+    {"hardware", "data", "networks", "losses", "metrics", "flow"},
     {"tasks", "config"},
-    {"callbacks", "door"},
+    {"callbacks", "door", "checkpoints", "painting"},
     {"trainer"},
     {"train", "generate", "audit", "prune"},
 ]

@@ -3,12 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from artdiff import UserError
+from artdiff.checkpoints import check_fits, restore
 from artdiff.losses import HybridLoss, PerceptualLoss
 from artdiff.metrics import ReconstructionScores
 from artdiff.networks import ConvDiffusionModel
-from artdiff.tasks import Reconstruction, restore
+from artdiff.tasks import Reconstruction
 
 NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
+DATA = {"image_size": 16, "fit": "squash", "background": "white"}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 
 
@@ -18,7 +20,7 @@ def task(ranges="mended", loss=None):
 
 @pytest.fixture(scope="module")
 def loss():
-    perceptual = PerceptualLoss(weights="random", layer="relu1_2")
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False)
     return HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)
 
 
@@ -83,8 +85,8 @@ def article_file(tmp_path):
 
 
 def test_an_article_state_dict_is_restored(article_file):
-    model, image_size = restore(article_file)
-    assert (model.ranges, image_size, model.training) == ("published", 128, False)
+    model, transform = restore(article_file)
+    assert (model.ranges, transform.size, model.training) == ("published", 128, False)
     for key, value in torch.load(article_file, weights_only=True).items():
         assert torch.equal(model.network.state_dict()[key], value)
     assert restore(article_file, ranges="mended").task.ranges == "mended"
@@ -121,7 +123,11 @@ def test_a_wrong_checkpoint_is_one_clear_line(tmp_path, content, message):
 def test_a_checkpoint_cannot_call_what_it_likes(tmp_path, monkeypatch, network):
     monkeypatch.chdir(tmp_path)
     settings = {"network": network, "optimizer": {}, "scheduler": None, "ranges": "mended"}
-    found = {"hyper_parameters": settings, "state_dict": {}, "datamodule_hyper_parameters": {"image_size": 16}}
+    found = {
+        "hyper_parameters": settings,
+        "state_dict": {},
+        "datamodule_hyper_parameters": {"image_size": 16, "fit": "squash", "background": "white"},
+    }
     torch.save(found, "hostile.ckpt")
     with pytest.raises(UserError, match="expected one of artdiff.networks"):
         restore(tmp_path / "hostile.ckpt")
@@ -135,4 +141,4 @@ def test_an_unknown_range_is_refused():
 
 def test_carrying_on_needs_more_than_weights(article_file):
     with pytest.raises(UserError, match="holds weights alone"):
-        task().check_fits(article_file)
+        check_fits(article_file, task())

@@ -240,11 +240,18 @@ class ArtDataModule(L.LightningDataModule):
 
     def preview(self, count: int) -> Tensor:
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
-        count = min(count, len(self.val_set))
-        picked = np.linspace(0, len(self.val_set) - 1, count).round().astype(int)
-        pixels, _, gone = self.val_set.source.read(self.val_set.rows[picked])
+        return self._some(self.val_set, count)
+
+    def colours(self) -> images.Colours:
+        """What is in the channels of the training pictures, or of a thousand of them."""
+        return images.colours(self._some(self.train_set, 1000))
+
+    def _some(self, pictures: Pictures, count: int) -> Tensor:
+        count = min(count, len(pictures))
+        picked = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+        pixels, _, gone = pictures.source.read(pictures.rows[picked])
         if not len(pixels):
-            raise UserError(f"no validation picture can be read any more: {gone[0]}")
+            raise UserError(f"no picture can be read any more: {gone[0]}")
         return images.to_signed(augment.window(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.image_size, None))
 
     def write_listings(self, set_aside: Path, duplicates: Path) -> None:

@@ -1,0 +1,58 @@
+"""What the denoisers share: time and label as one vector, and a picture's part in its own estimate.
+
+Shape letters: B pictures, C channels, H and W pixels, E condition features.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WAVES = 64
+"""Rates of change that a time is shown at, each as a sine and a cosine."""
+
+
+class Condition(nn.Module):
+    """Time and label as one vector, which steers every block.
+
+    Beside the `classes` labels 0, 1, … there is the null label, for whatever it may be: every other number means it.
+    """
+
+    def __init__(self, *, classes: int, features: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.time = nn.Sequential(nn.Linear(2 * WAVES, features), nn.SiLU(), nn.Linear(features, features))
+        self.label = nn.Embedding(classes + 1, features)
+
+    def forward(self, time: Tensor, label: Tensor) -> Tensor:
+        """`time` (B,) in [0,1] and `label` int64 (B,) → (B,E)."""
+        rates = torch.logspace(0, 3, WAVES, device=time.device)  # radians over the whole range of time
+        angles = time.float()[:, None] * rates  # (B,WAVES)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B,2·WAVES)
+        known = (label >= 0) & (label < self.classes)
+        return F.silu(self.time(waves) + self.label(torch.where(known, label, self.classes)))  # (B,E)
+
+
+def scaled(noisy: Tensor, time: Tensor, *, data_std: float) -> Tensor:
+    """`noisy` (B,C,H,W) with a variance of 1 at every `time` (B,), if pictures' standard deviation is `data_std`."""
+    return noisy * _variance(time, data_std).rsqrt()
+
+
+def estimate(noisy: Tensor, time: Tensor, output: Tensor, *, data_std: float) -> Tensor:
+    """A network's `output` (B,C,H,W) → its estimate of the clean picture, float32.
+
+    An output of 0 gives the best linear guess from `noisy` alone, and an error of 1 counts alike at every time: the
+    preconditioning of arXiv:2206.00364 (table 1), for the path `time · image + (1 − time) · noise`.
+    """
+    noisy, variance = noisy.float(), _variance(time, data_std)
+    share, error = _beside(time) * data_std**2 / variance, (1 - _beside(time)) * data_std * variance.rsqrt()
+    return share * noisy + error * output.float()
+
+
+def _variance(time: Tensor, data_std: float) -> Tensor:
+    """Of what is noisy at `time` (B,) → (B,1,1,1)."""
+    time = _beside(time)
+    return (time * data_std) ** 2 + (1 - time) ** 2
+
+
+def _beside(time: Tensor) -> Tensor:
+    return time.float()[:, None, None, None]

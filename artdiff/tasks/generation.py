@@ -1,0 +1,180 @@
+"""Paint new pictures: denoise what was noised, under the hybrid loss weighed and gated by time."""
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
+
+from artdiff import flow
+from artdiff.data.datamodule import NO_LABEL, Batch
+from artdiff.losses import HybridLoss, Terms
+from artdiff.metrics import TimeBands
+from artdiff.tasks.task import Task, normalised
+
+PREVIEW_STEPS = 12
+"""Steps of the grids that training is watched by: fewer than for pictures to keep."""
+
+PREVIEW_ROWS = 10
+"""Classes that these grids show, at most."""
+
+TOGETHER = 4
+"""Pictures are denoised in multiples of so many.
+
+Matrix products of other sizes are rounded differently, and a picture would depend on how many are painted beside it.
+"""
+
+
+class Generation(Task):
+    """Denoise pictures at times between noise (0) and picture (1), and so learn to paint from noise.
+
+    What chance decides in a step is a function of (seed, step), and a run that is carried on goes on exactly.
+
+    Args:
+        network: called `net(noisy, time, label) -> picture`, built with the number of classes.
+        optimizer: of the network's weights.
+        scheduler: of the learning rate, once an epoch; None keeps it.
+        warmup: steps over which the learning rate rises from nothing.
+        classes: names of the labels 0, 1, …; empty for pictures without, which are painted unconditionally.
+        time_mean, time_std: of the normal distribution whose sigmoid the training times are.
+        gate: the time from which on the perceptual term counts.
+        label_dropout: share of the labels that are replaced by the null label, which guidance needs.
+        ema_half_life: of the weights' moving average, in pictures trained on.
+        ema_ramp: the half-life is at most this share of the pictures so far, so that a young average is no old one.
+        seed: of noise, times and dropout.
+        loss: only needed to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None,
+        warmup: int,
+        classes: list[str],
+        time_mean: float,
+        time_std: float,
+        gate: float,
+        label_dropout: float,
+        ema_half_life: float,
+        ema_ramp: float,
+        seed: int = 0,
+        loss: HybridLoss | None = None,
+    ) -> None:
+        super().__init__(network=network, optimizer=optimizer, scheduler=scheduler, loss=loss, classes=len(classes))
+        self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
+        self.warmup = warmup
+        self.classes = classes
+        self.time_mean = time_mean
+        self.time_std = time_std
+        self.gate = gate
+        self.label_dropout = label_dropout
+        self.ema_half_life = ema_half_life
+        self.ema_ramp = ema_ramp
+        self.seed = seed
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.seen = self.averaged = 0  # pictures that were trained on, and those of them that are in the average
+        terms = ("mse",) if loss is None or loss.perceptual is None else ("mse", "perceptual")
+        self.train_bands, self.val_bands = TimeBands(terms, prefix="train"), TimeBands(terms, prefix="val")
+
+    def train(self, mode: bool = True) -> Self:
+        """The average is never in training mode: it drops nothing out."""
+        super().train(mode)
+        self.ema.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label = batch
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.global_step)).generate_state(1)[0]))
+        time = flow.draw_times(len(image), mean=self.time_mean, std=self.time_std, device=image.device)
+        noise = torch.randn_like(image)
+        dropped = torch.rand(len(label), device=label.device) < self.label_dropout
+        label = torch.where(dropped, NO_LABEL, label)
+        denoised = self.network(flow.noised(image, noise, time), time, label)
+        terms = self._weighed(denoised, image, time)
+        self.log_terms("train", terms)
+        _sort_by_time(self.train_bands, time, terms)
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_bands(self.train_bands)
+        self.seen += len(image)
+        return terms.loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The average's losses, with noise that is the same every time and times spread evenly over each batch."""
+        image, label = batch
+        count = len(image)
+        time = (torch.arange(count, device=image.device) + 0.5) / count
+        noise = flow.seeded_noise(range(batch_idx * count, (batch_idx + 1) * count), image.shape[1:]).to(image.device)
+        terms = self._weighed(self.ema(flow.noised(image, noise, time), time, label), image, time)
+        self.log_terms("val", terms)
+        _sort_by_time(self.val_bands, time, terms)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_bands(self.val_bands)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average the weights right behind each step, before anything can be saved."""
+        super().optimizer_step(*args, **kwargs)
+        half_life = min(self.ema_half_life, self.ema_ramp * self.seen)
+        share = 1 - 0.5 ** ((self.seen - self.averaged) / half_life)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), share)
+        self.averaged = self.seen
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["artdiff"] |= {"seen": self.seen, "averaged": self.averaged}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seen, self.averaged = (checkpoint["artdiff"][name] for name in ("seen", "averaged"))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = instantiate(self.optimizer)(self.network.parameters())
+        rises = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
+        schedulers: list[Any] = [{"scheduler": rises, "interval": "step"}]
+        if self.scheduler is not None:
+            schedulers.append({"scheduler": instantiate(self.scheduler)(optimizer), "interval": "epoch"})
+        return [optimizer], schedulers
+
+    def denoiser(self, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> flow.Denoiser:
+        """The averaged network, guided to `label` int64 (B,): what pictures are painted with."""
+        return flow.guided(self._steady, label, guidance=guidance, interval=interval, null=NO_LABEL)
+
+    @torch.no_grad()
+    def sample_rows(self, image: Tensor) -> list[Tensor]:
+        """As many pictures of each class as `image` has, from the same noise every time."""
+        labels = range(len(self.classes))[:PREVIEW_ROWS] if self.classes else [NO_LABEL]
+        noise = flow.seeded_noise(range(len(image)), image.shape[1:]).to(image.device)
+        rows = []
+        for label in labels:
+            denoise = self.denoiser(
+                torch.full((len(image),), label, device=image.device), guidance=1.0, interval=(0, 1)
+            )
+            *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
+            rows.append(painted.clamp(-1, 1))
+        return rows
+
+    def _weighed(self, denoised: Tensor, image: Tensor, time: Tensor) -> Terms:
+        how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=self.gate)}
+        return self.compared(normalised(denoised), normalised(image), **how)
+
+    def _steady(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """The averaged network, whose answer for a picture does not depend on how many stand beside it."""
+        count = len(noisy)
+        if count % TOGETHER:
+            among = torch.arange(-(-count // TOGETHER) * TOGETHER, device=noisy.device).clamp(max=count - 1)
+            noisy, time, label = noisy[among], time[among], label[among]
+        return self.ema(noisy, time, label)[:count]
+
+    def _log_bands(self, bands: TimeBands) -> None:
+        self.log_dict(bands.compute())
+        bands.reset()
+
+
+def _sort_by_time(bands: TimeBands, time: Tensor, terms: Terms) -> None:
+    bands.update(time, *(value.detach() for value in (terms.mse, terms.perceptual) if value is not None))

@@ -1,0 +1,168 @@
+"""How good are the pictures that a run paints: Fréchet distances to held-out pictures, contrast, nearest neighbours.
+
+Paints N pictures without guidance, of each class its share of the training pictures, and compares them, and as many
+real training pictures, with all that are held out. A Fréchet distance is taken between pooled features: mean and spread
+of every ReLU of a VGG16 on pictures enlarged twice. That VGG16 is random up to relu3_3 (seed 0), so nobody trained on
+it; with --weights FILE also the one of that file, up to relu3_1. Distances depend on N.
+
+    python benchmarks/paint_quality.py --ckpt RUN --data DIR --n 500 --save samples.npy
+
+With --painted, the folder that artdiff.generate wrote to, it only writes the sheet --nearest: those pictures, over the
+training picture (or its mirror image) nearest to each.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor, nn
+
+from artdiff import images
+from artdiff.checkpoints import restore
+from artdiff.config import plain
+from artdiff.door import CONF
+from artdiff.losses import PerceptualLoss
+from artdiff.painting import paint, plan
+
+
+class Art(NamedTuple):
+    """What a run was trained on and validated with, uint8 (N,3,H,W), and its classes with their shares."""
+
+    train: Tensor
+    held_out: Tensor
+    shares: dict[str, float]
+
+
+def composed(config: str, *overrides: str) -> dict:
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        return plain(compose(config, overrides=list(overrides)))
+
+
+def real(ckpt: Path, root: str) -> Art:
+    settings = torch.load(ckpt, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
+    config = composed("train", "run_dir=unused")["data"]
+    data = instantiate(config | {name: settings[name] for name in config if name in settings} | {"root": root})
+    data.setup()
+    pixels = (torch.from_numpy(part.source.read(part.rows)[0]) for part in (data.train_set, data.val_set))
+    labels = [data.classes[label] if label >= 0 else "none" for label in data.train_set.labels.tolist()]
+    shares = {name: labels.count(name) / len(labels) for name in sorted(set(labels))}
+    return Art(*(part.permute(0, 3, 1, 2) for part in pixels), shares)
+
+
+def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> Tensor:
+    config = composed("generate", "ckpt=unused", "out=unused")
+    config |= {"steps": args.steps, "guidance": args.guidance}
+    task, transform = restore(ckpt)
+    canvases, due = [], 0.0
+    for name, share in shares.items():
+        due += share * args.n
+        count = round(due) - len(canvases)
+        if count:
+            config |= {"label": name, "n": count, "seed": len(canvases)}
+            canvases += plan(config, task.classes, [])[0]
+    begun = time.perf_counter()
+    made = [images.to_uint8(images.from_pillow(one.picture)) for one in paint(task, canvases, config, transform.size)]
+    speed = len(made) / (time.perf_counter() - begun)
+    print(f"{speed:.2f} pictures/s in {args.steps} steps of {config['solver']}, guidance {args.guidance}")
+    return torch.stack(made)
+
+
+@torch.no_grad()
+def features(image: Tensor, network: nn.Sequential) -> Tensor:
+    """uint8 (N,3,H,W) → float64 (N,features)."""
+    pooled = []
+    for some in image.split(100):
+        x, found = F.interpolate(normalised(some), scale_factor=2, mode="bilinear"), []
+        for layer in network:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found += [x.mean((2, 3)), x.std((2, 3))]
+        pooled.append(torch.cat(found, dim=1))
+    return torch.cat(pooled).double()
+
+
+def normalised(image: Tensor) -> Tensor:
+    return images.imagenet_normalise(unit(image))
+
+
+def unit(image: Tensor) -> Tensor:
+    return images.signed_to_unit(images.to_signed(image))
+
+
+def frechet(one: Tensor, other: Tensor) -> float:
+    """Between the Gaussians of two sets of features (arXiv:1706.08500)."""
+    first, second = torch.cov(one.T), torch.cov(other.T)
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    return ((one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross).item()
+
+
+def nearest(image: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of uint8 (N,3,H,W): the least root mean square distance to a picture of `train`, and that picture."""
+    both = torch.cat([train, train.flip(-1)])
+    distances = torch.cdist(unit(image).flatten(1), unit(both).flatten(1)) / image[0].numel() ** 0.5
+    least, which = distances.min(dim=1)
+    return least, both[which]
+
+
+def write_nearest(folder: Path, train: Tensor, sheet: Path) -> None:
+    paths = [path for path in sorted(folder.glob("*.png")) if not path.stem.startswith("sheet")]
+    made = torch.stack([images.to_uint8(images.from_pillow(Image.open(path).convert("RGB"))) for path in paths])
+    least, found = nearest(made, train)
+    pairs = zip(made, found, strict=True)
+    stacks = [tuple(images.to_pillow(images.to_signed(part)) for part in pair) for pair in pairs]
+    images.sheet(stacks, columns=16).save(sheet)
+    print(
+        f"{sheet}: root mean square distances from {least.min():.3f} to {least.max():.3f}, median {least.median():.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--weights", help="of a trained VGG16, up to relu3_1 at least")
+    parser.add_argument("--save", type=Path, help="where to keep the pictures, uint8 (N,H,W,3)")
+    parser.add_argument("--painted", type=Path)
+    parser.add_argument("--nearest", type=Path)
+    args = parser.parse_args()
+    ckpt = args.ckpt / "checkpoints/best.ckpt" if args.ckpt.is_dir() else args.ckpt
+    art = real(ckpt, args.data)
+    if args.painted is not None:
+        write_nearest(args.painted, art.train, args.nearest)
+        return
+    made = painted(ckpt, art.shares, args)
+    if args.save is not None:
+        np.save(args.save, made.permute(0, 2, 3, 1).numpy())
+    networks = {"random VGG16": PerceptualLoss(weights="random", layer="relu3_3", relative=False).features}
+    if args.weights:
+        networks["trained VGG16"] = PerceptualLoss(weights=args.weights, layer="relu3_1", relative=False).features
+    order = torch.randperm(len(art.train), generator=torch.Generator().manual_seed(0))
+    print(f"against {len(art.held_out):,} held-out pictures (they themselves: contrast {contrast(art.held_out):.3f}")
+    print(f"and {nearest(art.held_out, art.train)[0].median():.3f} from the nearest training picture, median):")
+    for name, image in (("painted", made), ("real training pictures", art.train[order[: args.n]])):
+        for title, network in networks.items():
+            far = frechet(features(image, network), features(art.held_out, network))
+            print(f"  {name}: Fréchet distance {far:.4g} ({title}, {len(image):,} pictures)")
+        print(f"  {name}: contrast {contrast(image):.3f}")
+    print(f"  painted: {nearest(made, art.train)[0].median():.3f} from the nearest training picture, median")
+
+
+def contrast(image: Tensor) -> float:
+    """Spread of a channel within a picture, averaged, in [0,1]."""
+    return unit(image).flatten(2).std(dim=2).mean().item()
+
+
+if __name__ == "__main__":
+    main()

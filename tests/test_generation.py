@@ -1,0 +1,221 @@
+"""Training to paint: what a step does, what is averaged, and that it resumes exactly."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import composed, small
+
+from artdiff import UserError, flow
+from artdiff.checkpoints import restore
+from artdiff.config import check_training, plain
+from artdiff.data.datamodule import NO_LABEL
+from artdiff.losses import HybridLoss, PerceptualLoss
+from artdiff.metrics import TimeBands
+from artdiff.tasks import Generation
+from artdiff.tasks.task import normalised
+from artdiff.train import train
+
+ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
+NETWORK = {
+    "_target_": "artdiff.networks.UNet",
+    **{"image_size": 16, "patch": 1, "channels": [16, 32], "blocks": 1, "attention": [8], "features": 16},
+    **{"dropout": 0.1, "data_std": 0.5},
+}
+TINY = ("network=unet", "network.patch=1", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
+PAINTS = ("task=generation", "scheduler=null", *TINY)
+
+
+def task(loss=None, **changed):
+    settings = {"warmup": 10, "classes": ["a", "b"], "time_mean": 0.0, "time_std": 1.0, "gate": 0.3}
+    settings |= {"label_dropout": 0.1, "ema_half_life": 1000, "ema_ramp": 0.1, "seed": 0}
+    torch.manual_seed(0)
+    return Generation(network=NETWORK, optimizer=ADAM, scheduler=None, loss=loss, **settings | changed)
+
+
+@pytest.fixture(scope="module")
+def loss():
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=True)
+    return HybridLoss(mse_weight=1, perceptual_weight=0.5, perceptual=perceptual)
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Without a trainer there is nowhere to log to."""
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(Generation, name, lambda *args, **kwargs: None)
+    monkeypatch.setattr(Generation, "trainer", type("Trainer", (), {"log_every_n_steps": 1}))
+    monkeypatch.setattr(Generation, "global_step", 0)
+
+
+def pictures(count=8):
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1, torch.arange(count) % 2
+
+
+def test_the_step_is_the_hybrid_loss_weighed_and_gated_by_time(loss, quiet):
+    model, (image, label) = task(loss), pictures()
+    asked = []
+    network = model.network.forward
+    model.network.forward = lambda *words: asked.append(words) or network(*words)
+    step = model.training_step((image, label), 0)
+    ((noisy, time, _),) = asked
+    assert ((time < 0.3).any(), (time >= 0.3).any()) == (True, True)
+    model.network.train(False)
+    with torch.no_grad():
+        denoised = network(noisy, time, label)  # at the start the label does not matter, nor does dropout
+        mse = (normalised(denoised) - normalised(image)).square().mean((1, 2, 3))
+        perceptual = loss.perceptual(normalised(denoised), normalised(image))
+    expected = (mse / (1 - time).clamp(min=0.05) ** 2).mean() + 0.5 * perceptual[time >= 0.3].mean()
+    torch.testing.assert_close(step, expected)
+    noise = (noisy - time[:, None, None, None] * image) / (1 - time)[:, None, None, None]
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_chance_depends_on_seed_and_step_alone(quiet, monkeypatch):
+    loss = HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None)
+    batch = pictures()
+    first = task(loss).training_step(batch, 0)
+    torch.rand(5)
+    assert torch.equal(first, task(loss).training_step(batch, 3))
+    assert not torch.equal(first, task(loss, seed=1).training_step(batch, 0))
+    monkeypatch.setattr(Generation, "global_step", 1)
+    assert not torch.equal(first, task(loss).training_step(batch, 0))
+
+
+@pytest.mark.parametrize(("dropout", "share"), [(0.0, 0), (0.3, 0.3), (1.0, 1)])
+def test_labels_are_dropped_as_often_as_asked(quiet, dropout, share):
+    model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None), label_dropout=dropout)
+    asked = []
+    network = model.network.forward
+    model.network.forward = lambda *words: asked.append(words[2]) or network(*words)
+    model.training_step(pictures(512), 0)
+    assert (asked[0] == NO_LABEL).float().mean().item() == pytest.approx(share, abs=0.06)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step(quiet):
+    model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None))
+    image, label = pictures()
+    with pytest.raises(UserError, match=r"the loss is nan at step 0: .* lower optimizer.lr"):
+        model.training_step((image * math.nan, label), 0)
+
+
+def test_both_weights_are_saved_and_the_average_is_what_paints(art, tmp_path):
+    train(small(art, tmp_path, *PAINTS, "optimizer.lr=1e-2", "task.ema_ramp=10"))
+    saved = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    raw = {name.removeprefix("network."): value for name, value in saved["state_dict"].items() if "network." in name}
+    average = {name.removeprefix("ema."): value for name, value in saved["state_dict"].items() if "ema." in name}
+    assert raw.keys() == average.keys()
+    assert any(not torch.equal(raw[name], average[name]) for name in raw)
+    model, transform = restore(tmp_path / "checkpoints/last.ckpt")
+    assert transform.size == 16
+    assert model.classes == ["colour_field", "engraving", "flow_field", "landscape", "truchet"]
+    for name, value in model.ema.state_dict().items():
+        assert torch.equal(value, average[name])
+    noisy, time, label = torch.randn(2, 3, 16, 16), torch.full((2,), 0.5), torch.tensor([0, 4])
+    painted = model.denoiser(label, guidance=1.0, interval=(0, 1))(noisy, time)
+    torch.testing.assert_close(painted, model.ema(noisy, time, label))
+
+
+def test_the_average_follows_its_half_life(quiet):
+    model = task(ema_half_life=64, ema_ramp=10)
+    before = copy.deepcopy(model.ema.state_dict())
+    for weight in model.network.parameters():
+        weight.data += 1
+    model.seen = 64
+    model.optimizer_step(0, 0, torch.optim.SGD(model.network.parameters(), lr=0), lambda: None)
+    for name, value in model.ema.state_dict().items():
+        torch.testing.assert_close(value, before[name] + 0.5)
+    model.train()
+    assert model.network.training
+    assert not any(module.training for module in model.ema.modules())
+
+
+def _train(art, run, *overrides):
+    train(small(art, run, *PAINTS, "data.batch_size=8", "data.flip=0.5", "callbacks.grids.every_n_steps=2", *overrides))
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(art, tmp_path):
+    whole = _train(art, tmp_path / "whole", "trainer.max_steps=7")
+    _train(art, tmp_path / "part", "trainer.max_steps=3")
+    resumed = _train(art, tmp_path / "part", "trainer.max_steps=7", "ckpt=last")
+    assert resumed["global_step"] == whole["global_step"] == 7
+    assert resumed["artdiff"] == whole["artdiff"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    assert whole["lr_schedulers"] == resumed["lr_schedulers"]
+
+
+def test_the_learning_rate_rises_over_the_warm_up(art, tmp_path):
+    steady = _train(art, tmp_path / "a", "task.warmup=2", "trainer.max_steps=4")
+    rising = _train(art, tmp_path / "b", "task.warmup=7", "trainer.max_steps=4", "optimizer.lr=1e-2")
+    assert steady["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-3)
+    assert rising["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-2 * 5 / 8)
+
+
+def test_pictures_without_classes_train_unconditionally(art, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index, path in enumerate(sorted(art.rglob("*.jpg"))):
+        (flat / f"{index}.jpg").write_bytes(path.read_bytes())
+    train(small(flat, tmp_path / "run", *PAINTS))
+    assert restore(tmp_path / "run/checkpoints/last.ckpt").task.classes == []
+
+
+def test_one_batch_can_be_overfitted(quiet, monkeypatch):
+    model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None), label_dropout=0.0)
+    image, label = pictures(4)
+    batch, losses = (image[..., :1, :1].expand(-1, -1, 16, 16), label), []
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    for step in range(150):
+        monkeypatch.setattr(Generation, "global_step", step)
+        loss = model.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+def test_bands_of_time_are_means_of_their_own():
+    bands = TimeBands(("mse",), prefix="val")
+    bands.update(torch.tensor([0.0, 0.2, 1.0]), torch.tensor([1.0, 3.0, 5.0]))
+    assert {name: value.item() for name, value in bands.compute().items()} == {
+        "val_time/mse_0.00-0.25": 2,
+        "val_time/mse_0.75-1.00": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("task=generation",),
+            "artdiff.tasks.Generation cannot train artdiff.networks.ConvDiffusionModel: set network=",
+        ),
+        (("network=unet",), "Reconstruction cannot train artdiff.networks.UNet: set task=generation"),
+        ((*PAINTS, "task.gate=2"), "task.gate must be a share from 0 to 1, got 2"),
+        ((*PAINTS, "task.ema_ramp=0"), "task.ema_ramp must be more than 0, got 0"),
+        ((*PAINTS, "task.warmup=-1"), "task.warmup must be a whole number of at least 0"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(art, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        check_training(plain(small(art, tmp_path, *overrides)))
+
+
+def test_the_networks_interchange():
+    for name in ("paint32", "paint64", "paint128"):
+        for network in ("unet", "vit", "unet_base", "vit_base"):
+            config = plain(composed("train", f"experiment={name}", f"network={network}", "run_dir=unused"))
+            assert config["network"]["image_size"] == int(name.removeprefix("paint"))
+            check_training(config)
+
+
+def test_the_path_and_the_gate_share_their_direction():
+    """Near the picture there is little noise left, and there the perceptual term counts."""
+    image, noise, time = torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.tensor([0.1, 0.9])
+    noisy = flow.noised(image, noise, time).flatten()
+    assert noisy[1] > noisy[0]
+    assert flow.gate(time, opens=0.3).tolist() == [0, 1]
