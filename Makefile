@@ -12,13 +12,16 @@ help: ## show this list
 
 install: .venv/installed ## install artdiff into .venv
 
-demo: install ## train a short baseline on the built-in sample art and reconstruct pictures with it
-	$(BIN)/python -m artdiff.train experiment=demo hydra.run.dir=$(DEMO)
-	$(BIN)/python -m artdiff.generate ckpt=$(DEMO) out=$(DEMO)/pictures
+demo: install ## on the built-in sample art: train a short baseline, then a small painter, and paint with both
+	$(BIN)/python -m artdiff.train experiment=demo hydra.run.dir=$(DEMO)/baseline
+	$(BIN)/python -m artdiff.generate ckpt=$(DEMO)/baseline out=$(DEMO)/reconstructed
+	$(BIN)/python -m artdiff.train experiment=demo_paint hydra.run.dir=$(DEMO)/painter
+	$(BIN)/python -m artdiff.generate ckpt=$(DEMO)/painter n=8 out=$(DEMO)/painted
 	@echo
-	@echo "Look at $(DEMO)/pictures/sheet.png, then try:"
-	@echo "  $(BIN)/python -m artdiff.train experiment=baseline data.root=DIR_WITH_YOUR_PICTURES"
-	@echo "  $(BIN)/python -m artdiff.generate ckpt=$(DEMO) muse=ONE_OF_YOUR_PICTURES out=DIR"
+	@echo "Look at $(DEMO)/painted/sheet.png (new pictures, a row a style)"
+	@echo "and at $(DEMO)/reconstructed/sheet.png (pictures over what the baseline makes of them), then try:"
+	@echo "  $(BIN)/python -m artdiff.train experiment=paint32 data.root=DIR_WITH_YOUR_PICTURES"
+	@echo "  $(BIN)/python -m artdiff.generate ckpt=$(DEMO)/painter label=landscape muse=ONE_OF_YOUR_PICTURES out=DIR"
 	@echo "  make board"
 
 train: install ## train, with ARGS="data.root=DIR ..." as its settings

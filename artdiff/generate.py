@@ -52,17 +52,15 @@ def _reconstruct(
 
     for name in ("n", "label", "interpolate"):
         if config[name] is not None:
-            raise UserError(
-                f"{name}={config[name]} needs a model trained with task=generation; this one copies its muse"
-            )
+            raise UserError(f"{name}={config[name]} needs a model that paints anew; this one reconstructs its muse")
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
     for muse in painting.read_muses(config["muse"], config, transform):
         picture = painting.reconstruct(task, muse.picture)
-        written.append(_free(out / f"{muse.path.stem}.png"))
+        written.append(runs.free(out / f"{muse.path.stem}.png"))
         images.save_generated(picture, written[-1], settings | {"muse": muse.path.name, "size": config["size"]})
         if len(pairs) < config["sheet"]:
             pairs.append((images.thumbnail(muse.picture), images.thumbnail(picture)))
-    written.append(_free(out / "sheet.png"))
+    written.append(runs.free(out / "sheet.png"))
     images.save_generated(images.sheet(pairs), written[-1], settings)
     return written
 
@@ -74,9 +72,7 @@ def _create(
     from artdiff import images, painting
 
     if config["size"] != "train":
-        raise UserError(
-            f"size={config['size']} needs a model that reconstructs; this one paints at {transform.size} px"
-        )
+        raise UserError(f"size={config['size']} needs a model that reconstructs; this one paints {transform.size} px")
     muses = list(painting.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
     rows = painting.plan(config, task.classes, muses)
     painted = painting.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
@@ -84,27 +80,17 @@ def _create(
     for index, row in enumerate(rows):
         line = [row[0].muse.picture] if row[0].muse is not None else []
         for canvas, one in zip(row, painted, strict=False):
-            written.append(_free(out / f"{canvas.name}.png"))
+            written.append(runs.free(out / f"{canvas.name}.png"))
             images.save_generated(one.picture, written[-1], settings | canvas.settings)
             if config["trajectory"]:
-                images.save_generated(
-                    one.trajectory, _free(out / f"{canvas.name}_trajectory.png"), settings | canvas.settings
-                )
+                strip = runs.free(out / f"{canvas.name}_trajectory.png")
+                images.save_generated(one.trajectory, strip, settings | canvas.settings)
             line.append(images.thumbnail(one.picture))
         if index < config["sheet"]:
             lines.append(line)
-    written.append(_free(out / "sheet.png"))
+    written.append(runs.free(out / "sheet.png"))
     images.save_generated(painting.sheet(lines), written[-1], settings)
     return written
-
-
-def _free(path: Path) -> Path:
-    """`path`, or the same with the first number behind its name that is not taken: nothing is overwritten."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}_{number}")
-    return free
 
 
 main = door(generate, config="generate")

@@ -60,6 +60,15 @@ def make(folder: Path, *, name: str) -> None:
         raise UserError(f"{name}={folder} cannot be made: {error.strerror}") from None
 
 
+def free(path: Path) -> Path:
+    """`path`, or the same with the first number behind its name that is not taken: nothing is overwritten."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}_{number}")
+    return found
+
+
 def write_metadata(run: Path, **facts: Any) -> None:
     """Add `facts` to the run's description, replacing those of the same name."""
     path = run / METADATA

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from artdiff import images
 from artdiff.checkpoints import restore
 from artdiff.config import plain
+from artdiff.data.datamodule import ArtDataModule
 from artdiff.door import CONF
 from artdiff.losses import PerceptualLoss
 from artdiff.painting import paint, plan
@@ -45,11 +46,17 @@ def composed(config: str, *overrides: str) -> dict:
         return plain(compose(config, overrides=list(overrides)))
 
 
-def real(ckpt: Path, root: str) -> Art:
+def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
+    """The data that a run was trained on, read from `root` as it was then."""
     settings = torch.load(ckpt, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
     config = composed("train", "run_dir=unused")["data"]
     data = instantiate(config | {name: settings[name] for name in config if name in settings} | {"root": root})
     data.setup()
+    return data
+
+
+def real(ckpt: Path, root: str | None) -> Art:
+    data = data_of(ckpt, root)
     pixels = (torch.from_numpy(part.source.read(part.rows)[0]) for part in (data.train_set, data.val_set))
     labels = [data.classes[label] if label >= 0 else "none" for label in data.train_set.labels.tolist()]
     shares = {name: labels.count(name) / len(labels) for name in sorted(set(labels))}
@@ -128,7 +135,7 @@ def write_nearest(folder: Path, train: Tensor, sheet: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True, type=Path)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=1.0)

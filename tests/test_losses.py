@@ -34,8 +34,8 @@ def test_the_hybrid_is_the_articles_loss(vgg, weights):
     terms = HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)(output, target)
     mse = ((output - target) ** 2).mean()
     features = ((vgg(output) - vgg(target)) ** 2).mean()
-    torch.testing.assert_close(terms.mse, mse)
-    torch.testing.assert_close(terms.perceptual, features)
+    torch.testing.assert_close(terms.mse.mean(), mse)
+    torch.testing.assert_close(terms.perceptual.mean(), features)
     torch.testing.assert_close(terms.loss, mse + features)
 
 
@@ -45,7 +45,7 @@ def test_parts_on_a_cpu_add_up_to_the_whole():
     target = torch.rand_like(output)
     assert CPU_PIXELS < 9 * 128 * 128
     whole = F.mse_loss(perceptual.features(output), perceptual.features(target))
-    parts = perceptual(output, target)
+    parts = perceptual(output, target).mean()
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(*(torch.autograd.grad(loss, output)[0] for loss in (parts, whole)))
 
@@ -54,10 +54,37 @@ def test_weights_scale_the_terms():
     output, target = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
     perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False)
     terms = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)(output, target)
-    torch.testing.assert_close(terms.loss, 3 * terms.mse + 0.5 * terms.perceptual)
+    torch.testing.assert_close(terms.loss, (3 * terms.mse + 0.5 * terms.perceptual).mean())
     alone = HybridLoss(mse_weight=3, perceptual_weight=0, perceptual=None)(output, target)
     assert alone.perceptual is None
     torch.testing.assert_close(alone.loss, 3 * F.mse_loss(output, target))
+
+
+def test_pictures_are_weighed_and_gated_one_by_one():
+    output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
+    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False)
+    hybrid = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)
+    weight, gate = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 1.0])
+    terms = hybrid(output, target, weight=weight, gate=gate)
+    torch.testing.assert_close(terms.mse, ((output - target) ** 2).mean((1, 2, 3)))
+    expected = 3 * (weight * terms.mse).mean() + 0.5 * terms.perceptual[1:].mean()
+    torch.testing.assert_close(terms.loss, expected)
+    closed = hybrid(output, target, weight=weight, gate=torch.zeros(3))
+    torch.testing.assert_close(closed.loss, 3 * (weight * terms.mse).mean())
+
+
+def test_relative_features_do_not_depend_on_how_large_the_weights_make_them():
+    output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
+    plain, relative = (PerceptualLoss(weights="random", layer="relu1_2", relative=word) for word in (False, True))
+    wanted = plain.features(target).square().mean()
+    torch.testing.assert_close(relative(output, target), plain(output, target) / wanted)
+    with torch.no_grad():
+        before = relative(output, target)
+        for perceptual in (plain, relative):
+            perceptual.features[2].weight *= 3
+            perceptual.features[2].bias *= 3
+    torch.testing.assert_close(relative(output, target), before)
+    torch.testing.assert_close(plain(output, target), 9 * before * wanted)
 
 
 def test_gradients_reach_the_output_alone():

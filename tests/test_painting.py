@@ -117,7 +117,7 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
     ("words", "message"),
     [
         (("label=etching",), "label=etching is not known to this model; it knows colour_field, engraving, flow_field"),
-        (("size=own",), "size=own needs a model that reconstructs; this one paints at 16 px"),
+        (("size=own",), "size=own needs a model that reconstructs; this one paints 16 px"),
         (("ranges=mended",), "ranges=mended says what a reconstruction's output means, but"),
         (("n=0",), "n must be a whole number of at least 1, got 0"),
         (("strength=1.5",), "strength must be a share from 0 to 1, got 1.5"),
