@@ -14,7 +14,7 @@ from artdiff.tasks.task import Task
 ARTICLE_NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 
-TASKS: dict[str, type[Task]] = {"Generation": Generation, "Reconstruction": Reconstruction}
+TASKS: dict[str, type[Task]] = {task.__name__: task for task in (Generation, Reconstruction)}
 
 
 class Restored(NamedTuple):

@@ -110,19 +110,20 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
     at_once = config["batch_size"] or pictures_at_once(task, image_size)
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
     along = flow.times(config["steps"], start=start)
+    shown = [round(stage * (len(along) - 1) / (STAGES - 1)) for stage in range(STAGES)]
     with tqdm(total=len(canvases) * (len(along) - 1), desc="painting", unit=" steps", disable=None) as bar:
         for first in range(0, len(canvases), at_once):
             batch = canvases[first : first + at_once]
             with torch.inference_mode(), _fast(task.device):
                 begun, denoise = _prepared(task, batch, config, image_size)
-                stages = [begun.cpu()]
-                for noisy in flow.follow(denoise, begun, along, solver=config["solver"]):
-                    stages.append(noisy.cpu())
+                places = {0: begun.cpu()}
+                for step, noisy in enumerate(flow.follow(denoise, begun, along, solver=config["solver"]), start=1):
+                    if step in shown:
+                        places[step] = noisy.cpu()
                     bar.update(len(batch))
-            for places in torch.stack(stages, dim=1):  # (steps + 1,3,H,W) for each picture
-                shown = places[torch.linspace(0, len(places) - 1, STAGES).round().long()]
-                strip = images.grid([shown.clamp(-1, 1)], max_side=images.CELL)
-                yield Painted(images.to_pillow(places[-1]), images.to_pillow(strip))
+            for stages in torch.stack([places[step] for step in shown], dim=1):  # (STAGES,3,H,W) of each picture
+                strip = images.grid([stages.clamp(-1, 1)], max_side=images.CELL)
+                yield Painted(images.to_pillow(stages[-1]), images.to_pillow(strip))
 
 
 def pictures_at_once(task: Generation, image_size: int) -> int:

@@ -1,5 +1,6 @@
 """What every task has: a network, an optimizer, a loss, and a checkpoint that says what it is."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -12,7 +13,7 @@ from artdiff import UserError, __version__, images
 from artdiff.losses import HybridLoss, Terms
 
 
-class Task(L.LightningModule):
+class Task(L.LightningModule, ABC):
     """Trains `network` under the hybrid loss.
 
     `network`, `optimizer` and `scheduler` are plain `_target_` mappings and are kept in the checkpoint, which is
@@ -37,9 +38,9 @@ class Task(L.LightningModule):
         self.scheduler = scheduler
         self.loss = loss
 
+    @abstractmethod
     def sample_rows(self, image: Tensor) -> list[Tensor]:
         """Rows of signed pictures for a grid, each (B,3,H,W), to see training by; `image` (B,3,H,W) is validated on."""
-        raise NotImplementedError
 
     def facts(self) -> dict[str, object]:
         """What a run's description says of the model."""
