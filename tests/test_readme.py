@@ -18,4 +18,4 @@ def test_readme_shows_commands():
 @pytest.mark.parametrize(("door", "words"), COMMANDS)
 def test_a_command_composes(door, words):
     overrides = [word for word in shlex.split(words) if not word.startswith(("-", "hydra."))]
-    composed(door, *(override.partition(",")[0] for override in overrides))
+    composed(door, *(override if "[" in override else override.partition(",")[0] for override in overrides))

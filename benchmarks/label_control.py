@@ -1,0 +1,84 @@
+"""Do pictures show the style they were painted for: judged by a small classifier that was trained on real ones.
+
+The classifier, three convolutions and a linear layer, learns the classes from the pictures that the run was trained on;
+its accuracy on held-out ones is printed first. Then N pictures of each class are painted, with the settings that
+artdiff.generate has by default, and it says which of them it takes for what they were painted as.
+
+    python benchmarks/label_control.py --ckpt RUN --n 100 [--data DIR]
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from paint_quality import composed, data_of
+from torch import Tensor, nn
+
+from artdiff import images
+from artdiff.checkpoints import restore
+from artdiff.painting import paint, plan
+
+
+def classifier(classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
+
+
+def trained(image: Tensor, label: Tensor, classes: int, epochs: int) -> nn.Sequential:
+    """On signed pictures (N,3,H,W), mirrored at random."""
+    torch.manual_seed(0)
+    network = classifier(classes).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(image)).split(64):
+            some = image[rows]
+            some = torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, some.flip(-1), some)
+            loss = F.cross_entropy(network(some), label[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def judged(network: nn.Sequential, image: Tensor) -> Tensor:
+    return torch.cat([network(some).argmax(1) for some in image.split(256)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, type=Path)
+    parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=30)
+    args = parser.parse_args()
+    ckpt = args.ckpt / "checkpoints/best.ckpt" if args.ckpt.is_dir() else args.ckpt
+    data = data_of(ckpt, args.data)
+    real = [
+        images.to_signed(torch.from_numpy(part.source.read(part.rows)[0]).permute(0, 3, 1, 2))
+        for part in (data.train_set, data.val_set)
+    ]
+    network = trained(real[0], data.train_set.labels, len(data.classes), args.epochs)
+    right = (judged(network, real[1]) == data.val_set.labels).float().mean()
+    print(f"classifier: {right:.1%} of {len(real[1])} held-out pictures right, after {len(real[0]):,} real ones")
+
+    config = composed("generate", "ckpt=unused", "out=unused") | {"n": args.n}
+    task, transform = restore(ckpt)
+    rows = plan(config, task.classes, [])
+    made = paint(task, [canvas for row in rows for canvas in row], config, transform.size)
+    image = torch.stack([images.from_pillow(one.picture) for one in made])
+    taken = judged(network, image).view(len(rows), args.n)
+    for number, name in enumerate(task.classes):
+        shares = torch.bincount(taken[number], minlength=len(task.classes)) / args.n
+        print(
+            f"  {name}: " + ", ".join(f"{other} {share:.0%}" for other, share in zip(task.classes, shares, strict=True))
+        )
+    right = (taken == torch.arange(len(rows))[:, None]).float().mean()
+    print(f"painted: {right:.1%} of {taken.numel()} pictures are taken for the style they were painted as")
+
+
+if __name__ == "__main__":
+    main()
