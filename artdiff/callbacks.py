@@ -154,7 +154,9 @@ class FinalScores(L.Callback):
     def _log(self, trainer: L.Trainer) -> None:
         self.scores = {name: float(value) for name, value in trainer.callback_metrics.items() if "val/" in name}
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+            if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+                continue
+            if callback.monitor in self.scores:  # and no counter of steps, by which old checkpoints are removed
                 self.scores[f"best {callback.monitor}"] = float(callback.best_model_score)
         if isinstance(trainer.logger, TensorBoardLogger):
             final = {

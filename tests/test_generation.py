@@ -1,16 +1,21 @@
 """Training to paint: what a step does, what is averaged, and that it resumes exactly."""
 
 import copy
+import json
 import math
 
 import pytest
 import torch
 from conftest import composed, small
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artdiff import UserError, flow
+from artdiff.callbacks import _drift
 from artdiff.checkpoints import restore
 from artdiff.config import check_training, plain
 from artdiff.data.datamodule import NO_LABEL
+from artdiff.images import Colours, colours
 from artdiff.losses import HybridLoss, PerceptualLoss
 from artdiff.metrics import TimeBands
 from artdiff.tasks import Generation
@@ -24,6 +29,7 @@ NETWORK = {
     **{"dropout": 0.1, "data_std": 0.5},
 }
 TINY = ("network=unet", "network.patch=1", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
+LAYER = ("loss.perceptual.layer=relu1_2", "trainer.log_every_n_steps=1")
 PAINTS = ("task=generation", "scheduler=null", *TINY)
 
 
@@ -117,6 +123,36 @@ def test_both_weights_are_saved_and_the_average_is_what_paints(art, tmp_path):
     torch.testing.assert_close(painted, model.ema(noisy, time, label))
 
 
+def test_a_run_shows_what_it_paints_and_how_its_colours_drift(art, tmp_path):
+    train(small(art, tmp_path, *PAINTS, "loss=hybrid_relative", "loss.perceptual.weights=random", *LAYER))
+    with Image.open(tmp_path / "samples/step_0000002.png") as grid:
+        held_out = json.loads((tmp_path / "metadata.json").read_text())["data"]["validation"]
+        assert grid.size == (min(8, held_out) * 16, 5 * 16)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert tags["images"] == ["samples"]
+    drift = {f"drift/{what}_{channel}" for what in ("mean", "spread") for channel in ("red", "green", "blue")}
+    terms = {f"{stage}/{term}" for stage in ("train", "val") for term in ("loss", "mse", "perceptual")}
+    bands = {"val_time/mse_0.00-0.25", "val_time/perceptual_0.75-1.00"}
+    assert drift | terms | bands <= set(tags["scalars"])
+
+
+def test_drift_is_measured_against_the_training_pictures():
+    grey = Colours(torch.full((3,), 0.5), torch.full((3,), 0.2))
+    redder = Colours(torch.tensor([0.7, 0.5, 0.5]), torch.tensor([0.1, 0.2, 0.2]))
+    drift = _drift(redder, grey)
+    assert drift["drift/mean_red"] == pytest.approx(0.2)
+    assert drift["drift/spread_red"] == pytest.approx(0.5)
+    assert drift["drift/mean_blue"] == pytest.approx(0)
+    image = torch.zeros(2, 3, 4, 4)
+    image[:, 0] = 1.0
+    image[:, 1, :2], image[:, 1, 2:] = -1.0, 1.0
+    found = colours(image)
+    torch.testing.assert_close(found.mean, torch.tensor([1.0, 0.5, 0.5]))
+    torch.testing.assert_close(found.spread, torch.tensor([0.0, 0.508, 0.0]), atol=1e-3, rtol=0)
+
+
 def test_the_average_follows_its_half_life(quiet):
     model = task(ema_half_life=64, ema_ramp=10)
     before = copy.deepcopy(model.ema.state_dict())
@@ -152,6 +188,16 @@ def test_the_learning_rate_rises_over_the_warm_up(art, tmp_path):
     rising = _train(art, tmp_path / "b", "task.warmup=7", "trainer.max_steps=4", "optimizer.lr=1e-2")
     assert steady["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-3)
     assert rising["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-2 * 5 / 8)
+
+
+def test_a_painter_keeps_its_last_three_checkpoints_beside_last_and_best(art, tmp_path):
+    few = ("trainer=cpu", "trainer.max_epochs=5", "data.batch_size=40", f"data.root={art}", f"run_dir={tmp_path}")
+    every = ("callbacks.every_ten_epochs.every_n_epochs=1", "trainer.check_val_every_n_epoch=1")
+    train(composed("train", "experiment=paint32", *TINY, *few, *every))
+    kept = {path.stem for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"epoch_0002", "epoch_0003", "epoch_0004", "last", "best"}
+    scores = json.loads((tmp_path / "metadata.json").read_text())["scores"]
+    assert [name for name in scores if name.startswith("best")] == ["best val/loss"]
 
 
 def test_pictures_without_classes_train_unconditionally(art, tmp_path):
