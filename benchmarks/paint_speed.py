@@ -1,8 +1,8 @@
 """How fast a painter trains, and what share of the machine's own bf16 matrix peak that is.
 
-Takes steps of an experiment on random pictures, data loading and logging left out: forward, loss, backward, clipping and
-Adam. Arithmetic is counted by torch's FLOP counter (the frozen VGG16 of a hybrid loss included); the peak is measured
-beside it with one large matrix product.
+Takes steps of an experiment on random pictures, data loading and logging left out: forward, loss, backward, clipping
+and Adam. Arithmetic is counted by torch's FLOP counter (the frozen VGG16 of a hybrid loss included); the peak is
+measured beside it with one large matrix product.
 
     python benchmarks/paint_speed.py --steps 20 experiment=paint32 data.batch_size=64
 """

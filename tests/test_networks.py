@@ -30,9 +30,12 @@ def asked(count=2, size=16):
     return torch.randn(count, 3, size, size, generator=some), torch.rand(count, generator=some), torch.arange(count) % 3
 
 
-@pytest.fixture(params=["unet", "unet_base", "vit"])
+PATCHED = ("network.patch=2", "network.channels=[32,32,64]", "network.blocks=2", "network.features=32")
+
+
+@pytest.fixture(params=[("unet",), ("unet", *PATCHED), ("vit",)], ids=["unet", "unet of patches", "vit"])
 def network(request):
-    return built(request.param)
+    return built(*request.param)
 
 
 def test_a_denoiser_answers_with_pictures_in_float32(network):
