@@ -26,7 +26,8 @@ class SampleGrids(L.Callback):
     """Shows what the task makes of the same pictures or noise, at intervals: as PNG files and in TensorBoard.
 
     Where it paints, it also logs how far the colours drift: of each channel, the mean of what was painted less that of
-    the training pictures, as `drift/mean_…` in [0,1], and its spread within a picture over theirs, as `drift/spread_…`.
+    training pictures of the same classes, as `drift/mean_…` in [0,1], and its spread within a picture over theirs, as
+    `drift/spread_…`.
 
     Args:
         folder: where the PNG files go.
@@ -49,7 +50,7 @@ class SampleGrids(L.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.preview = data.preview(self.pictures)
-        self.colours = data.colours() if isinstance(pl_module, Generation) else None
+        self.colours = data.colours(pl_module.shown_labels()) if isinstance(pl_module, Generation) else None
         steps = trainer.estimated_stepping_batches
         if steps != math.inf:
             self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
@@ -89,11 +90,14 @@ class LastCheckpoint(Checkpoint):
     A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: the first signal lets the
     step under way finish and be saved, a second one stops at once. It is saved after a training batch, since in the
     middle of an epoch what Lightning saves at an epoch's end does not carry on with the rest of the epoch, and again
-    after a validation, when the best score is known. List it after the checkpoint that keeps the best.
+    after a validation, when the best score is known. An epoch that ends within `pause` seconds of the last save is not
+    saved. List it after the checkpoint that keeps the best.
     """
 
-    def __init__(self, *, path: str) -> None:
+    def __init__(self, *, path: str, pause: float) -> None:
         self.path = Path(path)
+        self.pause = pause
+        self.saved = -math.inf
         self.asked_to_stop = False
         self.handlers: dict[signal.Signals, Any] = {}
 
@@ -105,8 +109,9 @@ class LastCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         ends = self._ends(trainer)
-        if ends or self.asked_to_stop or trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
+        is_due = trainer.is_last_batch and time.monotonic() - self.saved >= self.pause
+        if ends or self.asked_to_stop or is_due:
+            self._save(trainer)
         if self.asked_to_stop:
             raise KeyboardInterrupt
         if ends:  # Lightning then validates after this step, also in the middle of an epoch or of an interval
@@ -115,7 +120,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
@@ -123,8 +132,7 @@ class LastCheckpoint(Checkpoint):
         self.handlers = {}
 
     def _ends(self, trainer: L.Trainer) -> bool:
-        timers = [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
-        out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in timers)
+        out_of_time = any((timer.time_remaining() or 0) <= 0 for timer in _timers(trainer))
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         return trainer.should_stop or out_of_time or last_epoch or trainer.global_step == trainer.max_steps
 
@@ -192,6 +200,8 @@ class PlainProgress(L.Callback):
         elapsed, done = self.said - self.started, trainer.global_step - self.first_step
         total = trainer.estimated_stepping_batches
         known = total != math.inf
+        left = elapsed / done * (total - trainer.global_step) if done else math.inf
+        left = min([left, *(timer.time_remaining() or 0 for timer in _timers(trainer))])
         scores = [
             f"{name} {float(value):.4g}"
             for name, value in sorted(trainer.callback_metrics.items())
@@ -204,7 +214,7 @@ class PlainProgress(L.Callback):
             trainer.current_epoch + 1,
             self.seen / elapsed,
             ", ".join(scores),
-            f", about {_duration(elapsed / done * (total - trainer.global_step))} left" if done and known else "",
+            f", about {_duration(left)} left" if left < math.inf else "",
         )
 
 
@@ -222,6 +232,10 @@ def _drift(painted: images.Colours, real: images.Colours) -> dict[str, float]:
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+
+
+def _timers(trainer: L.Trainer) -> list[Timer]:
+    return [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
 
 
 def _telling(settings: dict[str, Any]) -> dict[str, Any]:

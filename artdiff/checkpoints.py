@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from hydra.errors import InstantiationException
 from PIL import ImageColor
 
 from artdiff import UserError, networks
@@ -38,7 +39,7 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
             transform = Transform(data["image_size"], data["fit"], ImageColor.getrgb(data["background"])[:3])
             kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # what older checkpoints all are
             _check_network(settings["network"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"ckpt={path} is no checkpoint of artdiff.train's: {error}") from None
     else:
         settings = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
@@ -51,34 +52,41 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
     try:
         task = kind(**settings)
         task.load_state_dict(state)
-    except (RuntimeError, TypeError, UserError) as error:
+    except (RuntimeError, TypeError, InstantiationException) as error:
         reason = " ".join(str(error).partition(chr(10))[2].split(chr(10))[0].split()) or error
         raise UserError(f"ckpt={path} does not fit {settings['network']['_target_']}: {reason}") from None
     assert isinstance(task, Reconstruction | Generation)
     return Restored(task.eval(), transform)
 
 
-def check_fits(path: Path, task: Task) -> int:
-    """The step that `path` was saved at. Raises `UserError` unless training can carry on from it as configured."""
+def check_fits(path: Path, task: dict[str, Any]) -> int:
+    """The step that `path` was saved at. Raises `UserError` unless it was trained with the settings of `task`.
+
+    The seed may be another one, and classes are compared once they are known.
+    """
     found = _load(path)
     if "hyper_parameters" not in found:
         raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train's")
-    for name, asked in task.hparams.items():
+    for name, setting in task.items():
+        if name.startswith("_") or name == "seed" or (name == "classes" and not setting):
+            continue
         trained = found["hyper_parameters"].get(name)
-        if trained != asked:
+        if trained != setting:
             raise UserError(
-                f"ckpt={path} was trained with {name} {trained}, got {asked}; a run is carried on with what it "
+                f"ckpt={path} was trained with {name} {trained}, got {setting}; a run is carried on with what it "
                 f"began with, or begun anew without ckpt"
             )
     return found["global_step"]
 
 
 def _check_network(network: dict[str, Any]) -> None:
-    """Raise `ValueError` unless `network` calls one of ours with plain values: a file must not name other code."""
+    """Raise `ValueError` unless `network` calls one of ours with numbers alone: a file must not name other code."""
     values = [value for key, value in network.items() if key != "_target_"]
+    numbers = [one for value in values for one in (value if isinstance(value, list) else [value])]
     ours = {f"artdiff.networks.{name}" for name in networks.__all__}
-    if network["_target_"] not in ours or "_target_" in str(values):
-        raise ValueError(f"it asks for {network}, expected one of artdiff.networks with plain values")
+    steers = any(key.startswith("_") for key in network if key != "_target_")
+    if network["_target_"] not in ours or steers or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"it asks for {network}, expected one of artdiff.networks with plain numbers")
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -26,11 +26,11 @@ NETWORKS = {
 }
 """What each task can train."""
 
-PATHS = (
-    *("ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
+TEXTS = (
+    *("label", "ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
     *("data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
-"""What names a file, a folder or a colour: it is text, whatever it looks like."""
+"""What names a file, a folder, a colour or a class: it is text, whatever it looks like."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
-    for key in PATHS:
+    for key in TEXTS:
         value = OmegaConf.select(cfg, key)
-        if value is not None:
+        if value is not None and not OmegaConf.is_list(value):
             OmegaConf.update(cfg, key, str(value))
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
@@ -67,7 +67,9 @@ def check_training(config: dict[str, Any]) -> None:
         fit = "task=generation" if task == "artdiff.tasks.Reconstruction" else "network=unet or network=vit"
         raise UserError(f"{task} cannot train {network}: set {fit}")
     if task == "artdiff.tasks.Generation":
-        check_painter(config["task"])
+        check_painter(config["task"], config["network"])
+    if trainer["gradient_clip_val"] is not None:
+        _above_zero("trainer.gradient_clip_val", trainer["gradient_clip_val"])
     perceptual = loss["perceptual"]
     if perceptual is not None:
         if "_target_" not in perceptual:
@@ -77,8 +79,18 @@ def check_training(config: dict[str, Any]) -> None:
             raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
 
 
-def check_painter(task: dict[str, Any]) -> None:
+def check_painter(task: dict[str, Any], network: dict[str, Any]) -> None:
     """Raise `UserError` for what learning to paint could only stumble over later."""
+    for name in ("patch", "patches", "blocks", "width", "depth", "bottleneck", "features"):
+        if name in network:
+            _whole(f"network.{name}", network[name], least=1)
+    for name, fewest in (("channels", 1), ("attention", 0)):
+        if name in network and (not isinstance(network[name], list) or len(network[name]) < fewest):
+            raise UserError(f"network.{name} must be a list such as [32,64], got {network[name]}")
+        for number in network.get(name, []):
+            _whole(f"network.{name}", number, least=1)
+    _share("network.dropout", network["dropout"])
+    _above_zero("network.data_std", network["data_std"])
     _whole("task.warmup", task["warmup"], least=0)
     for name in ("time_mean", "time_std"):
         _number(f"task.{name}", task[name])
@@ -175,8 +187,12 @@ def check_generation(config: dict[str, Any]) -> None:
     interval, ends = config["guidance_interval"], config["interpolate"]
     if not isinstance(interval, list) or len(interval) != 2:
         raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
-    for time in interval:
-        _share("guidance_interval", time)
+    for moment in interval:
+        _share("guidance_interval", moment)
+    if interval[0] > interval[1]:
+        raise UserError(f"guidance_interval must begin before it ends, got {interval}")
+    if config["label"] == []:
+        raise UserError("label is empty; expected a class by name, several, all or none")
     if ends is not None:
         if not isinstance(ends, list) or len(ends) != 2:
             raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")

@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import UserError, runs
-from artdiff.config import PATHS
+from artdiff.config import TEXTS
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,16 @@ def command(module: str, *words: object) -> str:
 
 
 def literally(word: str) -> str:
-    """An override as typed → the same with its value quoted for Hydra, where it names a file, a folder or a colour.
+    """An override as typed → the same with its value quoted for Hydra, where it names a file, a folder or the like.
 
-    So `data.root=Photos (1)` means what it says. What is quoted, refers (`${…}`) or is swept over (`a,b`) stays.
+    So `data.root=Photos (1)` means what it says. What is quoted, refers (`${…}`), is swept over (`a,b`) or is a list of
+    labels stays.
     """
     key, equals, value = word.partition("=")
     simple = re.fullmatch(r"[\w./:-]*", value, re.ASCII)
     swept = "," in value and not MULTIRUN.isdisjoint(sys.argv)
-    if not equals or key not in PATHS or simple or QUOTED.fullmatch(value) or "${" in value or swept:
+    labels = key == "label" and value.startswith("[")
+    if not equals or key not in TEXTS or simple or labels or QUOTED.fullmatch(value) or "${" in value or swept:
         return word
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"{key}='{quoted}'"

@@ -52,13 +52,12 @@ def gate(time: Tensor, *, opens: float) -> Tensor:
     return (time >= opens).to(time.dtype)
 
 
-def guided(
-    network: Network, label: Tensor, *, guidance: float, interval: tuple[float, float], null: int = -1
-) -> Denoiser:
+def guided(network: Network, label: Tensor, *, guidance: float, interval: tuple[float, float], null: int) -> Denoiser:
     """The denoiser for `label` int64 (B,), moved away from the one for no label in particular (arXiv:2207.12598).
 
     `guidance` 1.0 is off; more is closer to the label and less varied. It acts at times within `interval` alone
-    (arXiv:2404.07724). Where it does not act, or no picture has a label, the network is called once and not twice.
+    (arXiv:2404.07724). Where it does not act, or no picture has a label other than `null`, the network is called once
+    and not twice. All pictures are at the same time.
     """
     has_label = bool((label != null).any())
 

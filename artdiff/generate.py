@@ -33,7 +33,6 @@ def generate(cfg: DictConfig) -> list[Path]:
     task, transform = checkpoints.restore(ckpt, ranges=config["ranges"])
     task.to(device)
     log.info("painting with %s, on %s", ckpt, hardware.describe(device))
-    runs.make(out, name="out")
     settings: dict[str, object] = {"artdiff": __version__, "checkpoint": ckpt.name}
     if isinstance(task, Generation):
         written = _create(task, transform, config, out, settings)
@@ -53,6 +52,7 @@ def _reconstruct(
     for name in ("n", "label", "interpolate"):
         if config[name] is not None:
             raise UserError(f"{name}={config[name]} needs a model that paints anew; this one reconstructs its muse")
+    runs.make(out, name="out")
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
     for muse in painting.read_muses(config["muse"], config, transform):
         picture = painting.reconstruct(task, muse.picture)
@@ -73,23 +73,23 @@ def _create(
 
     if config["size"] != "train":
         raise UserError(f"size={config['size']} needs a model that reconstructs; this one paints {transform.size} px")
+    painting.plan(config, task.classes, [])  # an unknown label is said before anything is read or made
+    runs.make(out, name="out")
     muses = list(painting.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
     rows = painting.plan(config, task.classes, muses)
     painted = painting.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
-    written, lines = list[Path](), list[list["Image.Image"]]()
-    for index, row in enumerate(rows):
-        line = [row[0].muse.picture] if row[0].muse is not None else []
+    written, sheet = list[Path](), painting.Sheet(config["sheet"])
+    for row in rows:
+        sheet.begin(row[0].muse)
         for canvas, one in zip(row, painted, strict=False):
             written.append(runs.free(out / f"{canvas.name}.png"))
             images.save_generated(one.picture, written[-1], settings | canvas.settings)
             if config["trajectory"]:
                 strip = runs.free(out / f"{canvas.name}_trajectory.png")
                 images.save_generated(one.trajectory, strip, settings | canvas.settings)
-            line.append(images.thumbnail(one.picture))
-        if index < config["sheet"]:
-            lines.append(line)
+            sheet.add(one.picture)
     written.append(runs.free(out / "sheet.png"))
-    images.save_generated(painting.sheet(lines), written[-1], settings)
+    images.save_generated(sheet.picture(), written[-1], settings)
     return written
 
 

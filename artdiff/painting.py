@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 PICTURES, VARIATIONS = 8, 1
 """How many of each label are painted where that is not said: from noise, and from a muse."""
 
-CPU_PIXELS = 64 * 32 * 32
-"""Pixels that a CPU denoises at once; more are no faster."""
-
 STAGES = 8
 """Pictures of a trajectory."""
 
@@ -91,23 +88,34 @@ def reconstruct(task: Reconstruction, picture: Image.Image) -> Image.Image:
 
 def plan(config: dict[str, Any], classes: Sequence[str], muses: Sequence[Muse]) -> list[list[Canvas]]:
     """The rows of pictures that `config` asks for. Raises `UserError` for a label that is none of `classes`."""
-    count = config["n"] or (VARIATIONS if muses else PICTURES)
-    labels = _labels(config["label"], classes, otherwise="none" if muses else "all")
+    count = config["n"]
+    if count is None:
+        count = PICTURES if config["muse"] is None else VARIATIONS
+    labels = _labels(config["label"], classes)
+    if config["label"] is None and classes:
+        labels = [*range(len(classes))] if config["muse"] is None else [NO_LABEL]
     if config["interpolate"] is None:
-        seeds = [(seed, seed) for seed in range(config["seed"], config["seed"] + count)]
-        rows = [[(ends, (label, label), 0.0) for ends in seeds] for label in labels]
+        numbers = range(config["seed"], config["seed"] + count)
+        rows = [[((seed, seed), (label, label), 0.0) for seed in numbers] for label in labels]
     else:
         first, last = config["interpolate"]
         shares = [index / max(1, count - 1) for index in range(count)]
-        between = [(labels[0], labels[1])] if _are_ends(config["label"]) else [(label, label) for label in labels]
+        is_way = isinstance(config["label"], list) and len(labels) == 2
+        between = [(labels[0], labels[1])] if is_way else [(label, label) for label in labels]
         rows = [[((first, last), ends, share) for share in shares] for ends in between]
     sources: list[Muse | None] = [*muses] or [None]
-    return [[_canvas(config, classes, muse, *what) for what in row] for muse in sources for row in rows]
+    return [
+        [_canvas(config, classes, muse, seeds=seeds, labels=ends, share=share) for seeds, ends, share in row]
+        for muse in sources
+        for row in rows
+    ]
 
 
 def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], image_size: int) -> Iterator[Painted]:
     """Paint, as many at once as suit the memory of `task`'s device; a canvas is painted alike in whatever company."""
-    at_once = config["batch_size"] or pictures_at_once(task, image_size)
+    at_once = config["batch_size"]
+    if at_once is None:
+        at_once = hardware.pictures_at_once(task.device, image_size)
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
     along = flow.times(config["steps"], start=start)
     shown = [round(stage * (len(along) - 1) / (STAGES - 1)) for stage in range(STAGES)]
@@ -126,30 +134,33 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
                 yield Painted(images.to_pillow(stages[-1]), images.to_pillow(strip))
 
 
-def pictures_at_once(task: Generation, image_size: int) -> int:
-    """How many pictures to denoise at once: what half the free memory of a GPU holds, as measured on a few; on a CPU,
-    as many as it is fastest with.
-    """
-    device, few = task.device, 4
-    if device.type != "cuda":
-        return max(1, CPU_PIXELS // image_size**2)
-    label = torch.full((few,), NO_LABEL, device=device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    with torch.inference_mode(), _fast(device):
-        denoise = task.denoiser(label, guidance=1.0, interval=(0, 1))
-        denoise(torch.zeros(few, 3, image_size, image_size, device=device), torch.zeros(few, device=device))
-    needed = (torch.cuda.max_memory_allocated(device) - before) / few
-    return max(few, int(torch.cuda.mem_get_info(device)[0] / 2 / needed))
+class Sheet:
+    """At most so many lines of small copies, each line the rest of a row of pictures, behind its muse if it has one."""
 
+    def __init__(self, lines: int) -> None:
+        self.most = lines
+        self.lines = list[list[Image.Image]]()
+        self.full = False
 
-def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Rows of pictures of one size, the longer ones broken."""
-    lines = [row[first : first + COLUMNS] for row in rows for first in range(0, len(row), COLUMNS)]
-    columns = max(len(line) for line in lines)
-    blank = Image.new("RGB", lines[0][0].size, "white")
-    cells = [picture for line in lines for picture in [*line, *[blank] * (columns - len(line))]]
-    return images.sheet([(picture,) for picture in cells], columns=columns)
+    def begin(self, muse: Muse | None) -> None:
+        """Begin a row."""
+        self.full = len(self.lines) == self.most
+        if not self.full:
+            self.lines.append([] if muse is None else [images.thumbnail(muse.picture)])
+
+    def add(self, picture: Image.Image) -> None:
+        """Add to the row."""
+        if not self.full and len(self.lines[-1]) == COLUMNS:
+            self.begin(None)
+        if not self.full:
+            self.lines[-1].append(images.thumbnail(picture))
+
+    def picture(self) -> Image.Image:
+        """All that was added."""
+        columns = max(len(line) for line in self.lines)
+        blank = Image.new("RGB", self.lines[0][0].size, "white")
+        cells = [picture for line in self.lines for picture in [*line, *[blank] * (columns - len(line))]]
+        return images.sheet([(picture,) for picture in cells], columns=columns)
 
 
 def _prepared(
@@ -180,10 +191,11 @@ def _fast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")
 
 
-def _canvas(  # noqa: PLR0917
+def _canvas(
     config: dict[str, Any],
     classes: Sequence[str],
     muse: Muse | None,
+    *,
     seeds: tuple[int, int],
     labels: tuple[int, int],
     share: float,
@@ -197,34 +209,29 @@ def _canvas(  # noqa: PLR0917
         stem = f"{ends[0]}_to_{ends[1]}_{share:.3f}"
         settings |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
     if muse is not None:
-        stem = f"{muse.path.stem}_{stem}"
+        stem = f"{muse.path.stem[:50]}_{stem}"
         settings |= {"muse": muse.path.name, "strength": config["strength"]}
     return Canvas(stem, seeds, labels, share, muse, settings)
 
 
-def _labels(asked: Any, classes: Sequence[str], *, otherwise: str) -> list[int]:
-    """The numbers of the labels that are asked for by name, or `otherwise`."""
-    if not classes:
-        if asked not in (None, "none"):
-            raise UserError(f"label={asked} cannot be painted: this model was trained on pictures without classes")
+def _labels(asked: Any, classes: Sequence[str]) -> list[int]:
+    """The numbers of the labels that are asked for by name; the null label without a name."""
+    if asked is None:
         return [NO_LABEL]
-    names = asked if isinstance(asked, list) else [otherwise if asked is None else asked]
-    numbers = {"all": [*range(len(classes))], "none": [NO_LABEL]}
+    names = [str(name) for name in (asked if isinstance(asked, list) else [asked])]
+    numbers = {"all": [*range(len(classes))] or [NO_LABEL], "none": [NO_LABEL]}
     numbers |= {name: [index] for index, name in enumerate(classes)}
     for name in names:
-        if str(name) not in numbers:
-            raise UserError(f"label={name} is not known to this model; it knows {', '.join(classes)} (and all, none)")
-    return [number for name in names for number in numbers[str(name)]]
-
-
-def _are_ends(label: Any) -> bool:
-    """Whether two labels were given: an interpolation then leads from one to the other."""
-    return isinstance(label, list) and len(label) == 2
+        if name not in numbers:
+            known = folder.some([folder.shown(one) for one in classes], most=20)
+            knows = f"it knows {known} (and all, none)" if classes else "it was trained on pictures without classes"
+            raise UserError(f"label={name} is not known to this model; {knows}")
+    return [number for name in names for number in numbers[name]]
 
 
 def _plain(name: str) -> str:
     """A label's name as a part of a file's."""
-    return re.sub(r"[^\w.-]+", "_", name)
+    return re.sub(r"[^\w.-]+", "_", name)[:50]
 
 
 def _paths(muse: str | None) -> list[Path]:

@@ -28,6 +28,7 @@ def train(cfg: DictConfig) -> float:
     ckpt = runs.to_carry_on(config["ckpt"], run)
 
     import lightning.pytorch as L
+    import torch
     from hydra.utils import instantiate
 
     from artdiff import checkpoints
@@ -40,12 +41,16 @@ def train(cfg: DictConfig) -> float:
     final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
+    start = checkpoints.check_fits(ckpt, config["task"]) if ckpt is not None else 0
+    with torch.device("meta"):  # what cannot be built is said before the folder is read
+        instantiate(config["task"])
     data = instantiate(config["data"])
     data.setup()
     if "classes" in config["task"]:
         config["task"]["classes"] = data.classes
+    if ckpt is not None:
+        checkpoints.check_fits(ckpt, config["task"])
     task = instantiate(config["task"], loss=loss)
-    start = checkpoints.check_fits(ckpt, task) if ckpt is not None else 0
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)
@@ -81,7 +86,8 @@ def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dic
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
     log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
     paints = "classes" in config["task"]
-    log.info("pictures (%s): %s", "a row a class" if paints else "input over output", run / runs.SAMPLES)
+    shown, words = ("a row a class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
+    log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
     again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
     limit = _limit(config)
@@ -90,7 +96,7 @@ def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dic
     longer = [f"{limit}={2 * most if now >= most else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
-    log.info("  %s", command("artdiff.generate", f"ckpt={run}", "n=8" if paints else "muse=FILE_OR_FOLDER", "out=DIR"))
+    log.info("  %s", command("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
     log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
     log.info("  %s  # carries on", command("artdiff.train", *again, *longer, f"ckpt={run}"))
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from paint_quality import composed, data_of
 from torch import Tensor, nn
 
-from artdiff import images
+from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
 from artdiff.painting import paint, plan
 
@@ -50,12 +50,12 @@ def judged(network: nn.Sequential, image: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, type=Path)
+    parser.add_argument("--ckpt", required=True)
     parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args()
-    ckpt = args.ckpt / "checkpoints/best.ckpt" if args.ckpt.is_dir() else args.ckpt
+    ckpt = runs.find_checkpoint(args.ckpt, newest_in=Path("runs"), prefer=runs.BEST)
     data = data_of(ckpt, args.data)
     real = [
         images.to_signed(torch.from_numpy(part.source.read(part.rows)[0]).permute(0, 3, 1, 2))
@@ -67,6 +67,7 @@ def main() -> None:
 
     config = composed("generate", "ckpt=unused", "out=unused") | {"n": args.n}
     task, transform = restore(ckpt)
+    task.to(hardware.device("auto"))
     rows = plan(config, task.classes, [])
     made = paint(task, [canvas for row in rows for canvas in row], config, transform.size)
     image = torch.stack([images.from_pillow(one.picture) for one in made])

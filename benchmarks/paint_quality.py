@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor, nn
 
-from artdiff import images
+from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
 from artdiff.config import plain
 from artdiff.data.datamodule import ArtDataModule
@@ -50,7 +50,8 @@ def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
     """The data that a run was trained on, read from `root` as it was then."""
     settings = torch.load(ckpt, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
     config = composed("train", "run_dir=unused")["data"]
-    data = instantiate(config | {name: settings[name] for name in config if name in settings} | {"root": root})
+    config |= {name: settings[name] for name in config if name in settings}
+    data = instantiate(config | {"root": root, "random_crop": 0})
     data.setup()
     return data
 
@@ -67,6 +68,7 @@ def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> T
     config = composed("generate", "ckpt=unused", "out=unused")
     config |= {"steps": args.steps, "guidance": args.guidance}
     task, transform = restore(ckpt)
+    task.to(hardware.device("auto"))
     canvases, due = [], 0.0
     for name, share in shares.items():
         due += share * args.n
@@ -134,7 +136,7 @@ def write_nearest(folder: Path, train: Tensor, sheet: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, type=Path)
+    parser.add_argument("--ckpt", required=True)
     parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
@@ -144,7 +146,7 @@ def main() -> None:
     parser.add_argument("--painted", type=Path)
     parser.add_argument("--nearest", type=Path)
     args = parser.parse_args()
-    ckpt = args.ckpt / "checkpoints/best.ckpt" if args.ckpt.is_dir() else args.ckpt
+    ckpt = runs.find_checkpoint(args.ckpt, newest_in=Path("runs"), prefer=runs.BEST)
     art = real(ckpt, args.data)
     if args.painted is not None:
         write_nearest(args.painted, art.train, args.nearest)
@@ -168,7 +170,7 @@ def main() -> None:
 
 def contrast(image: Tensor) -> float:
     """Spread of a channel within a picture, averaged, in [0,1]."""
-    return unit(image).flatten(2).std(dim=2).mean().item()
+    return images.colours(images.to_signed(image)).spread.mean().item()
 
 
 if __name__ == "__main__":

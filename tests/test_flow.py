@@ -127,14 +127,14 @@ class Counting:
 )
 def test_guidance_moves_away_from_no_label_and_costs_a_call_only_where_it_acts(guidance, time, label, calls, estimate):
     network = Counting()
-    denoise = flow.guided(network, torch.full((2,), label), guidance=guidance, interval=(0.1, 1.0))
+    denoise = flow.guided(network, torch.full((2,), label), guidance=guidance, interval=(0.1, 1.0), null=-1)
     answer = denoise(torch.zeros(2, 3, 4, 4), torch.full((2,), time))
     assert network.calls == calls
     assert torch.equal(answer, torch.full((2, 3, 4, 4), float(estimate)))
 
 
 def test_guidance_leaves_pictures_without_a_label_alone():
-    denoise = flow.guided(Counting(), torch.tensor([4, -1]), guidance=2.0, interval=(0.0, 1.0))
+    denoise = flow.guided(Counting(), torch.tensor([4, -1]), guidance=2.0, interval=(0.0, 1.0), null=-1)
     answer = denoise(torch.zeros(2, 3, 4, 4), torch.full((2,), 0.5))
     assert answer[:, 0, 0, 0].tolist() == [9, -1]
 

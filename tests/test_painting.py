@@ -8,10 +8,11 @@ from conftest import composed, put, small
 from PIL import Image, ImageChops
 
 from artdiff import UserError
+from artdiff.config import plain
 from artdiff.data.decode import Transform, decode
 from artdiff.generate import generate
 from artdiff.images import to_signed
-from artdiff.painting import _labels
+from artdiff.painting import Sheet, _labels, plan
 from artdiff.train import train
 
 
@@ -124,6 +125,8 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
         (("interpolate=[1]",), r"interpolate must be two seeds, such as \[1,2\], got \[1\]"),
         (("interpolate=[1,2]", "muse=x.png"), "interpolate starts from noise: leave muse out"),
         (("guidance_interval=0.5",), "guidance_interval must be two times"),
+        (("guidance_interval=[1.0,0.1]",), "guidance_interval must begin before it ends"),
+        (("label=[]",), "label is empty; expected a class by name"),
         (("solver=ddim",), "solver must be heun or euler, got ddim"),
     ],
 )
@@ -136,9 +139,25 @@ def test_a_mistake_is_one_clear_line(ckpt, tmp_path, monkeypatch, words, message
 
 
 def test_labels_are_found_by_name_whatever_they_are_called():
-    assert _labels(["b", "none", "b"], ["a", "b"], otherwise="all") == [1, -1, 1]
-    assert _labels(1990, ["1980", "1990"], otherwise="all") == [1]
-    assert _labels("all", ["x", "all"], otherwise="all") == [1]
-    assert _labels(None, [], otherwise="all") == [-1]
-    with pytest.raises(UserError, match="label=a cannot be painted: this model was trained on pictures without"):
-        _labels("a", [], otherwise="all")
+    assert _labels(["b", "none", "b"], ["a", "b"]) == [1, -1, 1]
+    assert _labels([1990], ["1980", "1990"]) == [1]
+    assert _labels("all", ["x", "all"]) == [1]
+    assert _labels("all", []) == [-1]
+    with pytest.raises(UserError, match="label=a is not known to this model; it was trained on pictures without"):
+        _labels("a", [])
+
+
+def test_a_class_called_all_does_not_change_what_is_painted_without_a_label():
+    config = plain(composed("generate", "ckpt=x", "out=x", "n=1"))
+    assert [row[0].labels[0] for row in plan(config, ["all", "b"], [])] == [0, 1]
+    two = plain(composed("generate", "ckpt=x", "out=x", "n=2", "interpolate=[1,2]", "label=[all]"))
+    assert [row[1].labels for row in plan(two, ["a", "b", "c"], [])] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_sheet_is_bounded():
+    sheet = Sheet(lines=3)
+    for row in range(2):
+        sheet.begin(None)
+        for _ in range(40):
+            sheet.add(Image.new("RGB", (8, 8), (row * 255, 0, 0)))
+    assert sheet.picture().size == (16 * 64, 3 * 64)

@@ -118,6 +118,8 @@ def test_a_wrong_checkpoint_is_one_clear_line(tmp_path, content, message):
         {"_target_": "artdiff.networks.conv.nn.functional.torch.os.mkdir", "path": "made"},
         {**NETWORK, "more": {"_target_": "os.mkdir", "path": "made"}},
         {**NETWORK, "more": [{"_target_": "os.mkdir", "path": "made"}]},
+        {**NETWORK, "half": "get_", "more": "${oc.create:${oc.decode:'{_tar${.half}: os.mkdir, path: made}'}}"},
+        {**NETWORK, "_args_": [1]},
     ],
 )
 def test_a_checkpoint_cannot_call_what_it_likes(tmp_path, monkeypatch, network):
@@ -141,4 +143,4 @@ def test_an_unknown_range_is_refused():
 
 def test_carrying_on_needs_more_than_weights(article_file):
     with pytest.raises(UserError, match="holds weights alone"):
-        check_fits(article_file, task())
+        check_fits(article_file, {"network": NETWORK})

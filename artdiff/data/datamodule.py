@@ -240,16 +240,17 @@ class ArtDataModule(L.LightningDataModule):
 
     def preview(self, count: int) -> Tensor:
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
-        return self._some(self.val_set, count)
+        return self._some(self.val_set, self.val_set.rows, count)
 
-    def colours(self) -> images.Colours:
-        """What is in the channels of the training pictures, or of a thousand of them."""
-        return images.colours(self._some(self.train_set, 1000))
+    def colours(self, labels: list[int]) -> images.Colours:
+        """What is in the channels of the training pictures with these labels, each label counting alike."""
+        rows = [self.train_set.rows[self.train_set.labels.numpy() == label] for label in labels]
+        found = [images.colours(self._some(self.train_set, some, 64)) for some in rows if len(some)]
+        return images.Colours(*(torch.stack(part).mean(dim=0) for part in zip(*found, strict=True)))
 
-    def _some(self, pictures: Pictures, count: int) -> Tensor:
-        count = min(count, len(pictures))
-        picked = np.linspace(0, len(pictures) - 1, count).round().astype(int)
-        pixels, _, gone = pictures.source.read(pictures.rows[picked])
+    def _some(self, pictures: Pictures, rows: np.ndarray, count: int) -> Tensor:
+        picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        pixels, _, gone = pictures.source.read(rows[picked])
         if not len(pixels):
             raise UserError(f"no picture can be read any more: {gone[0]}")
         return images.to_signed(augment.window(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.image_size, None))

@@ -25,7 +25,7 @@ class Condition(nn.Module):
 
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
         """`time` (B,) in [0,1] and `label` int64 (B,) → (B,E)."""
-        rates = torch.logspace(0, 3, WAVES, device=time.device)  # radians over the whole range of time
+        rates = 10 ** torch.linspace(0, 3, WAVES, device=time.device)  # radians over the whole range of time
         angles = time.float()[:, None] * rates  # (B,WAVES)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B,2·WAVES)
         known = (label >= 0) & (label < self.classes)
@@ -40,8 +40,8 @@ def scaled(noisy: Tensor, time: Tensor, *, data_std: float) -> Tensor:
 def estimate(noisy: Tensor, time: Tensor, output: Tensor, *, data_std: float) -> Tensor:
     """A network's `output` (B,C,H,W) → its estimate of the clean picture, float32.
 
-    An output of 0 gives the best linear guess from `noisy` alone, and an error of 1 counts alike at every time: the
-    preconditioning of arXiv:2206.00364 (table 1), for the path `time · image + (1 − time) · noise`.
+    An output of 0 gives the best linear guess from `noisy` alone, and the output that would be right has a variance of
+    1 at every time: the preconditioning of arXiv:2206.00364 (table 1), for `time · image + (1 − time) · noise`.
     """
     noisy, variance = noisy.float(), _variance(time, data_std)
     share, error = _beside(time) * data_std**2 / variance, (1 - _beside(time)) * data_std * variance.rsqrt()

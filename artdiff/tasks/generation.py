@@ -10,23 +10,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
-from artdiff import flow
+from artdiff import flow, hardware
 from artdiff.data.datamodule import NO_LABEL, Batch
 from artdiff.losses import HybridLoss, Terms
 from artdiff.metrics import TimeBands
 from artdiff.tasks.task import Task, normalised
+
+GOLDEN = 0.618034
+"""Multiples of the golden ratio, less the whole, fill the range from 0 to 1 evenly, however many there are."""
 
 PREVIEW_STEPS = 12
 """Steps of the grids that training is watched by: fewer than for pictures to keep."""
 
 PREVIEW_ROWS = 10
 """Classes that these grids show, at most."""
-
-TOGETHER = 4
-"""Pictures are denoised in multiples of so many.
-
-Matrix products of other sizes are rounded differently, and a picture would depend on how many are painted beside it.
-"""
 
 
 class Generation(Task):
@@ -98,21 +95,26 @@ class Generation(Task):
         denoised = self.network(flow.noised(image, noise, time), time, label)
         terms = self._weighed(denoised, image, time)
         self.log_terms("train", terms)
-        _sort_by_time(self.train_bands, time, terms)
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        _note(self.train_bands, time, terms)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
             self._log_bands(self.train_bands)
         self.seen += len(image)
         return terms.loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.validated = 0
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The average's losses, with noise that is the same every time and times spread evenly over each batch."""
+        """The average's losses, each picture at a time and with noise of its own, the same at every validation."""
         image, label = batch
-        count = len(image)
-        time = (torch.arange(count, device=image.device) + 0.5) / count
-        noise = flow.seeded_noise(range(batch_idx * count, (batch_idx + 1) * count), image.shape[1:]).to(image.device)
+        numbers = range(self.validated, self.validated + len(image))
+        self.validated += len(image)
+        time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
+        noise = flow.seeded_noise(numbers, image.shape[1:]).to(image.device)
         terms = self._weighed(self.ema(flow.noised(image, noise, time), time, label), image, time)
         self.log_terms("val", terms)
-        _sort_by_time(self.val_bands, time, terms)
+        _note(self.val_bands, time, terms)
 
     def on_validation_epoch_end(self) -> None:
         self._log_bands(self.val_bands)
@@ -145,13 +147,16 @@ class Generation(Task):
         """The averaged network, guided to `label` int64 (B,): what pictures are painted with."""
         return flow.guided(self._steady, label, guidance=guidance, interval=interval, null=NO_LABEL)
 
+    def shown_labels(self) -> list[int]:
+        """The classes that grids have rows of."""
+        return [*range(len(self.classes))][:PREVIEW_ROWS] or [NO_LABEL]
+
     @torch.no_grad()
     def sample_rows(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
-        labels = range(len(self.classes))[:PREVIEW_ROWS] if self.classes else [NO_LABEL]
         noise = flow.seeded_noise(range(len(image)), image.shape[1:]).to(image.device)
         rows = []
-        for label in labels:
+        for label in self.shown_labels():
             denoise = self.denoiser(
                 torch.full((len(image),), label, device=image.device), guidance=1.0, interval=(0, 1)
             )
@@ -164,17 +169,19 @@ class Generation(Task):
         return self.compared(normalised(denoised), normalised(image), **how)
 
     def _steady(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """The averaged network, whose answer for a picture does not depend on how many stand beside it."""
-        count = len(noisy)
-        if count % TOGETHER:
-            among = torch.arange(-(-count // TOGETHER) * TOGETHER, device=noisy.device).clamp(max=count - 1)
-            noisy, time, label = noisy[among], time[among], label[among]
-        return self.ema(noisy, time, label)[:count]
+        """The averaged network, always called with as many pictures, the last one again and again if need be.
+
+        Matrix products of other sizes are rounded differently: a picture would depend on how many are painted with it.
+        """
+        count, together = len(noisy), hardware.pictures_at_once(noisy.device, noisy.shape[-1])
+        among = torch.arange(-(-count // together) * together, device=noisy.device).clamp(max=count - 1)
+        groups = (part[among].split(together) for part in (noisy, time, label))
+        return torch.cat([self.ema(*group) for group in zip(*groups, strict=True)])[:count]
 
     def _log_bands(self, bands: TimeBands) -> None:
         self.log_dict(bands.compute())
         bands.reset()
 
 
-def _sort_by_time(bands: TimeBands, time: Tensor, terms: Terms) -> None:
+def _note(bands: TimeBands, time: Tensor, terms: Terms) -> None:
     bands.update(time, *(value.detach() for value in (terms.mse, terms.perceptual) if value is not None))

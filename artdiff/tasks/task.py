@@ -8,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from artdiff import UserError, __version__, images
 from artdiff.losses import HybridLoss, Terms
@@ -33,7 +34,7 @@ class Task(L.LightningModule, ABC):
     ) -> None:
         """`known` is what the network must be told that no configuration can say."""
         super().__init__()
-        self.network = instantiate(network, **known).to(memory_format=torch.channels_last)
+        self.network = instantiate(network, _convert_="all", **known).to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.loss = loss
@@ -52,16 +53,21 @@ class Task(L.LightningModule, ABC):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": instantiate(self.scheduler)(optimizer)}
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop before a gradient that is no finite number reaches the weights; 16-bit floats skip such steps."""
+        if self.trainer.precision == "16-mixed":
+            return
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise self._diverged("a gradient is no finite number")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["artdiff"] = {"version": __version__, "task": type(self).__name__, **self._features()}
 
     def log_terms(self, stage: Literal["train", "val"], terms: Terms) -> None:
         """Log the loss and its terms. Raises `UserError` where the loss is no finite number."""
         if not torch.isfinite(terms.loss):
-            raise UserError(
-                f"the loss is {terms.loss.item()} at step {self.global_step:,}: nothing can be learned from here on; "
-                f"lower optimizer.lr, or set trainer.precision=32-true"
-            )
+            raise self._diverged(f"the loss is {terms.loss.item()}")
         for name, value in terms._asdict().items():
             if value is not None:
                 mean = value.detach().mean()
@@ -71,6 +77,10 @@ class Task(L.LightningModule, ABC):
         """`output` and `target`, both ImageNet-normalised (B,3,H,W), under the loss."""
         assert self.loss is not None, "built without a loss: this model can paint but not be trained"
         return self.loss(output, target, **how)
+
+    def _diverged(self, what: str) -> UserError:
+        remedy = "begin anew with a lower optimizer.lr or with trainer.precision=32-true"
+        return UserError(f"{what} at step {self.global_step:,}, from which nothing can be learned: {remedy}")
 
     def _features(self) -> dict[str, object]:
         perceptual = self.loss.perceptual if self.loss is not None else None
