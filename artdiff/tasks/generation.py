@@ -154,15 +154,12 @@ class Generation(Task):
     @torch.no_grad()
     def sample_rows(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
-        noise = flow.seeded_noise(range(len(image)), image.shape[1:]).to(image.device)
-        rows = []
-        for label in self.shown_labels():
-            denoise = self.denoiser(
-                torch.full((len(image),), label, device=image.device), guidance=1.0, interval=(0, 1)
-            )
-            *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
-            rows.append(painted.clamp(-1, 1))
-        return rows
+        labels, count = self.shown_labels(), len(image)
+        noise = flow.seeded_noise(range(count), image.shape[1:]).to(image.device).repeat(len(labels), 1, 1, 1)
+        label = torch.tensor(labels, device=image.device).repeat_interleave(count)
+        denoise = self.denoiser(label, guidance=1.0, interval=(0, 1))
+        *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
+        return list(painted.clamp(-1, 1).split(count))
 
     def _weighed(self, denoised: Tensor, image: Tensor, time: Tensor) -> Terms:
         how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=self.gate)}
