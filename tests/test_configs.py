@@ -21,8 +21,8 @@ NEEDS = {
     "task=generation": ("network=unet",),
     "network=unet": ("task=generation",),
     "network=unet_base": ("task=generation", "network.channels=[32,32,64]"),
-    "network=vit": ("task=generation",),
-    "network=vit_base": ("task=generation", "network.width=64", "network.depth=2"),
+    "network=vit": ("task=generation", "network.patches=4"),
+    "network=vit_base": ("task=generation", "network.patches=4", "network.width=64", "network.depth=2"),
     "experiment=paint64": ("network.channels=[32,32,64]",),
     "experiment=paint128": ("network.channels=[32,32,64]",),
 }
