@@ -201,7 +201,7 @@ class PlainProgress(L.Callback):
         total = trainer.estimated_stepping_batches
         known = total != math.inf
         left = elapsed / done * (total - trainer.global_step) if done else math.inf
-        left = min([left, *(timer.time_remaining() or 0 for timer in _timers(trainer))])
+        left = max(0.0, min([left, *(timer.time_remaining() or 0 for timer in _timers(trainer))]))
         scores = [
             f"{name} {float(value):.4g}"
             for name, value in sorted(trainer.callback_metrics.items())
