@@ -168,18 +168,18 @@ def _prepared(
 ) -> tuple[Tensor, flow.Denoiser]:
     """Where a batch of canvases starts, (B,3,H,W), and what denoises it."""
     device, shape = task.device, (3, image_size, image_size)
-    share = torch.tensor([canvas.share for canvas in batch], device=device)
+    share = torch.tensor([canvas.share for canvas in batch])
     interval = tuple(config["guidance_interval"])
 
     def end(which: int) -> tuple[Tensor, flow.Denoiser]:
         label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
-        noise = flow.seeded_noise([canvas.seeds[which] for canvas in batch], shape).to(device)
+        noise = flow.seeded_noise([canvas.seeds[which] for canvas in batch], shape)
         return noise, task.denoiser(label, guidance=config["guidance"], interval=interval)
 
     (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
-    noisy = flow.between(noise, other_noise, share)
+    noisy = flow.between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
     if any(canvas.labels[0] != canvas.labels[1] for canvas in batch):
-        denoise = flow.blended(denoise, other_denoise, share)
+        denoise = flow.blended(denoise, other_denoise, share.to(device))
     muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
     if muses:
         noisy, _ = flow.from_muse(torch.stack(muses).to(device), noisy, strength=config["strength"])

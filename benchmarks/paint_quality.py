@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--weights", help="of a trained VGG16, up to relu3_1 at least")
     parser.add_argument("--save", type=Path, help="where to keep the pictures, uint8 (N,H,W,3)")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="such files, to be scored instead of painting")
     parser.add_argument("--painted", type=Path)
     parser.add_argument("--nearest", type=Path)
     args = parser.parse_args()
@@ -151,21 +152,28 @@ def main() -> None:
     if args.painted is not None:
         write_nearest(args.painted, art.train, args.nearest)
         return
-    made = painted(ckpt, art.shares, args)
+    if args.pictures is not None:
+        sets = {path.stem: torch.from_numpy(np.load(path)).permute(0, 3, 1, 2) for path in args.pictures}
+    else:
+        sets = {"painted": painted(ckpt, art.shares, args)}
     if args.save is not None:
-        np.save(args.save, made.permute(0, 2, 3, 1).numpy())
+        np.save(args.save, sets["painted"].permute(0, 2, 3, 1).numpy())
     networks = {"random VGG16": PerceptualLoss(weights="random", layer="relu3_3", relative=False).features}
     if args.weights:
         networks["trained VGG16"] = PerceptualLoss(weights=args.weights, layer="relu3_1", relative=False).features
     order = torch.randperm(len(art.train), generator=torch.Generator().manual_seed(0))
-    print(f"against {len(art.held_out):,} held-out pictures (they themselves: contrast {contrast(art.held_out):.3f}")
-    print(f"and {nearest(art.held_out, art.train)[0].median():.3f} from the nearest training picture, median):")
-    for name, image in (("painted", made), ("real training pictures", art.train[order[: args.n]])):
+    sets["real training pictures"] = art.train[order[: args.n]]
+    sets["held-out pictures"] = art.held_out
+    for name, image in sets.items():
+        print(f"{name}, {len(image):,}: contrast {contrast(image):.3f}")
+        if name == "held-out pictures":
+            continue
         for title, network in networks.items():
             far = frechet(features(image, network), features(art.held_out, network))
-            print(f"  {name}: Fréchet distance {far:.4g} ({title}, {len(image):,} pictures)")
-        print(f"  {name}: contrast {contrast(image):.3f}")
-    print(f"  painted: {nearest(made, art.train)[0].median():.3f} from the nearest training picture, median")
+            print(f"  Fréchet distance to the held-out ones {far:.4g} ({title})")
+    for name, image in sets.items():
+        if name != "real training pictures":
+            print(f"{name}: nearest training picture at {nearest(image, art.train)[0].median():.3f} (median)")
 
 
 def contrast(image: Tensor) -> float:
