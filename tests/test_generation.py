@@ -220,14 +220,14 @@ def _train(art, run, *overrides):
 
 @pytest.fixture(scope="module")
 def whole(art, tmp_path_factory):
-    return _train(art, tmp_path_factory.mktemp("whole"), *CHANCE, "trainer.max_steps=8")
+    return _train(art, tmp_path_factory.mktemp("whole"), *CHANCE, "trainer.max_steps=7")
 
 
-@pytest.mark.parametrize("stop", [3, 5, 6])  # within an epoch of five, at its end, and within the next
+@pytest.mark.parametrize("stop", [3, 5])  # within an epoch of five, and at its end
 def test_a_resumed_run_equals_an_uninterrupted_one(art, tmp_path, whole, stop):
     _train(art, tmp_path, *CHANCE, f"trainer.max_steps={stop}")
-    resumed = _train(art, tmp_path, *CHANCE, "trainer.max_steps=8", "ckpt=last")
-    assert resumed["global_step"] == whole["global_step"] == 8
+    resumed = _train(art, tmp_path, *CHANCE, "trainer.max_steps=7", "ckpt=last")
+    assert resumed["global_step"] == whole["global_step"] == 7
     assert resumed["artdiff"] == whole["artdiff"]
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][name]), name
@@ -269,8 +269,8 @@ def test_one_batch_can_be_overfitted(quiet, monkeypatch):
     model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None), label_dropout=0.0)
     image, label = pictures(4)
     batch, losses = (image[..., :1, :1].expand(-1, -1, 16, 16), label), []
-    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
-    for step in range(150):
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=5e-3)
+    for step in range(120):
         monkeypatch.setattr(Generation, "global_step", step)
         loss = model.training_step(batch, 0)
         optimizer.zero_grad()

@@ -15,18 +15,23 @@ from artdiff.images import to_signed
 from artdiff.painting import Sheet, _labels, plan
 from artdiff.train import train
 
+NETWORKS = {
+    "unet": ("network=unet", "network.channels=[32,32]", "network.features=16"),
+    "vit": ("network=vit", "network.patches=8", "network.width=64", "network.depth=1", "network.features=16"),
+}
 
-@pytest.fixture(scope="module", params=["unet", "vit"])
-def ckpt(request, art, tmp_path_factory):
+
+def trained(name, art, run):
     """A run that has learned next to nothing, but paints."""
-    run = tmp_path_factory.mktemp(request.param)
-    if request.param == "unet":
-        network = ("network=unet", "network.channels=[32,32]", "network.features=16")
-    else:
-        network = ("network=vit", "network.patches=8", "network.width=64", "network.depth=1", "network.features=16")
+    network = NETWORKS[name]
     learn = ("optimizer.lr=3e-2", "task.warmup=0", "task.ema_ramp=1000", "task.ema_half_life=1", "scheduler=null")
     train(small(art, run, "task=generation", *network, *learn, "data.image_size=16", "trainer.max_steps=4"))
     return run
+
+
+@pytest.fixture(scope="module")
+def ckpt(art, tmp_path_factory):
+    return trained("unet", art, tmp_path_factory.mktemp("unet"))
 
 
 def painted(ckpt, out, *words):
@@ -39,7 +44,9 @@ def same(one, other):
     return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
 
 
-def test_a_seed_is_a_picture_whatever_is_painted_beside_it(ckpt, tmp_path):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_seed_is_a_picture_whatever_is_painted_beside_it(art, tmp_path, name):
+    ckpt = trained(name, art, tmp_path / "run")
     many = painted(ckpt, tmp_path / "many", "n=9", "label=engraving", "seed=3")
     assert list(many) == [*(f"engraving_{seed}" for seed in range(3, 12)), "sheet"]
     assert not same(many["engraving_3"], many["engraving_4"])
