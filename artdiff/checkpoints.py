@@ -59,24 +59,35 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
     return Restored(task.eval(), transform)
 
 
-def check_fits(path: Path, task: dict[str, Any]) -> int:
-    """The step that `path` was saved at. Raises `UserError` unless it was trained with the settings of `task`.
+class Earlier(NamedTuple):
+    """What a run is carried on from: a checkpoint's file, the step it was saved at, the settings of its task."""
 
-    The seed may be another one, and classes are compared once they are known.
-    """
+    path: Path
+    step: int
+    settings: dict[str, Any]
+
+    def check_fits(self, task: dict[str, Any]) -> None:
+        """Raise `UserError` unless it was trained with the settings of `task`.
+
+        The seed may be another one, and classes are compared once they are known.
+        """
+        for name, setting in task.items():
+            if name.startswith("_") or name == "seed" or (name == "classes" and not setting):
+                continue
+            trained = self.settings.get(name)
+            if trained != setting:
+                raise UserError(
+                    f"ckpt={self.path} was trained with {name} {trained}, got {setting}; a run is carried on with what "
+                    f"it began with, or begun anew without ckpt"
+                )
+
+
+def earlier(path: Path) -> Earlier:
+    """What `path` holds. Raises `UserError` where training cannot carry on from it."""
     found = _load(path)
     if "hyper_parameters" not in found:
         raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train's")
-    for name, setting in task.items():
-        if name.startswith("_") or name == "seed" or (name == "classes" and not setting):
-            continue
-        trained = found["hyper_parameters"].get(name)
-        if trained != setting:
-            raise UserError(
-                f"ckpt={path} was trained with {name} {trained}, got {setting}; a run is carried on with what it "
-                f"began with, or begun anew without ckpt"
-            )
-    return found["global_step"]
+    return Earlier(path, found["global_step"], found["hyper_parameters"])
 
 
 def _check_network(network: dict[str, Any]) -> None:

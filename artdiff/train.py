@@ -41,15 +41,18 @@ def train(cfg: DictConfig) -> float:
     final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
-    start = checkpoints.check_fits(ckpt, config["task"]) if ckpt is not None else 0
+    earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
+    start = earlier.step if earlier is not None else 0
+    if earlier is not None:
+        earlier.check_fits(config["task"])
     with torch.device("meta"):  # what cannot be built is said before the folder is read
         instantiate(config["task"])
     data = instantiate(config["data"])
     data.setup()
     if "classes" in config["task"]:
         config["task"]["classes"] = data.classes
-    if ckpt is not None:
-        checkpoints.check_fits(ckpt, config["task"])
+    if earlier is not None:
+        earlier.check_fits(config["task"])
     task = instantiate(config["task"], loss=loss)
 
     run.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from paint_quality import composed, data_of
+from paint_quality import composed, data_of, pixels
 from torch import Tensor, nn
 
 from artdiff import hardware, images, runs
@@ -57,10 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     ckpt = runs.find_checkpoint(args.ckpt, newest_in=Path("runs"), prefer=runs.BEST)
     data = data_of(ckpt, args.data)
-    real = [
-        images.to_signed(torch.from_numpy(part.source.read(part.rows)[0]).permute(0, 3, 1, 2))
-        for part in (data.train_set, data.val_set)
-    ]
+    real = [images.to_signed(pixels(part)) for part in (data.train_set, data.val_set)]
     network = trained(real[0], data.train_set.labels, len(data.classes), args.epochs)
     right = (judged(network, real[1]) == data.val_set.labels).float().mean()
     print(f"classifier: {right:.1%} of {len(real[1])} held-out pictures right, after {len(real[0]):,} real ones")

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
 from artdiff.config import plain
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.datamodule import ArtDataModule, Pictures
 from artdiff.door import CONF
 from artdiff.losses import PerceptualLoss
 from artdiff.painting import paint, plan
+from artdiff.tasks.task import normalised
 
 
 class Art(NamedTuple):
@@ -58,10 +59,14 @@ def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
 
 def real(ckpt: Path, root: str | None) -> Art:
     data = data_of(ckpt, root)
-    pixels = (torch.from_numpy(part.source.read(part.rows)[0]) for part in (data.train_set, data.val_set))
     labels = [data.classes[label] if label >= 0 else "none" for label in data.train_set.labels.tolist()]
     shares = {name: labels.count(name) / len(labels) for name in sorted(set(labels))}
-    return Art(*(part.permute(0, 3, 1, 2) for part in pixels), shares)
+    return Art(pixels(data.train_set), pixels(data.val_set), shares)
+
+
+def pixels(part: Pictures) -> Tensor:
+    """All pictures of a part of the data, uint8 (N,3,H,W)."""
+    return torch.from_numpy(part.source.read(part.rows)[0]).permute(0, 3, 1, 2)
 
 
 def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> Tensor:
@@ -88,17 +93,13 @@ def features(image: Tensor, network: nn.Sequential) -> Tensor:
     """uint8 (N,3,H,W) → float64 (N,features)."""
     pooled = []
     for some in image.split(100):
-        x, found = F.interpolate(normalised(some), scale_factor=2, mode="bilinear"), []
+        x, found = F.interpolate(normalised(images.to_signed(some)), scale_factor=2, mode="bilinear"), []
         for layer in network:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 found += [x.mean((2, 3)), x.std((2, 3))]
         pooled.append(torch.cat(found, dim=1))
     return torch.cat(pooled).double()
-
-
-def normalised(image: Tensor) -> Tensor:
-    return images.imagenet_normalise(unit(image))
 
 
 def unit(image: Tensor) -> Tensor:
@@ -164,12 +165,13 @@ def main() -> None:
     order = torch.randperm(len(art.train), generator=torch.Generator().manual_seed(0))
     sets["real training pictures"] = art.train[order[: args.n]]
     sets["held-out pictures"] = art.held_out
+    held_out = {title: features(art.held_out, network) for title, network in networks.items()}
     for name, image in sets.items():
         print(f"{name}, {len(image):,}: contrast {contrast(image):.3f}")
         if name == "held-out pictures":
             continue
         for title, network in networks.items():
-            far = frechet(features(image, network), features(art.held_out, network))
+            far = frechet(features(image, network), held_out[title])
             print(f"  Fréchet distance to the held-out ones {far:.4g} ({title})")
     for name, image in sets.items():
         if name != "real training pictures":

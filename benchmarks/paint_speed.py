@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from artdiff import flow, hardware
 from artdiff.tasks import Generation
-from artdiff.tasks.task import normalised
 
 
 def wait(device: torch.device) -> None:
@@ -58,8 +57,7 @@ def main() -> None:
         noisy = flow.noised(image, torch.randn_like(image), time)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             denoised = task.network(noisy, time, label)
-            how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=task.gate)}
-            terms = task.compared(normalised(denoised), normalised(image), **how)
+            terms = task.weighed(denoised, image, time)
         optimizer.zero_grad()
         terms.loss.backward()
         torch.nn.utils.clip_grad_norm_(task.network.parameters(), 5.0)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from artdiff import UserError
-from artdiff.checkpoints import check_fits, restore
+from artdiff.checkpoints import earlier, restore
 from artdiff.losses import HybridLoss, PerceptualLoss
 from artdiff.metrics import ReconstructionScores
 from artdiff.networks import ConvDiffusionModel
@@ -143,4 +143,4 @@ def test_an_unknown_range_is_refused():
 
 def test_carrying_on_needs_more_than_weights(article_file):
     with pytest.raises(UserError, match="holds weights alone"):
-        check_fits(article_file, {"network": NETWORK})
+        earlier(article_file)

@@ -3,9 +3,13 @@
 Shape letters: B pictures, C channels, H and W pixels, E condition features.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 WAVES = 64
 """Rates of change that a time is shown at, each as a sine and a cosine."""
@@ -46,6 +50,14 @@ def estimate(noisy: Tensor, time: Tensor, output: Tensor, *, data_std: float) ->
     noisy, variance = noisy.float(), _variance(time, data_std)
     share, error = _beside(time) * data_std**2 / variance, (1 - _beside(time)) * data_std * variance.rsqrt()
     return share * noisy + error * output.float()
+
+
+def zeroed(layer: Layer) -> Layer:
+    """`layer` with weights of zero, so that what it feeds begins as nothing (arXiv:1706.02677)."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _variance(time: Tensor, data_std: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, estimate, scaled
+from artdiff.networks.layers import Condition, estimate, scaled, zeroed
 
 GROUP = 16
 """Channels that are normalised together."""
@@ -85,7 +85,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Double(width))
         self.norm = _norm(width)
-        self.last = _zero(nn.Conv2d(width, 3 * patch**2, kernel_size=3, padding=1))
+        self.last = zeroed(nn.Conv2d(width, 3 * patch**2, kernel_size=3, padding=1))
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """`noisy` (B,3,H,W), `time` (B,) in [0,1], `label` int64 (B,) → signed pictures float32 (B,3,H,W)."""
@@ -114,7 +114,7 @@ class Block(nn.Module):
         self.film = nn.Linear(features, 2 * outputs)
         self.norm2 = _norm(outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = _zero(nn.Conv2d(outputs, outputs, kernel_size=3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, kernel_size=3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, kernel_size=1) if inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attends else nn.Identity()
 
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         self.heads = width // HEAD
         self.norm = _norm(width)
         self.project = nn.Conv2d(width, 3 * width, kernel_size=1)
-        self.out = _zero(nn.Conv2d(width, width, kernel_size=1))
+        self.out = zeroed(nn.Conv2d(width, width, kernel_size=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) → (B,C,H,W)."""
@@ -174,11 +174,3 @@ class Double(nn.Module):
 
 def _norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(width // GROUP, width)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Let a residual branch begin as nothing (arXiv:1706.02677)."""
-    nn.init.zeros_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, estimate, scaled
+from artdiff.networks.layers import Condition, estimate, scaled, zeroed
 
 HEAD = 32
 """Features of an attention head at least; wide networks have 64."""
@@ -58,8 +58,8 @@ class ViT(nn.Module):
         self.first = nn.Linear(bottleneck, width)
         heads = width // (64 if width >= 512 else HEAD)
         self.layers = nn.ModuleList(Layer(width, heads, features, dropout) for _ in range(depth))
-        self.film = _zero(nn.Linear(features, 2 * width))
-        self.last = _zero(nn.Linear(width, 3 * patch**2))
+        self.film = zeroed(nn.Linear(features, 2 * width))
+        self.last = zeroed(nn.Linear(width, 3 * patch**2))
         self.turns: Tensor
         self.register_buffer("turns", _turns(patches, width // heads), persistent=False)
 
@@ -82,7 +82,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, features: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.film = _zero(nn.Linear(features, 6 * width))
+        self.film = zeroed(nn.Linear(features, 6 * width))
         self.project = nn.Linear(width, 3 * width)
         self.query_norm, self.key_norm = RMSNorm(width // heads), RMSNorm(width // heads)
         self.out = nn.Linear(width, width)
@@ -139,10 +139,3 @@ def _turned(x: Tensor, turns: Tensor) -> Tensor:
     one, other = x.chunk(2, dim=-1)
     cosine, sine = turns.to(x.dtype)
     return x * cosine + torch.cat([-other, one], dim=-1) * sine
-
-
-def _zero(layer: nn.Linear) -> nn.Linear:
-    """Let what it feeds begin as nothing."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -93,7 +93,7 @@ class Generation(Task):
         dropped = torch.rand(len(label), device=label.device) < self.label_dropout
         label = torch.where(dropped, NO_LABEL, label)
         denoised = self.network(flow.noised(image, noise, time), time, label)
-        terms = self._weighed(denoised, image, time)
+        terms = self.weighed(denoised, image, time)
         self.log_terms("train", terms)
         _note(self.train_bands, time, terms)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ class Generation(Task):
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
         noise = flow.seeded_noise(numbers, image.shape[1:]).to(image.device)
-        terms = self._weighed(self.ema(flow.noised(image, noise, time), time, label), image, time)
+        terms = self.weighed(self.ema(flow.noised(image, noise, time), time, label), image, time)
         self.log_terms("val", terms)
         _note(self.val_bands, time, terms)
 
@@ -161,7 +161,8 @@ class Generation(Task):
         *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
         return list(painted.clamp(-1, 1).split(count))
 
-    def _weighed(self, denoised: Tensor, image: Tensor, time: Tensor) -> Terms:
+    def weighed(self, denoised: Tensor, image: Tensor, time: Tensor) -> Terms:
+        """The loss of estimates (B,3,H,W) of signed pictures, made at `time` (B,): weighed and gated."""
         how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=self.gate)}
         return self.compared(normalised(denoised), normalised(image), **how)
 
