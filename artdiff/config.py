@@ -15,6 +15,7 @@ MULTIPLE = 8
 """What a picture's sides must divide by: the networks halve them three times."""
 
 ACCELERATORS = ("auto", "cpu", "gpu")
+COMPILE = ("auto", "none", "default", "reduce-overhead", "max-autotune")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 FITS = ("squash", "crop", "pad")
 WEIGHTS = ("auto", "imagenet", "random")
@@ -54,6 +55,7 @@ def check_training(config: dict[str, Any]) -> None:
     if config["data"]["root"] is not None:
         _outside("run_dir", config["run_dir"], config["data"]["root"], remedy="set runs_dir=DIR elsewhere")
     _whole("seed", config["seed"], least=0, most=2**32 - 1)
+    _one_of("compile", config["compile"], COMPILE)
     _whole("trainer.max_epochs", trainer["max_epochs"], least=-1)
     _whole("trainer.max_steps", trainer["max_steps"], least=-1)
     _number("optimizer.lr", config["optimizer"]["lr"])
@@ -74,6 +76,7 @@ def check_training(config: dict[str, Any]) -> None:
     if perceptual is not None:
         if "_target_" not in perceptual:
             raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
+        _number("loss.perceptual.keep", perceptual["keep"])
         if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
             weights = perceptual["weights"]
             raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
@@ -171,6 +174,7 @@ def check_generation(config: dict[str, Any]) -> None:
     _one_of("size", config["size"], ("train", "own"))
     _one_of("ranges", config["ranges"], (None, "published", "mended"))
     _one_of("device", config["device"], ACCELERATORS)
+    _one_of("compile", config["compile"], COMPILE)
     _whole("sheet", config["sheet"], least=1)
     _whole("max_pixels", config["max_pixels"], least=1)
     check_limits("limits", config["limits"])

@@ -18,8 +18,8 @@ from torch import Tensor
 NEAREST = 0.05
 """How near to a picture, in time, errors are still weighed as velocities: the weight grows no further from there."""
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(noisy (B,C,H,W), time (B,)) → the estimate of the clean picture, (B,C,H,W)."""
+Denoiser = Callable[[Tensor, float], Tensor]
+"""(noisy (B,C,H,W), the time of them all) → the estimate of the clean picture, (B,C,H,W)."""
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(noisy (B,C,H,W), time (B,), label int64 (B,)) → the estimate of the clean picture, (B,C,H,W)."""
@@ -56,17 +56,20 @@ def guided(network: Network, label: Tensor, *, guidance: float, interval: tuple[
     """The denoiser for `label` int64 (B,), moved away from the one for no label in particular (arXiv:2207.12598).
 
     `guidance` 1.0 is off; more is closer to the label and less varied. It acts at times within `interval` alone
-    (arXiv:2404.07724). Where it does not act, or no picture has a label other than `null`, the network is called once
-    and not twice. All pictures are at the same time.
+    (arXiv:2404.07724). Where it acts, and any picture has a label other than `null`, the network sees each picture
+    twice, in one call.
     """
     has_label = bool((label != null).any())
 
-    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
-        with_label = network(noisy, time, label)
-        acts = guidance != 1 and interval[0] <= float(time[0]) <= interval[1] and has_label
+    def at(noisy: Tensor, time: float, label: Tensor) -> Tensor:
+        return network(noisy, noisy.new_full((len(noisy),), time), label)
+
+    def denoise(noisy: Tensor, time: float) -> Tensor:
+        acts = guidance != 1 and interval[0] <= time <= interval[1] and has_label
         if not acts:
-            return with_label
-        without = network(noisy, time, torch.full_like(label, null))
+            return at(noisy, time, label)
+        labels = torch.cat([label, torch.full_like(label, null)])
+        with_label, without = at(noisy.repeat(2, 1, 1, 1), time, labels).chunk(2)
         return without + guidance * (with_label - without)
 
     return denoise
@@ -75,7 +78,7 @@ def guided(network: Network, label: Tensor, *, guidance: float, interval: tuple[
 def blended(one: Denoiser, other: Denoiser, share: Tensor) -> Denoiser:
     """A denoiser between two: `share` (B,) in [0,1] of the `other`."""
 
-    def denoise(noisy: Tensor, time: Tensor) -> Tensor:
+    def denoise(noisy: Tensor, time: float) -> Tensor:
         return torch.lerp(one(noisy, time), other(noisy, time), _beside(share, noisy))
 
     return denoise
@@ -98,7 +101,7 @@ def follow(denoise: Denoiser, noisy: Tensor, along: Sequence[float], *, solver: 
     noisy = noisy if noisy.dtype == torch.float64 else noisy.float()
 
     def velocity(at: Tensor, time: float) -> Tensor:
-        return (denoise(at, at.new_full((len(at),), time)).to(at.dtype) - at) / (1 - time)
+        return (denoise(at, time).to(at.dtype) - at) / (1 - time)
 
     for now, then in pairwise(along):
         slope = velocity(noisy, now)

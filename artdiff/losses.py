@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from artdiff import UserError
+from artdiff.compiled import Steady
+from artdiff.features import Kept, Unchanging
 
 log = logging.getLogger(__name__)
 
@@ -73,37 +75,65 @@ class PerceptualLoss:
         layer: where VGG16 is cut, `relu1_1` to `relu5_3`.
         relative: divide by the mean square of the targets' features, so that what a weight of this term means does not
             depend on the weights of VGG16: 0 is alike, 1 as far as from no features at all.
+        keep: gigabytes that the features of unchanging targets may take, so that they are computed once; 0 computes
+            them each time.
 
     `source` says which weights were taken. Raises `UserError` where the weights cannot be had.
     """
 
-    def __init__(self, *, weights: str, layer: str, relative: bool) -> None:
+    def __init__(self, *, weights: str, layer: str, relative: bool, keep: float) -> None:
         if layer not in LAYERS:
             raise UserError(f"loss.perceptual.layer must be one of {', '.join(LAYERS)}, got {layer}")
         self.features = vgg16(weights=None, init_weights=False).features[: LAYERS[layer]]
         self.layer = layer
         self.relative = relative
+        self.keep = keep
+        self.kept: Kept | None = None
         self.source = self._load(weights)
         self.fallback = weights == "auto" and self.source != "imagenet"
         self.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.run = Steady(self.features)
         self.warn_of_fallback()
 
-    def __call__(self, image: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, target: Tensor, row: Tensor | None = None) -> Tensor:
         """ImageNet-normalised `image` and `target`, both (B,3,H,W) → of each picture, (B,).
 
-        Gradients reach `image` alone.
+        Gradients reach `image` alone. `row`, int64 (B,) on the CPU, says which of the pictures that `keep_targets` was
+        told of the targets are.
         """
         if self.features[0].weight.device != image.device:
             self.features.to(image.device)
-        at_once = max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)
-        errors, squares = [], []
-        for some, their_target in zip(image.split(at_once), target.split(at_once), strict=True):
-            with torch.no_grad():
-                wanted = self.features(their_target)
-                if self.relative:
-                    squares.append(_means(wanted.float().square()))
-            errors.append(_means(F.mse_loss(self.features(some), wanted, reduction="none").float()))
-        return torch.cat(errors) / torch.cat(squares).mean() if self.relative else torch.cat(errors)
+        with torch.no_grad():
+            wanted = self._wanted(target, row)
+        at_once = _at_once(image)
+        errors = torch.cat(
+            [
+                _means(F.mse_loss(self.run(some), theirs, reduction="none").float())
+                for some, theirs in zip(image.split(at_once), wanted.split(at_once), strict=True)
+            ]
+        )
+        return errors / wanted.float().square().mean() if self.relative else errors
+
+    def keep_targets(self, pictures: Unchanging) -> None:
+        """From now on compute the features of a target that is one of `pictures` once."""
+        if self.keep > 0:
+            weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.features.parameters())
+            recipe = f"VGG16 {self.layer} {hashlib.sha256(weights).hexdigest()}"
+            self.kept = Kept(pictures, recipe, self.keep)
+
+    def compile_for(self, count: int, how: str) -> None:
+        """Compile VGG16 for batches of `count` pictures."""
+        self.run.compile_for(count, how)
+
+    def _wanted(self, target: Tensor, row: Tensor | None) -> Tensor:
+        """The features of targets (B,3,H,W): kept ones where there are."""
+
+        def compute(some: Tensor) -> Tensor:
+            return torch.cat([self.run(part) for part in some.split(_at_once(some))])
+
+        if self.kept is None or row is None:
+            return compute(target)
+        return self.kept(row, lambda places: compute(target if len(places) == len(target) else target[places]))
 
     def warn_of_fallback(self) -> None:
         """Say, so that it cannot be missed, if `auto` had to fall back to random features."""
@@ -146,9 +176,15 @@ class HybridLoss:
         self.perceptual = perceptual
 
     def __call__(
-        self, image: Tensor, target: Tensor, *, weight: Tensor | None = None, gate: Tensor | None = None
+        self,
+        image: Tensor,
+        target: Tensor,
+        *,
+        row: Tensor | None = None,
+        weight: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> Terms:
-        """`image` and `target`, both (B,3,H,W) in the range that `perceptual` takes.
+        """`image`, `target` and `row` as `perceptual` takes them.
 
         `weight` (B,) multiplies each picture's MSE. `gate` (B,), 0 or 1, says which pictures the perceptual term is the
         mean of: none, and it is 0. Without them all count alike.
@@ -157,9 +193,14 @@ class HybridLoss:
         loss = self.mse_weight * (mse if weight is None else weight * mse).mean()
         if self.perceptual is None:
             return Terms(loss, mse, None)
-        perceptual = self.perceptual(image, target)
+        perceptual = self.perceptual(image, target, row)
         counted = perceptual.mean() if gate is None else (gate * perceptual).sum() / gate.sum().clamp(min=1)
         return Terms(loss + self.perceptual_weight * counted, mse, perceptual)
+
+
+def _at_once(image: Tensor) -> int:
+    """How many pictures (B,3,H,W) go through VGG16 together."""
+    return max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)
 
 
 def _means(errors: Tensor) -> Tensor:

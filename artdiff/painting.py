@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artdiff import UserError, flow, hardware, images
+from artdiff import UserError, compiled, flow, hardware, images
 from artdiff.config import MULTIPLE
 from artdiff.data import cache, folder, sample_art, workers
 from artdiff.data.datamodule import NO_LABEL
@@ -118,6 +118,11 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
         at_once = hardware.pictures_at_once(task.device, image_size)
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
     along = flow.times(config["steps"], start=start)
+    looks = len(canvases) * len(along) * (1 if config["solver"] == "euler" else 2)
+    calls = looks / hardware.pictures_at_once(task.device, image_size)
+    mode = compiled.mode(config["compile"], task.device, calls=calls)
+    if mode is not None:
+        compiled.compile_in_place(task.ema, mode)
     shown = [round(stage * (len(along) - 1) / (STAGES - 1)) for stage in range(STAGES)]
     with tqdm(total=len(canvases) * (len(along) - 1), desc="painting", unit=" steps", disable=None) as bar:
         for first in range(0, len(canvases), at_once):

@@ -35,7 +35,6 @@ def train(cfg: DictConfig) -> float:
     from artdiff import trainer as trainers
     from artdiff.callbacks import FinalScores
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its list of absent hardware
     L.seed_everything(config["seed"], workers=True, verbose=False)
     own = {name: value for name, value in config["task"].items() if name not in HYPERPARAMETERS}
     final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
@@ -54,6 +53,7 @@ def train(cfg: DictConfig) -> float:
     if earlier is not None:
         earlier.check_fits(config["task"])
     task = instantiate(config["task"], loss=loss)
+    trainers.spare_work(config, task, data, trainer.strategy.root_device)
 
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / runs.CONFIG)

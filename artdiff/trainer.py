@@ -1,5 +1,7 @@
 """Builds the Lightning trainer that a configuration describes, its `auto` values chosen for this machine."""
 
+import logging
+import math
 import sys
 from typing import Any
 
@@ -8,19 +10,40 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from artdiff import hardware
+from artdiff import compiled, hardware
 from artdiff.callbacks import PlainProgress
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.tasks.task import Task
 
 
 def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     """The trainer for the whole configuration `config`, with its callbacks and `more`. Raises `UserError`."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its list of absent hardware
     torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32 on a GPU
     settings = dict(config["trainer"])
     device = hardware.device(settings["accelerator"])
     if settings["precision"] == "auto":
         settings["precision"] = hardware.precision(device)
+    settings["benchmark"] = device.type == "cuda"  # cuDNN tries its algorithms: nearly all batches are alike
     terminal = sys.stdout.isatty()  # where Lightning's bar is drawn
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
-    callbacks += [TQDMProgressBar() if terminal else PlainProgress(seconds=10), *more]
+    every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # what the bar shows waits for the device
+    callbacks += [TQDMProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), *more]
     logger = instantiate(config["logger"])
     return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
+
+
+def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
+    """Have the features of pictures that do not change computed once, and compile what trains where that pays."""
+    perceptual, unchanging = task.perceptual, data.unchanging()
+    if perceptual is not None and unchanging is not None:
+        perceptual.keep_targets(unchanging)
+    mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
+    if mode is not None:
+        task.compile_for(data.batch_size, mode)
+
+
+def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:
+    """How many steps a run may take, time left out."""
+    in_epochs = settings["max_epochs"] * math.ceil(len(data.train_set) / data.batch_size)
+    return min((steps for steps in (settings["max_steps"], in_epochs) if steps > 0), default=math.inf)

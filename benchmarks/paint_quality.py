@@ -19,16 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from measure import composed
 from PIL import Image
 from torch import Tensor, nn
 
 from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
-from artdiff.config import plain
 from artdiff.data.datamodule import ArtDataModule, Pictures
-from artdiff.door import CONF
 from artdiff.losses import PerceptualLoss
 from artdiff.painting import paint, plan
 from artdiff.tasks.task import normalised
@@ -40,11 +38,6 @@ class Art(NamedTuple):
     train: Tensor
     held_out: Tensor
     shares: dict[str, float]
-
-
-def composed(config: str, *overrides: str) -> dict:
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return plain(compose(config, overrides=list(overrides)))
 
 
 def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
@@ -159,9 +152,11 @@ def main() -> None:
         sets = {"painted": painted(ckpt, art.shares, args)}
     if args.save is not None:
         np.save(args.save, sets["painted"].permute(0, 2, 3, 1).numpy())
-    networks = {"random VGG16": PerceptualLoss(weights="random", layer="relu3_3", relative=False).features}
+    networks = {"random VGG16": PerceptualLoss(weights="random", layer="relu3_3", relative=False, keep=0).features}
     if args.weights:
-        networks["trained VGG16"] = PerceptualLoss(weights=args.weights, layer="relu3_1", relative=False).features
+        networks["trained VGG16"] = PerceptualLoss(
+            weights=args.weights, layer="relu3_1", relative=False, keep=0
+        ).features
     order = torch.randperm(len(art.train), generator=torch.Generator().manual_seed(0))
     sets["real training pictures"] = art.train[order[: args.n]]
     sets["held-out pictures"] = art.held_out

@@ -1,121 +1,122 @@
-"""Images per second of whole training commands: the article's program as a plain PyTorch loop, and artdiff.train.
+"""Images per second of artdiff.train and of other programs, in turns: the article's, two libraries', a bare loop.
 
-The plain loop is what the article publishes: float32, `ImageFolder` and transforms, one process that decodes every file
-every epoch. Both run the same number of steps on the same folder, in turns; each time is that of the whole command,
-imports included, and artdiff's also of its validations, grids and checkpoints. In the first round artdiff's cache is
-cold, so that this time includes decoding every file; from the second on it is warm.
+    python benchmarks/train_speed.py --data DIR --steps 80 --rounds 3
+    python benchmarks/train_speed.py --data DIR --steps 300 --trainer gpu --json result.json
+    python benchmarks/train_speed.py --data DIR --step-only --against bare --against ddpp experiment=paint32
 
-    python benchmarks/train_speed.py --data DIR --steps 100 --rounds 2
+Each time is that of a whole command: imports included, and artdiff's also of its validations, grids and checkpoints. In
+the first round artdiff's cache is cold, so that its time includes decoding every file; from the second on it is warm.
+With --step-only it is that of the steps alone, after the first few. `contenders.py` says what the other programs do;
+the libraries are found in the folder --peers, or installed. The arithmetic of a step is counted by torch, and the
+machine's peak is that of a large matrix product in the same run.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import CONTENDERS, WARM, Bare
+from hydra.utils import instantiate
+from measure import composed, peak, timed
+from torch.utils.flop_counter import FlopCounterMode
+
+from artdiff import hardware
+
+HERE = Path(__file__).parent
+
+STEPS_ALONE = (
+    *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
+    *(
+        "callbacks.every_ten_epochs=null",
+        "+callbacks.clock._target_=measure.StepClock",
+        f"+callbacks.clock.warm={WARM}",
+    ),
+)
+"""What a training leaves out when its steps alone are timed."""
 
 
-def plain(args: argparse.Namespace) -> None:
-    """The article's program."""
-    import torch
-    import torch.nn.functional as F
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
-    from artdiff.losses import PerceptualLoss
-    from artdiff.networks import ConvDiffusionModel
-
-    torch.manual_seed(0)
-    vgg = PerceptualLoss(weights=args.weights, layer=args.layer, relative=False).features.to(
-        memory_format=torch.contiguous_format
-    )
-    model = ConvDiffusionModel()
-    transform = transforms.Compose(
-        [
-            transforms.Resize((args.image_size, args.image_size)),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
-    loader = DataLoader(ImageFolder(args.data, transform), batch_size=32, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    step = 0
-    while step < args.steps:
-        for image, _ in loader:
-            output = model(image)
-            loss = F.mse_loss(output, image) + F.mse_loss(vgg(output), vgg(image))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
-            if step == args.steps:
-                break
-    print(f"plain: loss {loss.item():.4f} after {step} steps")
+def arithmetic(overrides: list[str], device: torch.device) -> float:
+    """FLOP an image of a step."""
+    loop = Bare(composed("train", "run_dir=unused", *overrides), device)
+    loop.step()
+    with FlopCounterMode(display=False) as counter:
+        loop.step()
+    return counter.get_total_flops() / loop.batch
 
 
-def timed(command: list[str], log: Path) -> tuple[float, float]:
-    """Run `command` → (wall-clock seconds, peak resident memory in GiB)."""
-    started = time.perf_counter()
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{log.read_text()}")
-    return seconds, usage.ru_maxrss / 2**20
+def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Run each program once a round → what each did in each round."""
+    config = composed("train", "run_dir=unused", *overrides)
+    batch, parameters = config["data"]["batch_size"], instantiate(config["task"]).facts()["parameters"]
+    own = [sys.executable, "-m", "artdiff.train", *overrides, f"trainer.max_steps={args.steps}"]
+    words = ["--data", args.data, "--steps", str(args.steps), "--parameters", str(parameters)]
+    words += ["--peer-precision", args.peer_precision or ("no" if args.trainer == "cpu" else "bf16"), *overrides]
+    commands = {"artdiff": [*own, f"runs_dir={folder}/runs", *(STEPS_ALONE if args.step_only else ())]}
+    commands |= {name: [sys.executable, str(HERE / "contenders.py"), name, *words] for name in args.against}
+    rounds = []
+    for number in range(args.rounds):
+        row: dict[str, Any] = {}
+        for name, command in commands.items():
+            done = timed(command, folder / f"{name}.log", PYTHONPATH=f"{HERE}:{args.peers}")
+            rate = done.figures["rate"] if args.step_only else batch * args.steps / done.seconds
+            row[name] = {"images_per_second": rate, "seconds": done.seconds, "gib": done.gib, **done.figures}
+        rounds.append(row)
+        said = [f"{name} {one['images_per_second']:.2f} ({one['gib']:.1f} GiB)" for name, one in row.items()]
+        print(
+            f"round {number + 1} (cache {'warm' if number else 'cold'}): images/s {', '.join(said)}; ratio to ", end=""
+        )
+        print(", ".join(f"{name} {ratio(row, name):.2f}" for name in args.against), flush=True)
+    return rounds
+
+
+def ratio(row: dict[str, Any], name: str) -> float:
+    """How many times as fast as another program artdiff was in a round."""
+    return row["artdiff"]["images_per_second"] / row[name]["images_per_second"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with class subfolders, all of whose files decode")
+    parser.add_argument(
+        "--against", action="append", choices=CONTENDERS, help="may be given again; plain if not at all"
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--weights", default="random", help="as loss.perceptual.weights")
-    parser.add_argument("--layer", default="relu3_3", help="as loss.perceptual.layer")
-    parser.add_argument("--trainer", default="cpu")
-    parser.add_argument("--plain", action="store_true", help="run the plain loop alone")
+    parser.add_argument("--step-only", action="store_true")
+    parser.add_argument("--trainer", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--peers", default="", help="folder that the libraries are installed in")
+    parser.add_argument("--peer-precision", choices=("no", "bf16", "fp16"), help="no on a CPU, bf16 on a GPU")
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("overrides", nargs="*", default=["experiment=article"], help="as artdiff.train takes them")
     args = parser.parse_args()
-    if args.plain:
-        return plain(args)
-
-    images = 32 * args.steps
-    rounds = []
+    args.against = args.against or ["plain"]
+    device = hardware.device(args.trainer)
+    print(f"{hardware.describe(device)}, {hardware.precision(device)}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        commands = {
-            "plain": [sys.executable, *sys.argv, "--plain"],
-            "artdiff": [
-                *(sys.executable, "-m", "artdiff.train", "experiment=article", f"trainer={args.trainer}"),
-                *(f"data.root={args.data}", f"data.image_size={args.image_size}", f"trainer.max_steps={args.steps}"),
-                *(f"loss.perceptual.weights={args.weights}", f"loss.perceptual.layer={args.layer}"),
-                *(f"runs_dir={folder}", f"data.cache_dir={folder}/cache"),
-            ],
-        }
-        for number in range(args.rounds):
-            row = {}
-            for name, command in commands.items():
-                seconds, memory = timed(command, Path(folder) / f"{name}.log")
-                row[name] = {"seconds": seconds, "images_per_second": images / seconds, "peak_gib": memory}
-            row["ratio"] = row["artdiff"]["images_per_second"] / row["plain"]["images_per_second"]
-            rounds.append(row)
-            print(
-                f"round {number + 1} (cache {'warm' if number else 'cold'}): "
-                + ", ".join(
-                    f"{name} {row[name]['images_per_second']:.2f} images/s ({row[name]['peak_gib']:.1f} GiB)"
-                    for name in commands
-                )
-                + f", ratio {row['ratio']:.2f}",
-                flush=True,
-            )
-    print(f"median ratio: {statistics.median(row['ratio'] for row in rounds):.2f}, first round included")
-    print(json.dumps(rounds))
-    return None
+        own = [f"trainer={args.trainer}", f"data.root={args.data}", f"data.cache_dir={folder}/cache"]
+        rounds = race(args, [*args.overrides, *own], Path(folder))
+        flops = {"as it is": arithmetic([*args.overrides, *own], device)}
+        if composed("train", "run_dir=unused", *args.overrides)["loss"]["perceptual"] is not None:
+            again = arithmetic([*args.overrides, *own, "loss.perceptual.keep=0"], device)
+            flops["with every target's features computed"] = again
+    later = rounds[1:] or rounds
+    for name in args.against:
+        median = statistics.median(ratio(row, name) for row in later)
+        print(f"median ratio to {name}, cache {'warm' if rounds[1:] else 'cold'}: {median:.2f}")
+    peaks = {str(dtype)[6:]: peak(device, dtype) for dtype in (torch.bfloat16, torch.float32)}
+    reached = statistics.median(row["artdiff"]["images_per_second"] for row in later) * flops["as it is"]
+    print("an image: " + ", ".join(f"{value / 1e9:.2f} GFLOP {name}" for name, value in flops.items()))
+    print("matrix product: " + ", ".join(f"{value / 1e12:.3g} TFLOP/s in {name}" for name, value in peaks.items()))
+    shares = ", ".join(f"{reached / value:.0%} of {name}'s" for name, value in peaks.items())
+    print(f"artdiff: {reached / 1e12:.3g} TFLOP/s, {shares}")
+    if args.json is not None:
+        facts = {"device": hardware.describe(device), "torch": torch.__version__, "arguments": sys.argv[1:]}
+        args.json.write_text(json.dumps({**facts, "flop": flops, "peak": peaks, "rounds": rounds}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def batches(data, epochs=2):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        torch.equal(a, b) for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True)
+        torch.equal(first.image, second.image) and torch.equal(first.label, second.label)
+        for first, second in zip(one, other, strict=True)
     )
 
 

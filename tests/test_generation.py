@@ -14,7 +14,7 @@ from artdiff import UserError
 from artdiff.callbacks import _drift
 from artdiff.checkpoints import restore
 from artdiff.config import check_training, plain
-from artdiff.data.datamodule import NO_LABEL
+from artdiff.data.datamodule import NO_LABEL, Batch
 from artdiff.generate import generate
 from artdiff.images import Colours, colours
 from artdiff.losses import HybridLoss, PerceptualLoss
@@ -44,7 +44,7 @@ def task(loss=None, **changed):
 
 @pytest.fixture(scope="module")
 def loss():
-    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=True)
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=True, keep=0)
     return HybridLoss(mse_weight=1, perceptual_weight=0.5, perceptual=perceptual)
 
 
@@ -58,15 +58,17 @@ def quiet(monkeypatch):
 
 
 def pictures(count=8):
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1, torch.arange(count) % 2
+    image = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return Batch(image, torch.arange(count) % 2)
 
 
 def test_the_step_is_the_hybrid_loss_weighed_and_gated_by_time(loss, quiet):
-    model, (image, label) = task(loss), pictures()
+    model, batch = task(loss), pictures()
+    image, label, _ = batch
     asked = []
     network = model.network.forward
     model.network.forward = lambda *words: asked.append(words) or network(*words)
-    step = model.training_step((image, label), 0)
+    step = model.training_step(batch, 0)
     ((noisy, time, _),) = asked
     assert ((time < 0.3).any(), (time >= 0.3).any()) == (True, True)
     model.network.train(False)
@@ -114,22 +116,6 @@ def test_the_average_is_what_is_validated_the_same_way_every_time(quiet):
     assert logged[:2] != logged[4:]
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(art, tmp_path, monkeypatch):
-    backward = Generation.on_after_backward
-
-    def broken(self):
-        if self.global_step == 1:
-            next(self.network.parameters()).grad.fill_(math.inf)
-        return backward(self)
-
-    monkeypatch.setattr(Generation, "on_after_backward", broken)
-    with pytest.raises(UserError, match="a gradient is no finite number at step 1"):
-        train(small(art, tmp_path, *PAINTS, "data.batch_size=40", "trainer.max_steps=4"))
-    kept = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert kept["global_step"] == 1
-    assert all(value.isfinite().all() for value in kept["state_dict"].values())
-
-
 @pytest.mark.parametrize(("dropout", "share"), [(0.0, 0), (0.3, 0.3), (1.0, 1)])
 def test_labels_are_dropped_as_often_as_asked(quiet, dropout, share):
     model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None), label_dropout=dropout)
@@ -140,11 +126,68 @@ def test_labels_are_dropped_as_often_as_asked(quiet, dropout, share):
     assert (asked[0] == NO_LABEL).float().mean().item() == pytest.approx(share, abs=0.06)
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step(quiet):
-    model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None))
-    image, label = pictures()
-    with pytest.raises(UserError, match=r"the loss is nan at step 0, .* lower optimizer.lr"):
-        model.training_step((image * math.nan, label), 0)
+def _breaks(monkeypatch, *, at):
+    backward = Generation.on_after_backward
+
+    def broken(self):
+        if self.global_step == at:
+            next(self.network.parameters()).grad.fill_(math.inf)
+        return backward(self)
+
+    monkeypatch.setattr(Generation, "on_after_backward", broken)
+
+
+def _weights(run):
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("optimizer", ["fused=true", "fused=false"])
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(art, tmp_path, monkeypatch, optimizer):
+    _breaks(monkeypatch, at=1)
+    with pytest.raises(UserError, match=r"is no finite number at step 1, .* lower optimizer.lr"):
+        train(small(art, tmp_path, *PAINTS, "data.batch_size=40", "trainer.max_steps=4", f"optimizer.{optimizer}"))
+    kept = _weights(tmp_path)
+    assert kept["global_step"] == 1
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_step_that_nobody_looks_at_cannot_spoil_the_weights(art, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generation, "looks", property(lambda self: self.global_step == 3))  # as on a GPU
+    seen = []
+    step = Generation.optimizer_step
+
+    def watched(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        seen.append([weight.detach().clone() for weight in self.network.parameters()])
+
+    monkeypatch.setattr(Generation, "optimizer_step", watched)
+    _breaks(monkeypatch, at=1)
+    no_saving = ("callbacks.last=null", "callbacks.best=null", "callbacks.every_ten_epochs=null")
+    with pytest.raises(UserError, match="is no finite number at step 1, "):
+        train(small(art, tmp_path, *PAINTS, "trainer.max_steps=9", *no_saving))
+    assert len(seen) == 3
+    assert all(torch.equal(one, other) for one, other in zip(seen[0], seen[1], strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(seen[1], seen[2], strict=True))
+
+
+def test_a_step_that_nobody_looked_at_is_not_saved(art, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generation, "looks", False)
+    _breaks(monkeypatch, at=1)
+    with pytest.raises(UserError, match="is no finite number at step 1, "):
+        train(small(art, tmp_path, *PAINTS, "data.batch_size=40", "trainer.max_steps=4"))
+    assert _weights(tmp_path)["global_step"] == 1
+
+
+def test_a_loss_that_is_no_number_stops_too(art, tmp_path, monkeypatch):
+    weighed = Generation.weighed
+
+    def infinite(self, *args):
+        terms = weighed(self, *args)
+        return terms._replace(loss=terms.loss + math.inf)  # whose gradient is sound
+
+    monkeypatch.setattr(Generation, "weighed", infinite)
+    with pytest.raises(UserError, match="the loss or a gradient is no finite number at step 0, "):
+        train(small(art, tmp_path, *PAINTS))
 
 
 def test_both_weights_are_saved_and_the_average_is_what_paints(art, tmp_path):
@@ -159,9 +202,9 @@ def test_both_weights_are_saved_and_the_average_is_what_paints(art, tmp_path):
     assert model.classes == ["colour_field", "engraving", "flow_field", "landscape", "truchet"]
     for name, value in model.ema.state_dict().items():
         assert torch.equal(value, average[name])
-    noisy, time, label = torch.randn(2, 3, 16, 16), torch.full((2,), 0.5), torch.tensor([0, 4])
-    painted = model.denoiser(label, guidance=1.0, interval=(0, 1))(noisy, time)
-    torch.testing.assert_close(painted, model.ema(noisy, time, label))
+    noisy, label = torch.randn(2, 3, 16, 16), torch.tensor([0, 4])
+    painted = model.denoiser(label, guidance=1.0, interval=(0, 1))(noisy, 0.5)
+    torch.testing.assert_close(painted, model.ema(noisy, torch.full((2,), 0.5), label))
 
 
 def test_a_run_shows_what_it_paints_and_how_its_colours_drift(art, tmp_path):
@@ -267,8 +310,8 @@ def test_pictures_without_classes_train_unconditionally(art, tmp_path):
 
 def test_one_batch_can_be_overfitted(quiet, monkeypatch):
     model = task(HybridLoss(mse_weight=1, perceptual_weight=0, perceptual=None), label_dropout=0.0)
-    image, label = pictures(4)
-    batch, losses = (image[..., :1, :1].expand(-1, -1, 16, 16), label), []
+    image, label, _ = pictures(4)
+    batch, losses = Batch(image[..., :1, :1].expand(-1, -1, 16, 16), label), []
     optimizer = torch.optim.Adam(model.network.parameters(), lr=5e-3)
     for step in range(120):
         monkeypatch.setattr(Generation, "global_step", step)

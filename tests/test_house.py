@@ -10,7 +10,7 @@ import artdiff
 ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
-    {"images", "runs"},
+    {"images", "runs", "features", "compiled"},
     {"hardware", "data", "networks", "losses", "metrics", "flow"},
     {"tasks", "config"},
     {"callbacks", "door", "checkpoints", "painting"},

@@ -30,7 +30,7 @@ def _layer(perceptual):
 
 def test_the_hybrid_is_the_articles_loss(vgg, weights):
     output, target = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
-    perceptual = PerceptualLoss(weights=str(weights), layer="relu3_3", relative=False)
+    perceptual = PerceptualLoss(weights=str(weights), layer="relu3_3", relative=False, keep=0)
     terms = HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)(output, target)
     mse = ((output - target) ** 2).mean()
     features = ((vgg(output) - vgg(target)) ** 2).mean()
@@ -40,7 +40,7 @@ def test_the_hybrid_is_the_articles_loss(vgg, weights):
 
 
 def test_parts_on_a_cpu_add_up_to_the_whole():
-    perceptual = PerceptualLoss(weights="random", layer="relu1_1", relative=False)
+    perceptual = PerceptualLoss(weights="random", layer="relu1_1", relative=False, keep=0)
     output = torch.rand(9, 3, 128, 128, requires_grad=True)  # a part of eight and one of one
     target = torch.rand_like(output)
     assert CPU_PIXELS < 9 * 128 * 128
@@ -52,7 +52,7 @@ def test_parts_on_a_cpu_add_up_to_the_whole():
 
 def test_weights_scale_the_terms():
     output, target = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
-    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False)
+    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0)
     terms = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)(output, target)
     torch.testing.assert_close(terms.loss, (3 * terms.mse + 0.5 * terms.perceptual).mean())
     alone = HybridLoss(mse_weight=3, perceptual_weight=0, perceptual=None)(output, target)
@@ -62,7 +62,7 @@ def test_weights_scale_the_terms():
 
 def test_pictures_are_weighed_and_gated_one_by_one():
     output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
-    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False)
+    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0)
     hybrid = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)
     weight, gate = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 1.0])
     terms = hybrid(output, target, weight=weight, gate=gate)
@@ -75,7 +75,9 @@ def test_pictures_are_weighed_and_gated_one_by_one():
 
 def test_relative_features_do_not_depend_on_how_large_the_weights_make_them():
     output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
-    plain, relative = (PerceptualLoss(weights="random", layer="relu1_2", relative=word) for word in (False, True))
+    plain, relative = (
+        PerceptualLoss(weights="random", layer="relu1_2", relative=word, keep=0) for word in (False, True)
+    )
     wanted = plain.features(target).square().mean()
     torch.testing.assert_close(relative(output, target), plain(output, target) / wanted)
     with torch.no_grad():
@@ -88,7 +90,7 @@ def test_relative_features_do_not_depend_on_how_large_the_weights_make_them():
 
 
 def test_gradients_reach_the_output_alone():
-    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False)
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False, keep=0)
     output, target = torch.rand(2, 1, 3, 16, 16).requires_grad_().unbind()
     loss = perceptual(output, target)
     to_output, to_target = torch.autograd.grad(loss, (output, target), allow_unused=True)
@@ -117,7 +119,7 @@ def test_a_local_file_is_loaded(vgg, tmp_path, prefix, suffix):
     state = {f"{prefix}{key}": value for key, value in vgg.state_dict().items()}
     state["classifier.0.weight"] = torch.zeros(1)  # a whole VGG16 holds more than is needed
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    perceptual = PerceptualLoss(weights=str(path), layer="relu2_1", relative=False)
+    perceptual = PerceptualLoss(weights=str(path), layer="relu2_1", relative=False, keep=0)
     assert perceptual.source.startswith(path.name)
     for got, wanted in zip(_layer(perceptual), vgg[: LAYERS["relu2_1"]].parameters(), strict=True):
         assert torch.equal(got, wanted)
@@ -126,8 +128,8 @@ def test_a_local_file_is_loaded(vgg, tmp_path, prefix, suffix):
 def test_a_file_that_does_not_reach_the_layer_says_how_far_it_goes(vgg, tmp_path):
     torch.save(vgg[: LAYERS["relu3_1"]].state_dict(), tmp_path / "short.pth")
     with pytest.raises(UserError, match="set loss.perceptual.layer=relu3_1"):
-        PerceptualLoss(weights=str(tmp_path / "short.pth"), layer="relu3_3", relative=False)
-    assert PerceptualLoss(weights=str(tmp_path / "short.pth"), layer="relu3_1", relative=False)
+        PerceptualLoss(weights=str(tmp_path / "short.pth"), layer="relu3_3", relative=False, keep=0)
+    assert PerceptualLoss(weights=str(tmp_path / "short.pth"), layer="relu3_1", relative=False, keep=0)
 
 
 @pytest.mark.parametrize(
@@ -143,21 +145,21 @@ def test_a_wrong_file_is_named(tmp_path, content, message):
     path = tmp_path / "wrong.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=message) as caught:
-        PerceptualLoss(weights=str(path), layer="relu1_1", relative=False)
+        PerceptualLoss(weights=str(path), layer="relu1_1", relative=False, keep=0)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_layer_names_the_known_ones():
     with pytest.raises(UserError, match="relu1_1, .*relu5_3, got conv3"):
-        PerceptualLoss(weights="random", layer="conv3", relative=False)
+        PerceptualLoss(weights="random", layer="conv3", relative=False, keep=0)
 
 
 def test_random_features_are_the_same_each_time():
     torch.manual_seed(1)
-    one = _layer(PerceptualLoss(weights="random", layer="relu2_2", relative=False))
+    one = _layer(PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0))
     torch.manual_seed(2)
-    other = _layer(PerceptualLoss(weights="random", layer="relu2_2", relative=False))
+    other = _layer(PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -167,7 +169,7 @@ def test_imagenet_weights_come_from_torchvisions_cache(vgg, tmp_path, monkeypatc
     cached = tmp_path / "hub/checkpoints" / VGG16_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     cached.parent.mkdir(parents=True)
     torch.save({f"features.{key}": value for key, value in vgg.state_dict().items()}, cached)
-    perceptual = PerceptualLoss(weights=weights, layer="relu3_3", relative=False)
+    perceptual = PerceptualLoss(weights=weights, layer="relu3_3", relative=False, keep=0)
     assert (perceptual.source, perceptual.fallback) == ("imagenet", False)
     assert torch.equal(perceptual.features[0].weight, vgg[0].weight)
 
@@ -180,7 +182,7 @@ def no_download(tmp_path, monkeypatch):
 
 def test_imagenet_that_cannot_be_had_names_the_ways_out(no_download):
     with pytest.raises(UserError) as caught:
-        PerceptualLoss(weights="imagenet", layer="relu3_3", relative=False)
+        PerceptualLoss(weights="imagenet", layer="relu3_3", relative=False, keep=0)
     message = str(caught.value)
     assert "\n" not in message
     assert all(way in message for way in ("weights=FILE", "=random", "hub/checkpoints"))
@@ -188,7 +190,7 @@ def test_imagenet_that_cannot_be_had_names_the_ways_out(no_download):
 
 def test_auto_falls_back_with_a_warning(no_download, caplog):
     with caplog.at_level(logging.WARNING):
-        perceptual = PerceptualLoss(weights="auto", layer="relu1_1", relative=False)
+        perceptual = PerceptualLoss(weights="auto", layer="relu1_1", relative=False, keep=0)
         assert "RANDOM" in caplog.text
         assert perceptual.fallback
         assert perceptual.source.startswith("random")
@@ -196,5 +198,5 @@ def test_auto_falls_back_with_a_warning(no_download, caplog):
         perceptual.warn_of_fallback()
         assert "RANDOM" in caplog.text
         caplog.clear()
-        PerceptualLoss(weights="random", layer="relu1_1", relative=False).warn_of_fallback()
+        PerceptualLoss(weights="random", layer="relu1_1", relative=False, keep=0).warn_of_fallback()
         assert not caplog.text

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from artdiff import UserError
 from artdiff.checkpoints import earlier, restore
+from artdiff.data.datamodule import Batch
 from artdiff.losses import HybridLoss, PerceptualLoss
 from artdiff.metrics import ReconstructionScores
 from artdiff.networks import ConvDiffusionModel
@@ -20,7 +23,7 @@ def task(ranges="mended", loss=None):
 
 @pytest.fixture(scope="module")
 def loss():
-    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False)
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False, keep=0)
     return HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)
 
 
@@ -28,12 +31,13 @@ def loss():
 def quiet(monkeypatch):
     """Without a trainer there is nowhere to log to."""
     monkeypatch.setattr(Reconstruction, "log", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Reconstruction, "trainer", SimpleNamespace(log_every_n_steps=1))
 
 
 @pytest.mark.parametrize("ranges", ["published", "mended"])
 def test_the_step_compares_what_the_experiment_says(loss, quiet, ranges):
     model, image = task(ranges, loss), torch.rand(2, 3, 16, 16) * 2 - 1
-    step = model.training_step((image, torch.zeros(2)), 0)
+    step = model.training_step(Batch(image, torch.zeros(2)), 0)
     mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
     std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     target = ((image + 1) / 2 - mean) / std
@@ -51,7 +55,7 @@ def test_one_batch_can_be_overfitted(loss, quiet):
     optimizer = model.configure_optimizers()
     losses = []
     for _ in range(150):
-        step = model.training_step((image, torch.zeros(2)), 0)
+        step = model.training_step(Batch(image, torch.zeros(2)), 0)
         optimizer.zero_grad()
         step.backward()
         optimizer.step()

@@ -13,10 +13,10 @@ def window(image: Tensor, size: int, chance: Tensor | None) -> Tensor:
         return image
     if chance is None:
         return image[..., down // 2 : down // 2 + size, right // 2 : right // 2 + size]
-    corner = (chance * torch.tensor((down + 1, right + 1), device=chance.device)).long()  # (B,2)
     along = torch.arange(size, device=image.device)
-    rows = (corner[:, :1] + along)[:, :, None]  # (B,size,1)
-    columns = (corner[:, 1:] + along)[:, None, :]  # (B,1,size)
+    top, left = (chance[:, 0] * (down + 1)).long(), (chance[:, 1] * (right + 1)).long()  # (B,) each
+    rows = (top[:, None] + along)[:, :, None]  # (B,size,1)
+    columns = (left[:, None] + along)[:, None, :]  # (B,1,size)
     picture = torch.arange(len(image), device=image.device)[:, None, None]
     return image.permute(0, 2, 3, 1)[picture, rows, columns].permute(0, 3, 1, 2)  # channels stay last in memory
 

@@ -1,7 +1,8 @@
 """The folder that keeps what artdiff can make again: the files' hashes, decoded maps (`maps`), the sample art.
 
 - `files/ROOT.json`: the SHA-256 of every file of a root, which holds as long as its size and times do;
-- `decoded/TRANSFORM-CONTENTS.*`: a map and what belongs to it.
+- `decoded/TRANSFORM-CONTENTS.*`: a map and what belongs to it;
+- `features/NAME.features`: what a network makes of the pictures of a map.
 """
 
 import errno
@@ -32,7 +33,7 @@ SETTLED = 2.0
 """Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
 
 OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
-KINDS = ("json", "npy", "partial", "journal", "unfinished", "building")
+KINDS = ("json", "npy", "partial", "journal", "unfinished", "building", "features")
 """Names and extensions of what is kept here: whatever else lies in the cache's folder is not artdiff's to remove."""
 
 SECONDS_A_LINE = 20.0
@@ -111,9 +112,9 @@ class Kept(NamedTuple):
 
 
 def kept(folder: Path) -> list[Kept]:
-    """The maps, the interrupted ones and the lists of hashes in the cache, the longest unused first."""
+    """Maps, interrupted ones, features and lists of hashes in the cache, the longest unused first."""
     by_name: dict[str, list[Path]] = {}
-    for path in (*(folder / "files").glob("*.*"), *(folder / "decoded").glob("*.*")):
+    for path in (path for kind in ("files", "decoded", "features") for path in (folder / kind).glob("*.*")):
         name, _, kind = path.name.partition(".")
         if OWN.fullmatch(name) and kind.rpartition(".")[2] in KINDS:
             by_name.setdefault(name, []).append(path)
@@ -124,6 +125,8 @@ def kept(folder: Path) -> list[Kept]:
         what = "an interrupted build"
         if paths[0].parent.name == "files":
             what = "hashes of a folder's files"
+        elif paths[0].parent.name == "features":
+            what = "perceptual features of pictures"
         elif isinstance(said, dict):
             size, fit, _ = said["transform"]
             what = f"{len(said['outcomes']):,} files of {said['root']}, {fit} to {size} px"

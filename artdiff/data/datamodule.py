@@ -22,22 +22,32 @@ from artdiff.data.folder import shown, some, write_rows
 from artdiff.data.pixels import FromFiles, FromMap, Source
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.data.workers import Limits, cores
+from artdiff.features import Unchanging
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -1
 """The label of a picture that lies in no class folder."""
 
-Batch = tuple[Tensor, Tensor]
-"""What a task gets: (signed pictures float32 (B,3,H,W), class numbers int64 (B,)), on the accelerator."""
 
-
-class Wire(NamedTuple):
-    """What a loader hands out: `image` uint8 (B,3,H,W), or int64 (B,) rows of the set that lies on the accelerator;
-    `label` int64 (B,); `chance` float32 (B,4) in [0,1) for what is trained on; files that are `gone` since the start.
+class Batch(NamedTuple):
+    """What a task gets, on the accelerator: signed pictures float32 (B,3,H,W), class numbers int64 (B,), and, beside
+    the CPU, where each picture stands among those that do not change, int64 (B,).
     """
 
     image: Tensor
+    label: Tensor
+    row: Tensor | None = None
+
+
+class Wire(NamedTuple):
+    """What a loader hands out: `image` uint8 (B,3,H,W), or none where the set lies on the accelerator; `row` int64 (B,)
+    in the whole set; `label` int64 (B,); `chance` float32 (B,4) in [0,1) for what is trained on; files that are `gone`
+    since the start.
+    """
+
+    image: Tensor | None
+    row: Tensor
     label: Tensor
     chance: Tensor | None
     gone: list[str]
@@ -64,11 +74,12 @@ class Pictures(Dataset):
         numbers = None
         if self.seed is not None and isinstance(turns[0], Turn):
             numbers = torch.from_numpy(chance(self.seed, turns))
+        rows, labels = torch.from_numpy(self.rows[indices]), self.labels[indices]
         if self.rows_only:
-            return Wire(torch.from_numpy(self.rows[indices]), self.labels[indices], numbers, [])
+            return Wire(None, rows, labels, numbers, [])
         pixels, places, gone = self.source.read(self.rows[indices])
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return Wire(image, self.labels[indices][places], None if numbers is None else numbers[places], gone)
+        return Wire(image, rows[places], labels[places], None if numbers is None else numbers[places], gone)
 
 
 class ArtDataModule(L.LightningDataModule):
@@ -220,23 +231,32 @@ class ArtDataModule(L.LightningDataModule):
         return DataLoader(self.val_set, self.batch_size, **self._loading())
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
-        if batch.image.ndim == 1 and self.resident_pixels is None:
-            self.resident_pixels = self._upload(device)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if batch.image is None:
+            if self.resident_pixels is None:
+                self.resident_pixels = self._upload(device)
+            pixels = self.resident_pixels[batch.row.to(device, non_blocking=True)]
+            batch = batch._replace(image=pixels.permute(0, 3, 1, 2))
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(row=batch.row)  # whoever looks something up by it must not wait for the device
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
-        image, label, numbers, gone = batch
+        image, row, label, numbers, gone = batch
+        assert image is not None
         for file in gone:
             log.warning("left out of a batch, it cannot be read any more: %s", file)
         if not len(image):
             raise UserError(f"no picture of a batch can be read any more: {gone[0]}")
-        if image.ndim == 1:
-            assert self.resident_pixels is not None
-            image = self.resident_pixels[image].permute(0, 3, 1, 2)
         image = augment.window(image, self.image_size, None if numbers is None else numbers[:, 1:3])
         if self.flip and numbers is not None:
             image = augment.flip(image, self.flip, numbers[:, 0])
-        return images.to_signed(image), label
+        return Batch(images.to_signed(image), label, row if self.unchanging() is not None else None)
+
+    def unchanging(self) -> Unchanging | None:
+        """All pictures of the set in the order of their rows, unless they are changed for training or not kept."""
+        source = self.train_set.source
+        if not isinstance(source, FromMap) or self.flip or self.transform.size != self.image_size:
+            return None
+        return Unchanging(source.path.stem, len(source.pixels), self.cache_dir / "features")
 
     def preview(self, count: int) -> Tensor:
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import mmap
-import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -34,6 +33,7 @@ class FromMap:
 
     def __init__(self, pixels: np.memmap) -> None:
         self.pixels = pixels
+        self.path = Path(pixels.filename or "")
         self._read = 0
 
     def read(self, rows: np.ndarray) -> Found:
@@ -46,10 +46,10 @@ class FromMap:
                 memory.madvise(mmap.MADV_DONTNEED)
         return Found(found, list(range(len(rows))), [])
 
-    def __getstate__(self) -> str:
-        return os.fspath(self.pixels.filename or "")  # a process that loads pictures maps the file itself
+    def __getstate__(self) -> Path:
+        return self.path  # a process that loads pictures maps the file itself
 
-    def __setstate__(self, path: str) -> None:
+    def __setstate__(self, path: Path) -> None:
         self.__init__(np.load(path, mmap_mode="r"))  # type: ignore[misc]
 
 

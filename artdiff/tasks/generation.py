@@ -86,33 +86,32 @@ class Generation(Task):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, label = batch
+        image, label, row = batch
         torch.manual_seed(int(np.random.SeedSequence((self.seed, self.global_step)).generate_state(1)[0]))
         time = flow.draw_times(len(image), mean=self.time_mean, std=self.time_std, device=image.device)
         noise = torch.randn_like(image)
         dropped = torch.rand(len(label), device=label.device) < self.label_dropout
         label = torch.where(dropped, NO_LABEL, label)
-        denoised = self.network(flow.noised(image, noise, time), time, label)
-        terms = self.weighed(denoised, image, time)
-        self.log_terms("train", terms)
+        denoised = self.train_network(flow.noised(image, noise, time), time, label)
+        terms = self.weighed(denoised, image, time, row)
         _note(self.train_bands, time, terms)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
             self._log_bands(self.train_bands)
         self.seen += len(image)
-        return terms.loss
+        return self.noted(terms)
 
     def on_validation_epoch_start(self) -> None:
         self.validated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The average's losses, each picture at a time and with noise of its own, the same at every validation."""
-        image, label = batch
+        image, label, row = batch
         numbers = range(self.validated, self.validated + len(image))
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
         noise = flow.seeded_noise(numbers, image.shape[1:]).to(image.device)
-        terms = self.weighed(self.ema(flow.noised(image, noise, time), time, label), image, time)
+        terms = self.weighed(self.ema(flow.noised(image, noise, time), time, label), image, time, row)
         self.log_terms("val", terms)
         _note(self.val_bands, time, terms)
 
@@ -161,10 +160,10 @@ class Generation(Task):
         *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
         return list(painted.clamp(-1, 1).split(count))
 
-    def weighed(self, denoised: Tensor, image: Tensor, time: Tensor) -> Terms:
+    def weighed(self, denoised: Tensor, image: Tensor, time: Tensor, row: Tensor | None = None) -> Terms:
         """The loss of estimates (B,3,H,W) of signed pictures, made at `time` (B,): weighed and gated."""
         how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=self.gate)}
-        return self.compared(normalised(denoised), normalised(image), **how)
+        return self.compared(normalised(denoised), normalised(image), row, **how)
 
     def _steady(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """The averaged network, always called with as many pictures, the last one again and again if need be.
@@ -174,7 +173,8 @@ class Generation(Task):
         count, together = len(noisy), hardware.pictures_at_once(noisy.device, noisy.shape[-1])
         among = torch.arange(-(-count // together) * together, device=noisy.device).clamp(max=count - 1)
         groups = (part[among].split(together) for part in (noisy, time, label))
-        return torch.cat([self.ema(*group) for group in zip(*groups, strict=True)])[:count]
+        # clones, since replayed CUDA graphs write each answer to the same place
+        return torch.cat([self.ema(*group).clone() for group in zip(*groups, strict=True)])[:count]
 
     def _log_bands(self, bands: TimeBands) -> None:
         self.log_dict(bands.compute())

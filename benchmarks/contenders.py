@@ -1,0 +1,213 @@
+"""Programs that train: the article's, two known libraries' and artdiff's own steps in a bare loop.
+
+Run by train_speed.py, each in a process of its own, which prints images/s of its steps after the first few.
+
+- `plain`: the article's program as it is published: float32, `ImageFolder` and transforms, one process that decodes
+  every file every epoch.
+- `bare`: the network, loss, optimizer, data and precision of an artdiff experiment, without Lightning: nothing is
+  logged, validated or saved.
+- `ddpp`: denoising-diffusion-pytorch's own Trainer. `diffusers`: the steps of its example for unconditional training.
+  Both as wide as comes nearest to the experiment's number of weights, with its batches; float32 on a CPU and mixed
+  precision on a GPU, as their users run them (--peer-precision says otherwise).
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from itertools import count, islice
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from measure import Clock, composed, tell
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from artdiff import hardware, trainer
+from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
+from artdiff.losses import PerceptualLoss
+from artdiff.networks import ConvDiffusionModel
+from artdiff.tasks.task import Task
+
+WARM = 5
+"""Steps before those that are timed."""
+
+
+def _endless(batches: Any) -> Any:
+    return (batch for _ in count() for batch in batches)
+
+
+def plain(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+    perceptual = config["loss"]["perceptual"] | {"keep": 0}
+    vgg = PerceptualLoss(**{name: value for name, value in perceptual.items() if name != "_target_"}).features
+    vgg.to(device, memory_format=torch.contiguous_format)
+    model = ConvDiffusionModel().to(device)
+    size = config["data"]["image_size"]
+    steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    loader = DataLoader(ImageFolder(args.data, transforms.Compose(steps)), batch_size=32, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    clock = Clock(device, WARM)
+    for batch, _ in islice(_endless(loader), args.steps):
+        clock.tick()
+        image = batch.to(device)
+        output = model(image)
+        loss = F.mse_loss(output, image) + F.mse_loss(vgg(output), vgg(image))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    tell(rate=clock.rate(32))
+
+
+class Bare:
+    """An artdiff experiment whose steps are called one by one."""
+
+    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+        self.device = device
+        self.batch = config["data"]["batch_size"]
+        self.clip = config["trainer"]["gradient_clip_val"]
+        self.data = instantiate(config["data"])
+        self.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+        self.data.setup()
+        if "classes" in config["task"]:
+            config["task"]["classes"] = self.data.classes
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = device.type == "cuda"
+        self.task: Task = instantiate(config["task"], loss=instantiate(config["loss"])).to(device)
+        self.task.log_terms = lambda *_: None  # type: ignore[method-assign]
+        self.task.log_dict = lambda *_: None  # type: ignore[method-assign]
+        self.task._trainer = SimpleNamespace(log_every_n_steps=0, global_step=0)  # type: ignore[assignment]
+        trainer.spare_work(config, self.task, self.data, device)
+        self.optimizer = instantiate(self.task.optimizer)(self.task.network.parameters())
+        wanted = config["trainer"]["precision"]
+        self.is_fast = (hardware.precision(device) if wanted == "auto" else wanted) == "bf16-mixed"
+        self.batches = _endless(self.data.train_dataloader())
+
+    def step(self) -> None:
+        wire = self.data.transfer_batch_to_device(next(self.batches), self.device, 0)
+        batch = self.data.on_after_batch_transfer(wire, 0)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_fast):
+            loss = self.task.training_step(batch, 0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.task.network.parameters(), self.clip)
+        self.optimizer.step()
+        if hasattr(self.task, "ema"):
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.task.ema.parameters()), list(self.task.network.parameters()), 0.001)
+
+
+def bare(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+    loop = Bare(config, device)
+    clock = Clock(device, WARM)
+    for _ in range(args.steps):
+        clock.tick()
+        loop.step()
+    tell(rate=clock.rate(loop.batch))
+
+
+def nearest(build: Callable[[int], nn.Module], parameters: int) -> nn.Module:
+    """The network of the width, a multiple of 8, whose number of weights is nearest to `parameters`."""
+
+    def off(width: int) -> int:
+        with torch.device("meta"):
+            return abs(sum(weight.numel() for weight in build(width).parameters()) - parameters)
+
+    return build(min(range(16, 257, 8), key=off))
+
+
+def ddpp_network(parameters: int) -> nn.Module:
+    from denoising_diffusion_pytorch import Unet
+
+    return nearest(lambda width: Unet(dim=width, dim_mults=(1, 2, 4)), parameters)
+
+
+def diffusers_network(parameters: int, size: int) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    down = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D")
+    up = ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    how = {"layers_per_block": 1, "norm_num_groups": 8, "down_block_types": down, "up_block_types": up}
+    widths = (1, 2, 4)
+    return nearest(
+        lambda width: UNet2DModel(size, block_out_channels=tuple(width * times for times in widths), **how), parameters
+    )
+
+
+def ddpp(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+    from denoising_diffusion_pytorch import GaussianDiffusion, Trainer
+
+    batch = config["data"]["batch_size"]
+    network = ddpp_network(args.parameters)
+    diffusion = GaussianDiffusion(network, image_size=config["data"]["image_size"], sampling_timesteps=50)
+    clock = Clock(device, WARM)
+    network.register_forward_pre_hook(clock.tick)
+    with tempfile.TemporaryDirectory() as results:
+        how = {"train_batch_size": batch, "train_num_steps": args.steps, "save_and_sample_every": 10**9}
+        how |= {"calculate_fid": False, "results_folder": results, "amp": args.peer_precision != "no"}
+        Trainer(diffusion, args.data, **how, mixed_precision_type=args.peer_precision).train()
+    tell(rate=clock.rate(batch), parameters=_weights(network))
+
+
+def diffusers(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+    from accelerate import Accelerator
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+
+    batch, size = config["data"]["batch_size"], config["data"]["image_size"]
+    steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomHorizontalFlip()]
+    steps += [transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
+    loader = DataLoader(ImageFolder(args.data, transforms.Compose(steps)), batch_size=batch, shuffle=True)
+    network = diffusers_network(args.parameters, size)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+    rises = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=args.steps)
+    accelerator = Accelerator(mixed_precision=args.peer_precision, cpu=device.type == "cpu")
+    network, optimizer, loader, rises = accelerator.prepare(network, optimizer, loader, rises)
+    schedule = DDPMScheduler(1000)
+    average = EMAModel(network.parameters(), use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average.to(accelerator.device)
+    clock = Clock(device, WARM)
+    for image, _ in islice(_endless(loader), args.steps):
+        clock.tick()
+        noise = torch.randn_like(image)
+        time = torch.randint(0, 1000, (len(image),), device=image.device).long()
+        loss = F.mse_loss(network(schedule.add_noise(image, noise, time), time).sample.float(), noise)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        rises.step()
+        optimizer.zero_grad()
+        average.step(network.parameters())
+        loss.detach().item()
+    tell(rate=clock.rate(batch), parameters=_weights(network))
+
+
+def _weights(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())
+
+
+CONTENDERS = {"plain": plain, "bare": bare, "ddpp": ddpp, "diffusers": diffusers}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--parameters", type=int, default=0, help="about how many weights a library's network has")
+    parser.add_argument("--peer-precision", default="no", choices=("no", "bf16", "fp16"))
+    parser.add_argument("overrides", nargs="+", help="of the experiment that it stands beside")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    config = composed("train", "run_dir=unused", *args.overrides)
+    CONTENDERS[args.contender](args, config, hardware.device(config["trainer"]["accelerator"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What the benchmarks share: the time and memory of a command, and what arithmetic the machine is able to do."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from hydra import compose, initialize_config_dir
+
+from artdiff.config import plain
+from artdiff.door import CONF
+
+RESULT = "RESULT "
+"""Begins the line of a command's output that holds its own figures, as JSON."""
+
+
+class Timed(NamedTuple):
+    """Wall-clock `seconds` of a command, its peak resident memory in GiB, and what it printed of its own figures."""
+
+    seconds: float
+    gib: float
+    figures: dict[str, Any]
+
+
+def timed(command: list[str], log: Path, **environment: str) -> Timed:
+    """Run `command` to its end; what it prints goes to `log`."""
+    started = time.perf_counter()
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    text = log.read_text(errors="replace")
+    if status != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{text[-3000:]}")
+    lines = [line for line in text.splitlines() if line.startswith(RESULT)]
+    return Timed(seconds, usage.ru_maxrss / 2**20, json.loads(lines[-1][len(RESULT) :]) if lines else {})
+
+
+def tell(**figures: Any) -> None:
+    """Print figures for `timed` to find."""
+    print(RESULT + json.dumps(figures), flush=True)
+
+
+def composed(config: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        return plain(compose(config, overrides=list(overrides)))
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def best(work: Callable[[], object], device: torch.device, times: int = 10) -> float:
+    """The seconds of the fastest of some `times` that `work` is done."""
+    least = float("inf")
+    for _ in range(times):
+        wait(device)
+        begun = time.perf_counter()
+        work()
+        wait(device)
+        least = min(least, time.perf_counter() - begun)
+    return least
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product."""
+    side = 8192 if device.type != "cpu" else 4096
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / best(lambda: one @ other, device)
+
+
+class Clock:
+    """Counts steps as they begin; `rate` is that of those after the first `warm`."""
+
+    def __init__(self, device: torch.device, warm: int) -> None:
+        self.device = device
+        self.warm = warm
+        self.begun = 0
+        self.first = time.perf_counter()
+
+    def tick(self, *_: object) -> None:
+        if self.begun == self.warm:
+            wait(self.device)
+            self.started = time.perf_counter()
+        self.begun += 1
+
+    def rate(self, batch: int) -> float:
+        """Pictures a second, now that the last step is done."""
+        wait(self.device)
+        return batch * (self.begun - self.warm) / (time.perf_counter() - self.started)
+
+
+class StepClock(L.Callback):
+    """Tells the rate of a training's steps, if it neither validates nor saves: `+callbacks.clock._target_=…`."""
+
+    def __init__(self, warm: int) -> None:
+        self.warm = warm
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.clock = Clock(pl_module.device, self.warm)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.clock.tick()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        parameters = sum(weight.numel() for weight in pl_module.network.parameters())
+        tell(rate=self.clock.rate(trainer.datamodule.batch_size), parameters=parameters)
