@@ -1,6 +1,6 @@
 """What the denoisers share: time and label as one vector, and a picture's part in its own estimate.
 
-Shape letters: B pictures, C channels, H and W pixels, E condition features.
+Shape letters: B pictures, C channels, H and W pixels, E condition features, A heads, N places, D features of a head.
 """
 
 from typing import TypeVar
@@ -13,6 +13,13 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 WAVES = 64
 """Rates of change that a time is shown at, each as a sine and a cosine."""
+
+FEW_PLACES = 128
+"""Places that attention on a CPU is computed as it is written for; for more, torch's fused kernel is faster.
+
+Measured on two AVX-512 cores in bf16, 64 pictures, forward and backward: 64 places 4.6 ms against 20.5 fused, 256
+places 114 ms against 86.
+"""
 
 
 class Condition(nn.Module):
@@ -50,6 +57,14 @@ def estimate(noisy: Tensor, time: Tensor, output: Tensor, *, data_std: float) ->
     noisy, variance = noisy.float(), _variance(time, data_std)
     share, error = _beside(time) * data_std**2 / variance, (1 - _beside(time)) * data_std * variance.rsqrt()
     return share * noisy + error * output.float()
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention (arXiv:1706.03762): (B,A,N,D) each → (B,A,N,D)."""
+    if query.device.type == "cpu" and query.shape[-2] <= FEW_PLACES:
+        near = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B,A,N,N)
+        return near.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 def zeroed(layer: Layer) -> Layer:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, estimate, scaled, zeroed
+from artdiff.networks.layers import Condition, attended, estimate, scaled, zeroed
 
 GROUP = 16
 """Channels that are normalised together."""
@@ -143,7 +143,7 @@ class Attention(nn.Module):
         projected = self.project(self.norm(x)).permute(0, 2, 3, 1)  # (B,H,W,3·C)
         projected = projected.flatten(1, 2).unflatten(-1, (3, self.heads, HEAD))  # (B,H·W,3,A,D)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B,A,H·W,D) each
-        seen = F.scaled_dot_product_attention(query, key, value)  # (B,A,H·W,D)
+        seen = attended(query, key, value)  # (B,A,H·W,D)
         seen = seen.transpose(1, 2).flatten(2).unflatten(1, (height, width))  # (B,H,W,C)
         return x + self.out(seen.permute(0, 3, 1, 2))
 

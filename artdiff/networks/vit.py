@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, estimate, scaled, zeroed
+from artdiff.networks.layers import Condition, attended, estimate, scaled, zeroed
 
 HEAD = 32
 """Features of an attention head at least; wide networks have 64."""
@@ -102,7 +102,7 @@ class Layer(nn.Module):
         query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B,A,N,D) each
         query, key = self.query_norm(query), self.key_norm(key)
         query, key = _turned(query, turns), _turned(key, turns)
-        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))  # (B,N,C)
+        return self.out(attended(query, key, value).transpose(1, 2).flatten(2))  # (B,N,C)
 
 
 class RMSNorm(nn.Module):
