@@ -28,15 +28,15 @@ class Timed(NamedTuple):
     figures: dict[str, Any]
 
 
-def timed(command: list[str], log: Path, **environment: str) -> Timed:
-    """Run `command` to its end; what it prints goes to `log`."""
+def timed(command: list[str], log: Path, *, expect: int = 0, **environment: str) -> Timed:
+    """Run `command` to its end, which is to be the exit code `expect`; what it prints goes to `log`."""
     started = time.perf_counter()
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | environment)
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     text = log.read_text(errors="replace")
-    if status != 0:
+    if os.waitstatus_to_exitcode(status) != expect:
         sys.exit(f"{' '.join(command)} failed:\n{text[-3000:]}")
     lines = [line for line in text.splitlines() if line.startswith(RESULT)]
     return Timed(seconds, usage.ru_maxrss / 2**20, json.loads(lines[-1][len(RESULT) :]) if lines else {})

@@ -1,0 +1,90 @@
+"""Where the time goes until a training takes its first step, and until a mistake is answered.
+
+    python benchmarks/start_up.py --count 10000 --keep DIR
+
+Each figure is the median of some runs of a whole command, from its start: `--help`, a mistake in a configuration, and
+the first step of a second training on an unchanged folder of so many small pictures, which this script makes. What is
+imported on the way is timed by Python's -X importtime, in another run of its own, since that takes longer.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import lightning.pytorch as L
+from many_files import make
+from measure import tell, timed
+
+TRAIN = [sys.executable, "-m", "artdiff.train"]
+BEGUN = "BENCHMARK_BEGUN"
+PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra", "omegaconf", "numpy", "PIL", "tensorboard")
+
+
+class FirstStep(L.Callback):
+    """Tells how long after the command's start its first step began, and ended."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        self.begun = time.time() - float(os.environ[BEGUN])
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        tell(begun=self.begun, ended=time.time() - float(os.environ[BEGUN]))
+        trainer.should_stop = True
+
+
+def imports(log: Path) -> dict[str, float]:
+    """The seconds that each package's own modules took to import."""
+    seconds: dict[str, float] = defaultdict(float)
+    for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)", log.read_text(), re.MULTILINE):
+        package = name.partition(".")[0]
+        seconds[package if package in PACKAGES else "all others"] += int(own) / 1e6
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10_000, help="files")
+    parser.add_argument("--keep", type=Path, help="where the files are made, and left for the next time")
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        own = Path(name)
+        root, log = (args.keep or own) / str(args.count), own / "log"
+        if not root.exists():
+            make(root, args.count)
+        helps = statistics.median(timed([*TRAIN, "--help"], log).seconds for _ in range(args.runs))
+        wrong = [*TRAIN, "data.image_size=33", f"runs_dir={own}/runs"]
+        mistakes = statistics.median(timed(wrong, log, expect=1).seconds for _ in range(args.runs))
+        print(f"--help: {helps:.2f} s; a mistake: {mistakes:.2f} s")
+        words = [f"data.root={root}", f"data.cache_dir={own}/cache", f"runs_dir={own}/runs", "trainer=cpu"]
+        words += [
+            "data.image_size=32",
+            "loss.perceptual.weights=random",
+            "+callbacks.clock._target_=start_up.FirstStep",
+        ]
+        train = [*TRAIN, *words]
+
+        def first_step(*python: str) -> dict[str, float]:
+            environment = {BEGUN: str(time.time()), "PYTHONPATH": str(Path(__file__).parent)}
+            return timed([train[0], *python, *train[1:]], log, **environment).figures
+
+        cold = first_step()
+        warm = [first_step() for _ in range(args.runs)]
+        begun, ended = (statistics.median(one[name] for one in warm) for name in ("begun", "ended"))
+        print(f"{args.count:,} files, first training: its first step is done after {cold['ended']:.1f} s")
+        print(f"{args.count:,} files, second training: begun after {begun:.1f} s, done after {ended:.1f} s")
+        first_step("-X", "importtime")
+        found = imports(log)
+        print(
+            f"imports, {sum(found.values()):.1f} s in all: "
+            + ", ".join(f"{name} {took:.2f}" for name, took in found.items())
+        )
+
+
+if __name__ == "__main__":
+    main()
