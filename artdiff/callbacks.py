@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from artdiff import images
@@ -171,6 +171,16 @@ class FinalScores(L.Callback):
                 f"final/{name.replace('val/', '').replace(' ', '_')}": value for name, value in self.scores.items()
             }
             trainer.logger.log_hyperparams(_telling(self.hyperparameters), metrics=final)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which asks for the loss when it is drawn: `prog_bar=True` would ask, and wait, at every step."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        shown = ("train/loss", "val/loss", "val/psnr", "val/ssim")
+        metrics = trainer.callback_metrics
+        found = {name: float(metrics[name]) for name in shown if name in metrics}
+        return super().get_metrics(trainer, pl_module) | found
 
 
 class PlainProgress(L.Callback):

@@ -64,6 +64,10 @@ def check_training(config: dict[str, Any]) -> None:
     _one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
     _one_of("trainer.precision", trainer["precision"], PRECISIONS)
     _one_of("trainer.devices", trainer["devices"], (1,))  # order and resume are not made for more
+    if trainer["precision"] == "16-mixed" and "fused" in config["optimizer"] and config["optimizer"]["fused"]:
+        raise UserError(
+            "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
+        )
     task, network = config["task"]["_target_"], config["network"]["_target_"]
     if network not in NETWORKS[task]:
         fit = "task=generation" if task == "artdiff.tasks.Reconstruction" else "network=unet or network=vit"
@@ -76,7 +80,7 @@ def check_training(config: dict[str, Any]) -> None:
     if perceptual is not None:
         if "_target_" not in perceptual:
             raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
-        _number("loss.perceptual.keep", perceptual["keep"])
+        _not_below_zero("loss.perceptual.keep", perceptual["keep"])
         if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
             weights = perceptual["weights"]
             raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
@@ -153,9 +157,7 @@ def check_audit(config: dict[str, Any]) -> None:
 
 def check_pruning(config: dict[str, Any]) -> None:
     """Raise `UserError` for what pruning could only stumble over later."""
-    _number("unused_days", config["unused_days"])
-    if config["unused_days"] < 0:
-        raise UserError(f"unused_days must be 0 or more, got {config['unused_days']}")
+    _not_below_zero("unused_days", config["unused_days"])
 
 
 def _outside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
@@ -230,6 +232,12 @@ def _share(name: str, value: Any) -> None:
     _number(name, value)
     if not 0 <= value <= 1:
         raise UserError(f"{name} must be a share from 0 to 1, got {value}")
+
+
+def _not_below_zero(name: str, value: Any) -> None:
+    _number(name, value)
+    if value < 0:
+        raise UserError(f"{name} must be 0 or more, got {value}")
 
 
 def _above_zero(name: str, value: Any) -> None:

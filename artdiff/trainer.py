@@ -8,10 +8,9 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
 
 from artdiff import compiled, hardware
-from artdiff.callbacks import PlainProgress
+from artdiff.callbacks import PlainProgress, ProgressBar
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks.task import Task
 
@@ -28,7 +27,7 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     terminal = sys.stdout.isatty()  # where Lightning's bar is drawn
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # what the bar shows waits for the device
-    callbacks += [TQDMProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), *more]
+    callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), *more]
     logger = instantiate(config["logger"])
     return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
 

@@ -20,6 +20,16 @@ RESULT = "RESULT "
 """Begins the line of a command's output that holds its own figures, as JSON."""
 
 
+BEGUN = "BENCHMARK_BEGUN"
+"""The environment's word for when the command was started, in Unix seconds."""
+
+STEPS_ALONE = (
+    *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
+    *("callbacks.every_ten_epochs=null", "+callbacks.clock._target_=measure.StepClock", "+callbacks.clock.warm=5"),
+)
+"""What a training leaves out when its steps alone are timed."""
+
+
 class Timed(NamedTuple):
     """Wall-clock `seconds` of a command, its peak resident memory in GiB, and what it printed of its own figures."""
 
@@ -30,6 +40,7 @@ class Timed(NamedTuple):
 
 def timed(command: list[str], log: Path, *, expect: int = 0, **environment: str) -> Timed:
     """Run `command` to its end, which is to be the exit code `expect`; what it prints goes to `log`."""
+    environment = {BEGUN: str(time.time()), "PYTHONPATH": str(Path(__file__).parent)} | environment
     started = time.perf_counter()
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | environment)
@@ -99,19 +110,30 @@ class Clock:
 
 
 class StepClock(L.Callback):
-    """Tells the rate of a training's steps, if it neither validates nor saves: `+callbacks.clock._target_=…`."""
+    """Tells how many seconds after the command's start a training's first step began and ended, and, if it neither
+    validates nor saves, the rate of its steps after the first `warm`.
+    """
 
     def __init__(self, warm: int) -> None:
         self.warm = warm
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.clock = Clock(pl_module.device, self.warm)
+        self.passed: list[float] = []
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: object) -> None:
+        self._note(0)
         self.clock.tick()
 
+    def on_train_batch_end(self, *_: object) -> None:
+        self._note(1)
+
+    def _note(self, which: int) -> None:
+        if len(self.passed) == which:
+            wait(self.clock.device)
+            self.passed.append(time.time() - float(os.environ[BEGUN]))
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        parameters = sum(weight.numel() for weight in pl_module.network.parameters())
-        tell(rate=self.clock.rate(trainer.datamodule.batch_size), parameters=parameters)
+        rate = self.clock.rate(trainer.datamodule.batch_size)
+        cuda = torch.cuda.max_memory_allocated() / 2**30 if pl_module.device.type == "cuda" else None
+        tell(rate=rate, begun=self.passed[0], ended=self.passed[1], device_gib=cuda)

@@ -8,33 +8,18 @@ imported on the way is timed by Python's -X importtime, in another run of its ow
 """
 
 import argparse
-import os
 import re
 import statistics
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
-import lightning.pytorch as L
 from many_files import make
-from measure import tell, timed
+from measure import timed
 
 TRAIN = [sys.executable, "-m", "artdiff.train"]
-BEGUN = "BENCHMARK_BEGUN"
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra", "omegaconf", "numpy", "PIL", "tensorboard")
-
-
-class FirstStep(L.Callback):
-    """Tells how long after the command's start its first step began, and ended."""
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        self.begun = time.time() - float(os.environ[BEGUN])
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        tell(begun=self.begun, ended=time.time() - float(os.environ[BEGUN]))
-        trainer.should_stop = True
 
 
 def imports(log: Path) -> dict[str, float]:
@@ -62,16 +47,12 @@ def main() -> None:
         mistakes = statistics.median(timed(wrong, log, expect=1).seconds for _ in range(args.runs))
         print(f"--help: {helps:.2f} s; a mistake: {mistakes:.2f} s")
         words = [f"data.root={root}", f"data.cache_dir={own}/cache", f"runs_dir={own}/runs", "trainer=cpu"]
-        words += [
-            "data.image_size=32",
-            "loss.perceptual.weights=random",
-            "+callbacks.clock._target_=start_up.FirstStep",
-        ]
+        words += ["data.image_size=32", "loss.perceptual.weights=random", "trainer.max_steps=1"]
+        words += ["+callbacks.clock._target_=measure.StepClock", "+callbacks.clock.warm=0"]
         train = [*TRAIN, *words]
 
         def first_step(*python: str) -> dict[str, float]:
-            environment = {BEGUN: str(time.time()), "PYTHONPATH": str(Path(__file__).parent)}
-            return timed([train[0], *python, *train[1:]], log, **environment).figures
+            return timed([train[0], *python, *train[1:]], log).figures
 
         cold = first_step()
         warm = [first_step() for _ in range(args.runs)]
@@ -80,10 +61,8 @@ def main() -> None:
         print(f"{args.count:,} files, second training: begun after {begun:.1f} s, done after {ended:.1f} s")
         first_step("-X", "importtime")
         found = imports(log)
-        print(
-            f"imports, {sum(found.values()):.1f} s in all: "
-            + ", ".join(f"{name} {took:.2f}" for name, took in found.items())
-        )
+        each = ", ".join(f"{name} {took:.2f}" for name, took in found.items())
+        print(f"imports, {sum(found.values()):.1f} s in all: {each}")
 
 
 if __name__ == "__main__":

@@ -20,24 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import CONTENDERS, WARM, Bare
+from contenders import CONTENDERS, Bare
 from hydra.utils import instantiate
-from measure import composed, peak, timed
+from measure import STEPS_ALONE, composed, peak, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from artdiff import hardware
 
 HERE = Path(__file__).parent
-
-STEPS_ALONE = (
-    *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
-    *(
-        "callbacks.every_ten_epochs=null",
-        "+callbacks.clock._target_=measure.StepClock",
-        f"+callbacks.clock.warm={WARM}",
-    ),
-)
-"""What a training leaves out when its steps alone are timed."""
 
 
 def arithmetic(overrides: list[str], device: torch.device) -> float:

@@ -50,7 +50,7 @@ class Reconstruction(Task):
         output = self._copied(target)
         self.log_terms("val", self._compare(output, target, batch.row))
         self.scores.update(self._show(output), batch.image)
-        self.log_dict(self.scores, batch_size=len(target), prog_bar=True)
+        self.log_dict(self.scores, batch_size=len(target))
 
     @torch.no_grad()
     def sample_rows(self, image: Tensor) -> list[Tensor]:

@@ -112,8 +112,7 @@ class Task(L.LightningModule, ABC):
         """Log the loss and its terms."""
         for name, value in terms._asdict().items():
             if value is not None:
-                mean = value.detach().mean()
-                self.log(f"{stage}/{name}", mean, batch_size=len(terms.mse), prog_bar=name == "loss")
+                self.log(f"{stage}/{name}", value.detach().mean(), batch_size=len(terms.mse))
 
     def compared(self, output: Tensor, target: Tensor, row: Tensor | None, **how: Tensor) -> Terms:
         """`output` and `target`, both ImageNet-normalised (B,3,H,W), under the loss; `row` as in a batch."""

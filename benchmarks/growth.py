@@ -1,0 +1,68 @@
+"""How images per second and memory grow with the size of pictures, of batches and of the folder: two tables.
+
+    python benchmarks/growth.py --data DIR --keep MADE
+    python benchmarks/growth.py --data DIR --keep MADE --trainer gpu --batches 32 128 512
+
+Each line is a training of its own, of --seconds: its steps alone, after the first few, and its peak resident memory,
+and that of a GPU. For the first table every target's features are computed (loss.perceptual.keep=0); for the second, of
+folders with so many small pictures, which this script makes, the training is the second one, as users run it.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from many_files import make
+from measure import STEPS_ALONE, Timed, timed
+
+
+def train(args: argparse.Namespace, folder: Path, *words: object) -> Timed:
+    """A training of some seconds."""
+    most = time.strftime("00:%H:%M:%S", time.gmtime(args.seconds))
+    fixed = ["experiment=baseline", f"trainer={args.trainer}", f"trainer.max_time={most}", f"runs_dir={folder}/runs"]
+    fixed += [f"data.cache_dir={folder}/cache", "loss.perceptual.weights=random", *STEPS_ALONE, "trainer.max_epochs=-1"]
+    command = [sys.executable, "-m", "artdiff.train", *fixed, *(str(word) for word in words)]
+    return timed(command, folder / "log")
+
+
+def memory(done: Timed) -> str:
+    on_device = done.figures["device_gib"]
+    return f"{done.gib:.1f}" + (f" + {on_device:.1f}" if on_device is not None else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with class subfolders")
+    parser.add_argument("--keep", type=Path, help="where files are made, and left for the next time")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128, 256])
+    parser.add_argument("--batches", type=int, nargs="*", default=[8, 32, 128])
+    parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument("--trainer", default="cpu", choices=("cpu", "gpu"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        own = Path(name)
+        print("| size | batch | images/s | million pixels/s | memory, GiB |\n|---|---|---|---|---|")
+        for size in args.sizes:
+            for batch in args.batches:
+                sized = [f"data.image_size={size}", f"data.batch_size={batch}", "loss.perceptual.keep=0"]
+                done = train(args, own, f"data.root={args.data}", *sized)
+                rate = done.figures["rate"]
+                print(f"| {size} | {batch} | {rate:.1f} | {rate * size**2 / 1e6:.2f} | {memory(done)} |", flush=True)
+        print("\n| files | first step after, s | images/s | memory, GiB |\n|---|---|---|---|")
+        for count in args.counts:
+            root = (args.keep or own) / str(count)
+            if not root.exists():
+                make(root, count)
+            words = [f"data.root={root}", "data.image_size=64", "data.batch_size=32"]
+            train(args, own, *words)
+            done = train(args, own, *words)
+            print(
+                f"| {count:,} | {done.figures['begun']:.1f} | {done.figures['rate']:.1f} | {memory(done)} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
