@@ -1,6 +1,8 @@
 """torch.compile where it pays: in place, so that the names of weights stay, and for one size of batch."""
 
 import logging
+import shutil
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,9 +19,15 @@ def mode(asked: str, on: torch.device, *, calls: float) -> str | None:
 
     `asked` is `auto`, `none` or a mode; `reduce-overhead` and `max-autotune` replay CUDA graphs.
     """
-    if asked == "auto":
-        return "default" if on.type == "cuda" and calls >= CALLS else None
-    return None if asked == "none" else asked
+    if asked != "auto":
+        return None if asked == "none" else asked
+    if on.type != "cuda" or calls < CALLS:
+        return None
+    is_able = torch.cuda.get_device_capability(on) >= (7, 0) and find_spec("triton") is not None
+    if not (is_able and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))):
+        log.info("nothing is compiled: that needs a GPU of compute capability 7.0 or more, triton and a C compiler")
+        return None
+    return "default"
 
 
 def compile_in_place(module: nn.Module, how: str) -> None:

@@ -64,7 +64,7 @@ def check_training(config: dict[str, Any]) -> None:
     _one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
     _one_of("trainer.precision", trainer["precision"], PRECISIONS)
     _one_of("trainer.devices", trainer["devices"], (1,))  # order and resume are not made for more
-    if trainer["precision"] == "16-mixed" and "fused" in config["optimizer"] and config["optimizer"]["fused"]:
+    if trainer["precision"] == "16-mixed" and "fused" in config["optimizer"] and config["optimizer"]["fused"] is True:
         raise UserError(
             "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
         )
@@ -76,6 +76,8 @@ def check_training(config: dict[str, Any]) -> None:
         check_painter(config["task"], config["network"])
     if trainer["gradient_clip_val"] is not None:
         _above_zero("trainer.gradient_clip_val", trainer["gradient_clip_val"])
+    if "gradient_clip_algorithm" in trainer:
+        _one_of("trainer.gradient_clip_algorithm", trainer["gradient_clip_algorithm"], (None, "norm"))
     perceptual = loss["perceptual"]
     if perceptual is not None:
         if "_target_" not in perceptual:

@@ -29,7 +29,7 @@ def pictures_at_once(on: torch.device, image_size: int) -> int:
     """How many pictures of so many pixels a side to denoise at once: the same number for the same machine every time.
 
     On a GPU a picture's pixels may need 32 KiB of the whole memory each, several times what the networks here take. On
-    a CPU twice as many would be a tenth faster, and a few pictures, which are filled up to that number, as much slower.
+    a CPU larger groups would be somewhat faster, but few pictures, which are filled up to a group, slower.
     """
     if on.type == "cuda":
         pixels = torch.cuda.get_device_properties(on).total_memory // 2**15

@@ -20,7 +20,7 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from artdiff import UserError
 from artdiff.compiled import Steady
-from artdiff.features import Kept, Unchanging
+from artdiff.features import KeptFeatures, Unchanging
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class PerceptualLoss:
         self.layer = layer
         self.relative = relative
         self.keep = keep
-        self.kept: Kept | None = None
+        self.kept: KeptFeatures | None = None
         self.source = self._load(weights)
         self.fallback = weights == "auto" and self.source != "imagenet"
         self.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -106,24 +106,20 @@ class PerceptualLoss:
         with torch.no_grad():
             wanted = self._wanted(target, row)
         at_once = _at_once(image)
+        parts = list(zip(image.split(at_once), wanted.split(at_once), strict=True))
         errors = torch.cat(
-            [
-                _means(F.mse_loss(self.run(some), theirs, reduction="none").float())
-                for some, theirs in zip(image.split(at_once), wanted.split(at_once), strict=True)
-            ]
+            [_means(F.mse_loss(self.run(some), theirs, reduction="none").float()) for some, theirs in parts]
         )
-        return errors / wanted.float().square().mean() if self.relative else errors
+        if not self.relative:
+            return errors
+        return errors / torch.cat([_means(theirs.float().square()) for _, theirs in parts]).mean()
 
     def keep_targets(self, pictures: Unchanging) -> None:
         """From now on compute the features of a target that is one of `pictures` once."""
         if self.keep > 0:
             weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.features.parameters())
             recipe = f"VGG16 {self.layer} {hashlib.sha256(weights).hexdigest()}"
-            self.kept = Kept(pictures, recipe, self.keep)
-
-    def compile_for(self, count: int, how: str) -> None:
-        """Compile VGG16 for batches of `count` pictures."""
-        self.run.compile_for(count, how)
+            self.kept = KeptFeatures(pictures, recipe, self.keep)
 
     def _wanted(self, target: Tensor, row: Tensor | None) -> Tensor:
         """The features of targets (B,3,H,W): kept ones where there are."""

@@ -1,6 +1,7 @@
 """What a trained model is asked to paint, and the painting of it, in batches that suit the memory."""
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -118,8 +119,10 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
         at_once = hardware.pictures_at_once(task.device, image_size)
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
     along = flow.times(config["steps"], start=start)
-    looks = len(canvases) * len(along) * (1 if config["solver"] == "euler" else 2)
-    calls = looks / hardware.pictures_at_once(task.device, image_size)
+    groups = min(at_once, len(canvases)) / hardware.pictures_at_once(task.device, image_size)
+    calls = (
+        math.ceil(groups) * math.ceil(len(canvases) / at_once) * len(along) * (1 if config["solver"] == "euler" else 2)
+    )
     mode = compiled.mode(config["compile"], task.device, calls=calls)
     if mode is not None:
         compiled.compile_in_place(task.ema, mode)

@@ -1,4 +1,4 @@
-"""Remove decoded pictures that were not used for a while: `python -m artdiff.prune unused_days=30`."""
+"""Remove decoded pictures and features that were not used for a while: `python -m artdiff.prune unused_days=30`."""
 
 import logging
 import time

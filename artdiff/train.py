@@ -3,16 +3,12 @@
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, __version__, runs
 from artdiff.config import check_training, plain
-from artdiff.door import command, door, given
-
-if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
-    import lightning.pytorch as L
+from artdiff.door import door
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +27,7 @@ def train(cfg: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from artdiff import checkpoints
+    from artdiff import checkpoints, report
     from artdiff import trainer as trainers
     from artdiff.callbacks import FinalScores
 
@@ -68,40 +64,16 @@ def train(cfg: DictConfig) -> float:
     try:
         trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
         if trainer.global_step == start:
-            raise UserError(f"no step to take after step {start:,}: raise {_limit(config)} (and trainer.max_time)")
+            raise UserError(
+                f"no step to take after step {start:,}: raise {report.limit(config)} (and trainer.max_time)"
+            )
     finally:
         if trainer.global_step > start:
             runs.write_metadata(run, steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
-            _report(trainer, config, run, final.scores)
+            report.finished(trainer, config, run, final.scores)
         if loss.perceptual is not None:
             loss.perceptual.warn_of_fallback()
     return final.scores.get("best val/loss", math.inf)
-
-
-def _limit(config: dict[str, Any]) -> str:
-    """The setting that ends this run, unless its time does."""
-    return "trainer.max_steps" if config["trainer"]["max_steps"] > 0 else "trainer.max_epochs"
-
-
-def _report(trainer: "L.Trainer", config: dict[str, Any], run: Path, scores: dict[str, float]) -> None:
-    """Say what came out, where it lies, and what to type next."""
-    end = "done" if trainer.state.finished else "interrupted"
-    reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
-    log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
-    paints = "classes" in config["task"]
-    shown, words = ("a row a class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
-    log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
-    log.info("checkpoints: %s", run / runs.CHECKPOINTS)
-    again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
-    limit = _limit(config)
-    most = config["trainer"][limit.partition(".")[2]]
-    now = trainer.global_step if limit == "trainer.max_steps" else trainer.current_epoch
-    longer = [f"{limit}={2 * most if now >= most else most}"]
-    longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
-    log.info("next:")
-    log.info("  %s", command("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
-    log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
-    log.info("  %s  # carries on", command("artdiff.train", *again, *longer, f"ckpt={run}"))
 
 
 main = door(train, config="train")

@@ -8,11 +8,15 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Timer
 
 from artdiff import compiled, hardware
 from artdiff.callbacks import PlainProgress, ProgressBar
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks.task import Task
+
+STEPS_A_SECOND = 5
+"""About what a GPU takes at least, where a run is limited by time."""
 
 
 def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
@@ -23,7 +27,8 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     device = hardware.device(settings["accelerator"])
     if settings["precision"] == "auto":
         settings["precision"] = hardware.precision(device)
-    settings["benchmark"] = device.type == "cuda"  # cuDNN tries its algorithms: nearly all batches are alike
+    if "deterministic" not in settings:
+        settings.setdefault("benchmark", device.type == "cuda")  # cuDNN tries its algorithms: batches are alike
     terminal = sys.stdout.isatty()  # where Lightning's bar is drawn
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # what the bar shows waits for the device
@@ -43,6 +48,9 @@ def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torc
 
 
 def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:
-    """How many steps a run may take, time left out."""
+    """About how many steps a run may take."""
     in_epochs = settings["max_epochs"] * math.ceil(len(data.train_set) / data.batch_size)
-    return min((steps for steps in (settings["max_steps"], in_epochs) if steps > 0), default=math.inf)
+    limits = [steps for steps in (settings["max_steps"], in_epochs) if steps > 0]
+    if settings["max_time"] is not None:
+        limits.append((Timer(settings["max_time"]).time_remaining() or 0) * STEPS_A_SECOND)
+    return min(limits, default=math.inf)

@@ -20,18 +20,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from measure import Clock, composed, tell
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from artdiff import hardware, trainer
-from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
-from artdiff.losses import PerceptualLoss
-from artdiff.networks import ConvDiffusionModel
-from artdiff.tasks.task import Task
+from artdiff import hardware
 
 WARM = 5
 """Steps before those that are timed."""
@@ -41,13 +36,16 @@ def _endless(batches: Any) -> Any:
     return (batch for _ in count() for batch in batches)
 
 
-def plain(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
-    perceptual = config["loss"]["perceptual"] | {"keep": 0}
-    vgg = PerceptualLoss(**{name: value for name, value in perceptual.items() if name != "_target_"}).features
+def plain(args: argparse.Namespace, device: torch.device) -> None:
+    from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
+    from artdiff.losses import PerceptualLoss
+    from artdiff.networks import ConvDiffusionModel
+
+    vgg = PerceptualLoss(weights=args.weights, layer=args.layer, relative=False, keep=0).features
     vgg.to(device, memory_format=torch.contiguous_format)
     model = ConvDiffusionModel().to(device)
-    size = config["data"]["image_size"]
-    steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    steps = [transforms.Resize((args.size, args.size)), transforms.ToTensor()]
+    steps += [transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     loader = DataLoader(ImageFolder(args.data, transforms.Compose(steps)), batch_size=32, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     clock = Clock(device, WARM)
@@ -67,6 +65,10 @@ class Bare:
     """An artdiff experiment whose steps are called one by one."""
 
     def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+        from hydra.utils import instantiate
+
+        from artdiff import trainer
+
         self.device = device
         self.batch = config["data"]["batch_size"]
         self.clip = config["trainer"]["gradient_clip_val"]
@@ -77,18 +79,19 @@ class Bare:
             config["task"]["classes"] = self.data.classes
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = device.type == "cuda"
-        self.task: Task = instantiate(config["task"], loss=instantiate(config["loss"])).to(device)
-        self.task.log_terms = lambda *_: None  # type: ignore[method-assign]
-        self.task.log_dict = lambda *_: None  # type: ignore[method-assign]
-        self.task._trainer = SimpleNamespace(log_every_n_steps=0, global_step=0)  # type: ignore[assignment]
+        self.task = instantiate(config["task"], loss=instantiate(config["loss"])).to(device)
+        self.task.log_terms = lambda *_: None
+        self.task.log_dict = lambda *_: None
+        self.task._trainer = SimpleNamespace(log_every_n_steps=0, global_step=0)
         trainer.spare_work(config, self.task, self.data, device)
         self.optimizer = instantiate(self.task.optimizer)(self.task.network.parameters())
         wanted = config["trainer"]["precision"]
         self.is_fast = (hardware.precision(device) if wanted == "auto" else wanted) == "bf16-mixed"
         self.batches = _endless(self.data.train_dataloader())
 
-    def step(self) -> None:
-        wire = self.data.transfer_batch_to_device(next(self.batches), self.device, 0)
+    def step(self, wire: Any = None) -> None:
+        wire = next(self.batches) if wire is None else wire
+        wire = self.data.transfer_batch_to_device(wire, self.device, 0)
         batch = self.data.on_after_batch_transfer(wire, 0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_fast):
             loss = self.task.training_step(batch, 0)
@@ -102,8 +105,8 @@ class Bare:
                 torch._foreach_lerp_(list(self.task.ema.parameters()), list(self.task.network.parameters()), 0.001)
 
 
-def bare(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
-    loop = Bare(config, device)
+def bare(args: argparse.Namespace, device: torch.device) -> None:
+    loop = Bare(composed("train", "run_dir=unused", *args.overrides), device)
     clock = Clock(device, WARM)
     for _ in range(args.steps):
         clock.tick()
@@ -139,32 +142,30 @@ def diffusers_network(parameters: int, size: int) -> nn.Module:
     )
 
 
-def ddpp(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+def ddpp(args: argparse.Namespace, device: torch.device) -> None:
     from denoising_diffusion_pytorch import GaussianDiffusion, Trainer
 
-    batch = config["data"]["batch_size"]
     network = ddpp_network(args.parameters)
-    diffusion = GaussianDiffusion(network, image_size=config["data"]["image_size"], sampling_timesteps=50)
+    diffusion = GaussianDiffusion(network, image_size=args.size, sampling_timesteps=50)
     clock = Clock(device, WARM)
     network.register_forward_pre_hook(clock.tick)
     with tempfile.TemporaryDirectory() as results:
-        how = {"train_batch_size": batch, "train_num_steps": args.steps, "save_and_sample_every": 10**9}
+        how = {"train_batch_size": args.batch, "train_num_steps": args.steps, "save_and_sample_every": 10**9}
         how |= {"calculate_fid": False, "results_folder": results, "amp": args.peer_precision != "no"}
         Trainer(diffusion, args.data, **how, mixed_precision_type=args.peer_precision).train()
-    tell(rate=clock.rate(batch), parameters=_weights(network))
+    tell(rate=clock.rate(args.batch), parameters=_weights(network))
 
 
-def diffusers(args: argparse.Namespace, config: dict[str, Any], device: torch.device) -> None:
+def diffusers(args: argparse.Namespace, device: torch.device) -> None:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    batch, size = config["data"]["batch_size"], config["data"]["image_size"]
-    steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomHorizontalFlip()]
+    steps = [transforms.Resize(args.size), transforms.CenterCrop(args.size), transforms.RandomHorizontalFlip()]
     steps += [transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
-    loader = DataLoader(ImageFolder(args.data, transforms.Compose(steps)), batch_size=batch, shuffle=True)
-    network = diffusers_network(args.parameters, size)
+    loader = DataLoader(ImageFolder(args.data, transforms.Compose(steps)), batch_size=args.batch, shuffle=True)
+    network = diffusers_network(args.parameters, args.size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
     rises = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=args.steps)
     accelerator = Accelerator(mixed_precision=args.peer_precision, cpu=device.type == "cpu")
@@ -185,7 +186,7 @@ def diffusers(args: argparse.Namespace, config: dict[str, Any], device: torch.de
         optimizer.zero_grad()
         average.step(network.parameters())
         loss.detach().item()
-    tell(rate=clock.rate(batch), parameters=_weights(network))
+    tell(rate=clock.rate(args.batch), parameters=_weights(network))
 
 
 def _weights(network: nn.Module) -> int:
@@ -200,13 +201,17 @@ def main() -> None:
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--size", type=int, required=True, help="of the pictures, in pixels a side")
+    parser.add_argument("--batch", type=int, required=True, help="pictures a step")
+    parser.add_argument("--trainer", required=True, choices=("cpu", "gpu"))
+    parser.add_argument("--weights", default="random", help="of VGG16")
+    parser.add_argument("--layer", default="relu3_3", help="where VGG16 is cut")
     parser.add_argument("--parameters", type=int, default=0, help="about how many weights a library's network has")
     parser.add_argument("--peer-precision", default="no", choices=("no", "bf16", "fp16"))
-    parser.add_argument("overrides", nargs="+", help="of the experiment that it stands beside")
+    parser.add_argument("overrides", nargs="*", help="of the experiment that it stands beside")
     args = parser.parse_args()
     torch.manual_seed(0)
-    config = composed("train", "run_dir=unused", *args.overrides)
-    CONTENDERS[args.contender](args, config, hardware.device(config["trainer"]["accelerator"]))
+    CONTENDERS[args.contender](args, hardware.device(args.trainer))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning.pytorch as L
 import torch
-from hydra import compose, initialize_config_dir
-
-from artdiff.config import plain
-from artdiff.door import CONF
 
 RESULT = "RESULT "
 """Begins the line of a command's output that holds its own figures, as JSON."""
@@ -25,7 +20,7 @@ BEGUN = "BENCHMARK_BEGUN"
 
 STEPS_ALONE = (
     *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
-    *("callbacks.every_ten_epochs=null", "+callbacks.clock._target_=measure.StepClock", "+callbacks.clock.warm=5"),
+    *("callbacks.every_ten_epochs=null", "+callbacks.clock._target_=step_clock.StepClock", "+callbacks.clock.warm=5"),
 )
 """What a training leaves out when its steps alone are timed."""
 
@@ -38,9 +33,13 @@ class Timed(NamedTuple):
     figures: dict[str, Any]
 
 
-def timed(command: list[str], log: Path, *, expect: int = 0, **environment: str) -> Timed:
-    """Run `command` to its end, which is to be the exit code `expect`; what it prints goes to `log`."""
-    environment = {BEGUN: str(time.time()), "PYTHONPATH": str(Path(__file__).parent)} | environment
+def timed(command: list[str], log: Path, *, expect: int = 0, peers: tuple[str, ...] = (), **more: str) -> Timed:
+    """Run `command` to its end, which is to be the exit code `expect`; what it prints goes to `log`.
+
+    `peers` are folders of packages to be found, and `more` is added to its environment.
+    """
+    paths = [str(Path(__file__).parent), *peers, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {BEGUN: str(time.time()), "PYTHONPATH": os.pathsep.join(path for path in paths if path), **more}
     started = time.perf_counter()
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | environment)
@@ -50,7 +49,8 @@ def timed(command: list[str], log: Path, *, expect: int = 0, **environment: str)
     if os.waitstatus_to_exitcode(status) != expect:
         sys.exit(f"{' '.join(command)} failed:\n{text[-3000:]}")
     lines = [line for line in text.splitlines() if line.startswith(RESULT)]
-    return Timed(seconds, usage.ru_maxrss / 2**20, json.loads(lines[-1][len(RESULT) :]) if lines else {})
+    kib = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return Timed(seconds, kib / 2**20, json.loads(lines[-1][len(RESULT) :]) if lines else {})
 
 
 def tell(**figures: Any) -> None:
@@ -59,6 +59,12 @@ def tell(**figures: Any) -> None:
 
 
 def composed(config: str, *overrides: str) -> dict[str, Any]:
+    """The configuration that `artdiff.CONFIG` would have with these words."""
+    from hydra import compose, initialize_config_dir
+
+    from artdiff.config import plain
+    from artdiff.door import CONF
+
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         return plain(compose(config, overrides=list(overrides)))
 
@@ -82,7 +88,8 @@ def best(work: Callable[[], object], device: torch.device, times: int = 10) -> f
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product."""
+    """FLOP/s of a large matrix product; in float32 on a GPU, without TF32."""
+    torch.set_float32_matmul_precision("highest")
     side = 8192 if device.type != "cpu" else 4096
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / best(lambda: one @ other, device)
@@ -107,33 +114,3 @@ class Clock:
         """Pictures a second, now that the last step is done."""
         wait(self.device)
         return batch * (self.begun - self.warm) / (time.perf_counter() - self.started)
-
-
-class StepClock(L.Callback):
-    """Tells how many seconds after the command's start a training's first step began and ended, and, if it neither
-    validates nor saves, the rate of its steps after the first `warm`.
-    """
-
-    def __init__(self, warm: int) -> None:
-        self.warm = warm
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.clock = Clock(pl_module.device, self.warm)
-        self.passed: list[float] = []
-
-    def on_train_batch_start(self, *_: object) -> None:
-        self._note(0)
-        self.clock.tick()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self._note(1)
-
-    def _note(self, which: int) -> None:
-        if len(self.passed) == which:
-            wait(self.clock.device)
-            self.passed.append(time.time() - float(os.environ[BEGUN]))
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        rate = self.clock.rate(trainer.datamodule.batch_size)
-        cuda = torch.cuda.max_memory_allocated() / 2**30 if pl_module.device.type == "cuda" else None
-        tell(rate=rate, begun=self.passed[0], ended=self.passed[1], device_gib=cuda)

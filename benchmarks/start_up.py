@@ -48,7 +48,7 @@ def main() -> None:
         print(f"--help: {helps:.2f} s; a mistake: {mistakes:.2f} s")
         words = [f"data.root={root}", f"data.cache_dir={own}/cache", f"runs_dir={own}/runs", "trainer=cpu"]
         words += ["data.image_size=32", "loss.perceptual.weights=random", "trainer.max_steps=1"]
-        words += ["+callbacks.clock._target_=measure.StepClock", "+callbacks.clock.warm=0"]
+        words += ["+callbacks.clock._target_=step_clock.StepClock", "+callbacks.clock.warm=0"]
         train = [*TRAIN, *words]
 
         def first_step(*python: str) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Images per second of artdiff.train and of other programs, in turns: the article's, two libraries', a bare loop.
 
     python benchmarks/train_speed.py --data DIR --steps 80 --rounds 3
-    python benchmarks/train_speed.py --data DIR --steps 300 --trainer gpu --json result.json
+    python benchmarks/train_speed.py --data DIR --steps 300 --trainer gpu --json FILE
     python benchmarks/train_speed.py --data DIR --step-only --against bare --against ddpp experiment=paint32
 
 Each time is that of a whole command: imports included, and artdiff's also of its validations, grids and checkpoints. In
-the first round artdiff's cache is cold, so that its time includes decoding every file; from the second on it is warm.
+the first round artdiff's cache is cold, so that its time includes decoding every file; from the second on it is warm:
+also the features of all targets that the first round saw are known then, since the order is the same.
 With --step-only it is that of the steps alone, after the first few. `contenders.py` says what the other programs do;
 the libraries are found in the folder --peers, or installed. The arithmetic of a step is counted by torch, and the
 machine's peak is that of a large matrix product in the same run.
@@ -33,26 +34,33 @@ HERE = Path(__file__).parent
 def arithmetic(overrides: list[str], device: torch.device) -> float:
     """FLOP an image of a step."""
     loop = Bare(composed("train", "run_dir=unused", *overrides), device)
-    loop.step()
+    wire = next(loop.batches)
+    loop.step(wire)  # from here on its targets' features are known, if they are kept
     with FlopCounterMode(display=False) as counter:
-        loop.step()
+        loop.step(wire)
     return counter.get_total_flops() / loop.batch
 
 
 def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
     """Run each program once a round → what each did in each round."""
+    overrides = [*overrides, f"trainer.max_steps={args.steps}"]
     config = composed("train", "run_dir=unused", *overrides)
     batch, parameters = config["data"]["batch_size"], instantiate(config["task"]).facts()["parameters"]
-    own = [sys.executable, "-m", "artdiff.train", *overrides, f"trainer.max_steps={args.steps}"]
-    words = ["--data", args.data, "--steps", str(args.steps), "--parameters", str(parameters)]
-    words += ["--peer-precision", args.peer_precision or ("no" if args.trainer == "cpu" else "bf16"), *overrides]
+    own = [sys.executable, "-m", "artdiff.train", *overrides]
+    words = {"data": args.data, "steps": args.steps, "parameters": parameters, "batch": batch, "trainer": args.trainer}
+    words |= {"size": config["data"]["image_size"]}
+    words |= {"peer-precision": args.peer_precision or ("no" if args.trainer == "cpu" else "bf16")}
+    if config["loss"]["perceptual"] is not None:
+        words |= {name: config["loss"]["perceptual"][name] for name in ("weights", "layer")}
+    told = [f"--{name}={value}" for name, value in words.items()]
     commands = {"artdiff": [*own, f"runs_dir={folder}/runs", *(STEPS_ALONE if args.step_only else ())]}
-    commands |= {name: [sys.executable, str(HERE / "contenders.py"), name, *words] for name in args.against}
+    commands |= {name: [sys.executable, str(HERE / "contenders.py"), name, *told, *overrides] for name in args.against}
+    on_cpu = {"ACCELERATE_USE_CPU": "1"} if args.trainer == "cpu" else {}
     rounds = []
     for number in range(args.rounds):
         row: dict[str, Any] = {}
         for name, command in commands.items():
-            done = timed(command, folder / f"{name}.log", PYTHONPATH=f"{HERE}:{args.peers}")
+            done = timed(command, folder / f"{name}.log", peers=(args.peers,), **on_cpu)
             rate = done.figures["rate"] if args.step_only else batch * args.steps / done.seconds
             row[name] = {"images_per_second": rate, "seconds": done.seconds, "gib": done.gib, **done.figures}
         rounds.append(row)

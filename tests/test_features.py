@@ -1,13 +1,15 @@
 """Features of unchanging pictures are computed once, and what is read is what was written."""
 
 import errno
+import os
+import time
 
 import pytest
 import torch
 from conftest import small
 
 from artdiff.data import cache
-from artdiff.features import Kept, OnDevice, OnDisk, Unchanging
+from artdiff.features import IN_USE, KeptFeatures, OnDevice, Unchanging, make_room, taken
 from artdiff.losses import PerceptualLoss
 from artdiff.train import train
 
@@ -41,7 +43,7 @@ def _ask(kept, *rows, dtype=torch.float32):
 
 
 def _kept(folder, recipe="VGG16", gigabytes=1.0, rows=100):
-    return Kept(Unchanging("some", rows, folder), recipe, gigabytes)
+    return KeptFeatures(Unchanging("some", rows, folder), recipe, gigabytes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -59,7 +61,7 @@ def test_other_weights_pictures_and_precisions_have_features_of_their_own(tmp_pa
     _ask(_kept(tmp_path), 1, 2)
     for other, dtype in (
         (_kept(tmp_path, recipe="VGG19"), torch.float32),
-        (Kept(Unchanging("others", 100, tmp_path), "VGG16", 1.0), torch.float32),
+        (KeptFeatures(Unchanging("others", 100, tmp_path), "VGG16", 1.0), torch.float32),
         (_kept(tmp_path), torch.bfloat16),
     ):
         _ask(other, 1, dtype=dtype)
@@ -90,42 +92,62 @@ def test_no_more_is_kept_than_is_allowed(tmp_path):
 
 
 def test_what_was_unused_for_longest_makes_room(tmp_path):
-    most = 250 * (LIKE.nbytes + 4) / 1e9
-    for recipe in ("one", "two", "three"):
-        kept = _kept(tmp_path, recipe=recipe, gigabytes=most)
-        _ask(kept, 99)  # as large as a hundred rows
-    assert len(list(tmp_path.iterdir())) == 2
-    two = _kept(tmp_path, recipe="two", gigabytes=most)
-    _ask(two, 0)
-    assert _ask(two, 99) == []
+    files = [tmp_path / f"{name}.features" for name in "abcd"]
+    for age, path in enumerate(reversed(files)):
+        path.write_bytes(bytes(8192))
+        os.utime(path, (time.time() - age * IN_USE * 1.5,) * 2)  # the last one is in use
+    assert make_room(tmp_path / "new.features", 2 * 8192) == 2 * 8192
+    assert sorted(tmp_path.iterdir()) == files[2:]
+    assert make_room(tmp_path / "new.features", 0) == 8192
+    assert list(tmp_path.iterdir()) == files[3:]
 
 
-def test_a_full_disk_ends_the_keeping_and_not_the_run(tmp_path, caplog):
-    store = OnDisk(tmp_path / "a.features", LIKE, 1e9)
+def test_what_another_training_uses_leaves_less_room(tmp_path):
+    _ask(_kept(tmp_path, recipe="another", gigabytes=1.0), *range(100))
+    (other,) = tmp_path.iterdir()
+    kept = _kept(tmp_path, gigabytes=(taken(other) + 3 * (LIKE.nbytes + 4)) / 1e9)
+    _ask(kept, 0, 1, 2, 3)
+    assert _ask(kept, 0, 1, 2, 3) == [3]
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["refused", "cut short"])
+def test_a_full_disk_ends_the_keeping_and_not_the_run(tmp_path, caplog, short):
+    kept = _kept(tmp_path)
+    _ask(kept, 0)
 
     class Full:
-        name = "a.features"
+        """A disk that refuses what no longer fits, or writes as much of it as does."""
 
-        def seek(self, place): ...
-
-        def read(self, count):
-            return b""
+        def __init__(self, stream):
+            self.stream, self.name, self.seek, self.read = stream, stream.name, stream.seek, stream.read
 
         def write(self, content):
+            if short:
+                return self.stream.write(content[:100])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    store.stream = Full()
-    store.write([0, 1], torch.zeros(2, *LIKE.shape))
-    assert not store.has(0)
+    kept.store.stream = Full(kept.store.stream)
+    assert _ask(kept, 0, 1, 2) == [1, 2]
+    assert _ask(kept, 2, 1, 0) == [2, 1]
     assert caplog.text.count("no more features are kept: No space left on device") == 1
 
 
-def test_a_device_keeps_what_it_has_room_for():
-    store = OnDevice(10, LIKE, 3 * LIKE.nbytes)
-    rows = torch.randn(3, *LIKE.shape)
-    store.write([0, 5, 2], rows)
-    assert [store.has(row) for row in (0, 1, 2, 5)] == [True, False, True, False]
-    assert torch.equal(store.read([2, 0]), rows[[2, 0]])
+def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_kept(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    kept = _kept(tmp_path / "file")
+    assert _ask(kept, 1) == [1]
+    assert _ask(kept, 1) == [1]
+    assert caplog.text.count("targets' features are computed each time: ") == 1
+
+
+def test_a_device_answers_for_whole_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(KeptFeatures, "_open", lambda self, like: OnDevice(self.pictures.rows, like))
+    kept = _kept(tmp_path)
+    with torch.inference_mode():
+        assert _ask(kept, 5, 0) == [5, 0]
+    assert _ask(kept, 0, 5) == []
+    assert _ask(kept, 0, 7) == [0, 7]  # all at the usual size, rather than a part of it
+    assert _ask(kept, 7, 5, 0) == []
 
 
 def _run(art, run, *overrides):
@@ -162,6 +184,14 @@ def test_keeping_features_changes_nothing_but_the_work(art, tmp_path, seen):
     assert len(kept) == 1
     assert cache.remove(kept[0])
     assert not list((tmp_path / "cache/features").glob("*.features"))
+
+
+def test_a_run_that_was_stopped_goes_on_with_half_of_the_features_kept(art, tmp_path):
+    whole = _run(art, tmp_path / "whole", "loss.perceptual.keep=0")
+    _run(art, tmp_path / "part", "loss.perceptual.keep=1", "trainer.max_steps=3")
+    ckpt = f"ckpt={tmp_path}/part/checkpoints/last.ckpt"
+    resumed = _run(art, tmp_path / "resumed", "loss.perceptual.keep=1", ckpt)
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
 
 
 @pytest.mark.parametrize("changes", ["data.flip=0.5", "data.random_crop=4", "data.cache=false"])

@@ -152,7 +152,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(art, t
 
 
 def test_a_step_that_nobody_looks_at_cannot_spoil_the_weights(art, tmp_path, monkeypatch):
-    monkeypatch.setattr(Generation, "looks", property(lambda self: self.global_step == 3))  # as on a GPU
+    monkeypatch.setattr(Generation, "is_looked_at", property(lambda self: self.global_step == 3))  # as on a GPU
     seen = []
     step = Generation.optimizer_step
 
@@ -171,7 +171,7 @@ def test_a_step_that_nobody_looks_at_cannot_spoil_the_weights(art, tmp_path, mon
 
 
 def test_a_step_that_nobody_looked_at_is_not_saved(art, tmp_path, monkeypatch):
-    monkeypatch.setattr(Generation, "looks", False)
+    monkeypatch.setattr(Generation, "is_looked_at", False)
     _breaks(monkeypatch, at=1)
     with pytest.raises(UserError, match="is no finite number at step 1, "):
         train(small(art, tmp_path, *PAINTS, "data.batch_size=40", "trainer.max_steps=4"))
@@ -187,6 +187,17 @@ def test_a_loss_that_is_no_number_stops_too(art, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Generation, "weighed", infinite)
     with pytest.raises(UserError, match="the loss or a gradient is no finite number at step 0, "):
+        train(small(art, tmp_path, *PAINTS))
+
+
+def test_a_validation_that_is_no_number_stops_as_well(art, tmp_path, monkeypatch):
+    validate = Generation.validation_step
+
+    def spoilt(self, batch, batch_idx):
+        validate(self, batch._replace(image=batch.image * math.nan), batch_idx)
+
+    monkeypatch.setattr(Generation, "validation_step", spoilt)
+    with pytest.raises(UserError, match="is no finite number at step 2, "):
         train(small(art, tmp_path, *PAINTS))
 
 

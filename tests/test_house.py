@@ -14,7 +14,7 @@ FLOORS = [
     {"hardware", "data", "networks", "losses", "metrics", "flow"},
     {"tasks", "config"},
     {"callbacks", "door", "checkpoints", "painting"},
-    {"trainer"},
+    {"trainer", "report"},
     {"train", "generate", "audit", "prune"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -19,20 +19,29 @@ TINY = ("network=unet", "network.channels=[16,32]", "network.features=16", "data
 PAINTS = ("task=generation", "scheduler=null", *TINY, "trainer.gradient_clip_val=1.0", "data.flip=0.5")
 
 
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_consecutive")
+
+
 class Looks(TorchDispatchMode):
-    """Counts what would wait for an accelerator: a number, or a size, that is asked of a tensor."""
+    """Counts what would wait for an accelerator: a number, or a size, that is asked of a tensor.
+
+    Copies to the CPU cannot be told from others where all is on it.
+    """
 
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
-        self.count += func.overloadpacket.__name__ in waits
+        name = func.overloadpacket.__name__
+        is_mask = name in ("index", "index_put_") and any(
+            place is not None and place.dtype == torch.bool for place in args[1]
+        )
+        self.count += name in WAITS or is_mask
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("kind", [(), PAINTS], ids=["reconstruction", "generation"])
 def test_a_step_that_is_not_logged_never_waits_for_the_device(art, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(Task, "looks", property(lambda self: (self.global_step + 1) % 4 == 0))  # as on a GPU
+    monkeypatch.setattr(Task, "is_looked_at", property(lambda self: (self.global_step + 1) % 4 == 0))  # as on a GPU
     looks, at_begin = Looks(), []
     monkeypatch.setattr(Task, "on_train_batch_start", lambda self, *_: at_begin.append(looks.count))
     every = ("trainer.log_every_n_steps=4", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null")
@@ -44,7 +53,15 @@ def test_a_step_that_is_not_logged_never_waits_for_the_device(art, tmp_path, mon
     assert in_each[:3] == in_each[4:] == [0, 0, 0]
 
 
-def test_the_usual_batch_is_compiled_and_all_others_are_not():
+@pytest.fixture
+def eagerly(monkeypatch):
+    """torch.compile without a compiler of C++, which not every machine has."""
+    compiles = nn.Module.compile
+    how = {"backend": "eager", "dynamic": False}
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: compiles(self, **how))
+
+
+def test_the_usual_batch_is_compiled_and_all_others_are_not(eagerly):
     calls = []
     network = nn.Sequential(nn.Linear(3, 2), nn.SiLU())
     keys = list(network.state_dict())
@@ -67,11 +84,15 @@ def test_the_usual_batch_is_compiled_and_all_others_are_not():
         ("auto", "cpu", 1e9, None),
         ("auto", "cuda", compiled.CALLS - 1, None),
         ("auto", "cuda", compiled.CALLS, "default"),
+        ("auto", "cuda:1", compiled.CALLS, None),
         ("none", "cuda", 1e9, None),
         ("reduce-overhead", "cpu", 1, "reduce-overhead"),
     ],
 )
-def test_compiling_is_for_gpus_and_long_runs(asked, device, calls, mode):
+def test_compiling_is_for_gpus_that_can_and_long_runs(monkeypatch, asked, device, calls, mode):
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: (6, 1) if on.index == 1 else (9, 0))
     assert compiled.mode(asked, torch.device(device), calls=calls) == mode
 
 
@@ -91,6 +112,7 @@ def test_settings_that_cannot_be_are_refused(art, tmp_path):
     for words, message in (
         (("compile=fast",), "compile must be auto or none or default or reduce-overhead or max-autotune, got fast"),
         (("trainer.precision=16-mixed",), "set optimizer.fused=false"),
+        (("+trainer.gradient_clip_algorithm=value",), "gradient_clip_algorithm must be null or norm, got value"),
         (("loss.perceptual.keep=-1",), "loss.perceptual.keep must be 0 or more, got -1"),
     ):
         with pytest.raises(UserError, match=message):

@@ -31,8 +31,8 @@ NO_LABEL = -1
 
 
 class Batch(NamedTuple):
-    """What a task gets, on the accelerator: signed pictures float32 (B,3,H,W), class numbers int64 (B,), and, beside
-    the CPU, where each picture stands among those that do not change, int64 (B,).
+    """What a task gets. On the accelerator: signed pictures float32 (B,3,H,W) and class numbers int64 (B,). On the CPU:
+    where each picture stands among those that do not change, int64 (B,), if they do not.
     """
 
     image: Tensor
@@ -47,7 +47,7 @@ class Wire(NamedTuple):
     """
 
     image: Tensor | None
-    row: Tensor
+    row: Tensor | None
     label: Tensor
     chance: Tensor | None
     gone: list[str]
@@ -231,13 +231,14 @@ class ArtDataModule(L.LightningDataModule):
         return DataLoader(self.val_set, self.batch_size, **self._loading())
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
+        row, batch = batch.row, batch._replace(row=None)  # it stays: looking it up must not wait for the device
         if batch.image is None:
             if self.resident_pixels is None:
                 self.resident_pixels = self._upload(device)
-            pixels = self.resident_pixels[batch.row.to(device, non_blocking=True)]
+            assert row is not None
+            pixels = self.resident_pixels[row.to(device, non_blocking=True)]
             batch = batch._replace(image=pixels.permute(0, 3, 1, 2))
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved._replace(row=batch.row)  # whoever looks something up by it must not wait for the device
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(row=row)
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
         image, row, label, numbers, gone = batch
@@ -307,7 +308,7 @@ class ArtDataModule(L.LightningDataModule):
             "num_workers": workers,
             "worker_init_fn": _alone if workers else None,
             "persistent_workers": workers > 0,
-            "pin_memory": self._device().type == "cuda" and not self.is_resident,
+            "pin_memory": self._device().type == "cuda",
         }
 
     def _device(self) -> torch.device:

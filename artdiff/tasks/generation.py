@@ -116,6 +116,7 @@ class Generation(Task):
         _note(self.val_bands, time, terms)
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         self._log_bands(self.val_bands)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -23,6 +23,7 @@ class Task(L.LightningModule, ABC):
     """
 
     network: torch.nn.Module
+    latest_loss: Tensor
     unsound_at: Tensor
 
     def __init__(
@@ -49,7 +50,7 @@ class Task(L.LightningModule, ABC):
 
     def facts(self) -> dict[str, object]:
         """What a run's description says of the model."""
-        return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._features()}
+        return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._facts_of_loss()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer)(self.network.parameters())
@@ -61,17 +62,34 @@ class Task(L.LightningModule, ABC):
         """Compile what trains, in place, for batches of `count` pictures."""
         self.train_network.compile_for(count, how)
         if self.perceptual is not None:
-            self.perceptual.compile_for(count, how)
+            self.perceptual.run.compile_for(count, how)
 
     @property
     def perceptual(self) -> PerceptualLoss | None:
         return self.loss.perceptual if self.loss is not None else None
 
     @property
-    def looks(self) -> bool:
-        """Whether to look at this step's numbers: always on a CPU, and else, where it waits, when they are logged."""
+    def is_looked_at(self) -> bool:
+        """Whether to look at this step's numbers: always, but on a GPU, where a look waits, when they are logged."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return self.device.type == "cpu" or (every > 0 and (self.global_step + 1) % every == 0)
+        return self.device.type != "cuda" or (every > 0 and (self.global_step + 1) % every == 0)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep a loss or a gradient that is no finite number from the weights, and stop when it is looked at.
+
+        A fused optimizer leaves them as they are by itself, without anybody looking. With 16-bit floats gradients may
+        overflow, and Lightning skips such a step.
+        """
+        is_unsound = ~torch.isfinite(self.latest_loss)
+        is_fused = all(group.get("fused") for group in optimizer.param_groups)
+        if self.trainer.precision != "16-mixed":
+            gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            is_unsound |= ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+            if is_fused:
+                optimizer.found_inf = is_unsound.float()  # type: ignore[attr-defined]
+        self._note(is_unsound)
+        if self.is_looked_at or not is_fused:
+            self._check_sound()
 
     def configure_gradient_clipping(
         self,
@@ -79,37 +97,28 @@ class Task(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of all gradients, and keep what is no finite number from the weights.
-
-        A fused optimizer leaves them as they are by itself, so that the step need not be looked at. With 16-bit floats
-        Lightning skips such a step.
-        """
-        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        """Clip the norm of all gradients: Lightning's own refuses a fused optimizer, even where nothing is scaled."""
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
-        if self.trainer.precision == "16-mixed":
-            return
-        is_unsound = ~torch.isfinite(norm + self.latest_loss)
-        is_first = is_unsound & (self.unsound_at < 0)
-        self.unsound_at = torch.where(is_first, self.global_step, self.unsound_at)
-        optimizer.found_inf = is_unsound.float()  # type: ignore[attr-defined]
-        if self.looks or not optimizer.defaults.get("fused"):
-            self._check_sound()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
+    def on_validation_epoch_end(self) -> None:
+        self._check_sound()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check_sound()
-        checkpoint["artdiff"] = {"version": __version__, "task": type(self).__name__, **self._features()}
+        checkpoint["artdiff"] = {"version": __version__, "task": type(self).__name__, **self._facts_of_loss()}
 
     def noted(self, terms: Terms) -> Tensor:
         """What a training step gave → its loss, to be trained by."""
         self.latest_loss = terms.loss.detach()
-        if self.looks:
+        if self.is_looked_at:
             self.log_terms("train", terms)
         return terms.loss
 
     def log_terms(self, stage: Literal["train", "val"], terms: Terms) -> None:
         """Log the loss and its terms."""
+        if stage == "val":
+            self._note(~torch.isfinite(terms.loss))
         for name, value in terms._asdict().items():
             if value is not None:
                 self.log(f"{stage}/{name}", value.detach().mean(), batch_size=len(terms.mse))
@@ -118,6 +127,10 @@ class Task(L.LightningModule, ABC):
         """`output` and `target`, both ImageNet-normalised (B,3,H,W), under the loss; `row` as in a batch."""
         assert self.loss is not None, "built without a loss: this model can paint but not be trained"
         return self.loss(output, target, row=row, **how)
+
+    def _note(self, is_unsound: Tensor) -> None:
+        """Remember the first step at which something was no finite number, without looking whether this one is."""
+        self.unsound_at = torch.where(is_unsound & (self.unsound_at < 0), self.global_step, self.unsound_at)
 
     def _check_sound(self) -> None:
         """Raise `UserError` if a step's loss or gradient was no finite number."""
@@ -128,7 +141,7 @@ class Task(L.LightningModule, ABC):
                 f"begin anew with a lower optimizer.lr or with trainer.precision=32-true"
             )
 
-    def _features(self) -> dict[str, object]:
+    def _facts_of_loss(self) -> dict[str, object]:
         return {"perceptual_weights": self.perceptual.source if self.perceptual is not None else "none"}
 
 
