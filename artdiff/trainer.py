@@ -44,7 +44,9 @@ def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torc
         perceptual.keep_targets(unchanging)
     mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
     if mode is not None:
-        task.compile_for(data.batch_size, mode)
+        task.train_network.compile_for(data.batch_size, mode)
+        if perceptual is not None and on.type != "cpu":  # where pictures go through VGG16 in parts of a batch
+            perceptual.run.compile_for(data.batch_size, mode)
 
 
 def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:

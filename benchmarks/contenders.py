@@ -20,16 +20,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Clock, composed, tell
+from measure import WARM, Clock, composed, tell
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from artdiff import hardware
-
-WARM = 5
-"""Steps before those that are timed."""
 
 
 def _endless(batches: Any) -> Any:

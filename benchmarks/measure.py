@@ -18,9 +18,16 @@ RESULT = "RESULT "
 BEGUN = "BENCHMARK_BEGUN"
 """The environment's word for when the command was started, in Unix seconds."""
 
+WARM = 5
+"""Steps before those that are timed."""
+
 STEPS_ALONE = (
     *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
-    *("callbacks.every_ten_epochs=null", "+callbacks.clock._target_=step_clock.StepClock", "+callbacks.clock.warm=5"),
+    *(
+        "callbacks.every_ten_epochs=null",
+        "+callbacks.clock._target_=step_clock.StepClock",
+        f"+callbacks.clock.warm={WARM}",
+    ),
 )
 """What a training leaves out when its steps alone are timed."""
 

@@ -54,7 +54,7 @@ def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[d
         words |= {name: config["loss"]["perceptual"][name] for name in ("weights", "layer")}
     told = [f"--{name}={value}" for name, value in words.items()]
     commands = {"artdiff": [*own, f"runs_dir={folder}/runs", *(STEPS_ALONE if args.step_only else ())]}
-    commands |= {name: [sys.executable, str(HERE / "contenders.py"), name, *told, *overrides] for name in args.against}
+    commands |= {name: [sys.executable, str(HERE / "contenders.py"), name, *overrides, *told] for name in args.against}
     on_cpu = {"ACCELERATE_USE_CPU": "1"} if args.trainer == "cpu" else {}
     rounds = []
     for number in range(args.rounds):
@@ -65,10 +65,10 @@ def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[d
             row[name] = {"images_per_second": rate, "seconds": done.seconds, "gib": done.gib, **done.figures}
         rounds.append(row)
         said = [f"{name} {one['images_per_second']:.2f} ({one['gib']:.1f} GiB)" for name, one in row.items()]
-        print(
-            f"round {number + 1} (cache {'warm' if number else 'cold'}): images/s {', '.join(said)}; ratio to ", end=""
-        )
-        print(", ".join(f"{name} {ratio(row, name):.2f}" for name in args.against), flush=True)
+        ratios = [f"{name} {ratio(row, name):.2f}" for name in args.against]
+        kind = "warm" if number else "cold"
+        print(f"round {number + 1} (cache {kind}): images/s {', '.join(said)}")
+        print(f"  artdiff's ratio to {', '.join(ratios)}", flush=True)
     return rounds
 
 
@@ -80,9 +80,7 @@ def ratio(row: dict[str, Any], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with class subfolders, all of whose files decode")
-    parser.add_argument(
-        "--against", action="append", choices=CONTENDERS, help="may be given again; plain if not at all"
-    )
+    parser.add_argument("--against", action="append", choices=CONTENDERS, help="plain; may be given more than once")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--step-only", action="store_true")

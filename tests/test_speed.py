@@ -1,6 +1,7 @@
 """What keeps a step fast: nothing waits for the device, and compiled networks are the same networks."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from artdiff import UserError, compiled
+from artdiff.callbacks import ProgressBar
 from artdiff.compiled import Steady
 from artdiff.config import check_generation, check_training, plain
 from artdiff.generate import generate
@@ -101,11 +103,17 @@ def test_what_was_compiled_is_a_run_like_any_other(art, tmp_path, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: asked.append((type(self).__name__, how)))
     train(small(art, tmp_path, *PAINTS, "loss=hybrid_random", "loss.perceptual.layer=relu1_1", "compile=max-autotune"))
     how = {"mode": "max-autotune", "dynamic": False}
-    assert asked == [("UNet", how), ("Sequential", how)]
+    assert asked == [("UNet", how)]  # and on a GPU VGG16, which sees parts of a batch on a CPU
     asked.clear()
     words = (f"ckpt={tmp_path}", f"out={tmp_path}/out", "device=cpu", "n=1", "steps=1", "label=truchet")
     generate(composed("generate", *words, "compile=default"))
     assert asked == [("UNet", {"mode": "default", "dynamic": False})]
+
+
+def test_the_bar_asks_for_the_loss_by_itself():
+    metrics = {"train/loss": torch.tensor(0.5), "train/mse": torch.tensor(0.25), "val/psnr": torch.tensor(20.0)}
+    trainer = SimpleNamespace(callback_metrics=metrics, progress_bar_metrics={}, loggers=[])
+    assert ProgressBar().get_metrics(trainer, None) == {"train/loss": 0.5, "val/psnr": 20.0}
 
 
 def test_settings_that_cannot_be_are_refused(art, tmp_path):

@@ -58,12 +58,6 @@ class Task(L.LightningModule, ABC):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": instantiate(self.scheduler)(optimizer)}
 
-    def compile_for(self, count: int, how: str) -> None:
-        """Compile what trains, in place, for batches of `count` pictures."""
-        self.train_network.compile_for(count, how)
-        if self.perceptual is not None:
-            self.perceptual.run.compile_for(count, how)
-
     @property
     def perceptual(self) -> PerceptualLoss | None:
         return self.loss.perceptual if self.loss is not None else None
