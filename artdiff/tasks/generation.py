@@ -99,7 +99,7 @@ class Generation(Task):
         if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
             self._log_bands(self.train_bands)
         self.seen += len(image)
-        return self.noted(terms)
+        return self.logged(terms)
 
     def on_validation_epoch_start(self) -> None:
         self.validated = 0

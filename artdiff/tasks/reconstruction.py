@@ -43,7 +43,7 @@ class Reconstruction(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         target = normalised(batch.image)
         terms = self._compare(self.train_network(target), target, batch.row)
-        return self.noted(terms)
+        return self.logged(terms)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         target = normalised(batch.image)

@@ -81,7 +81,7 @@ class Task(L.LightningModule, ABC):
             is_unsound |= ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
             if is_fused:
                 optimizer.found_inf = is_unsound.float()  # type: ignore[attr-defined]
-        self._note(is_unsound)
+        self._remember(is_unsound)
         if self.is_looked_at or not is_fused:
             self._check_sound()
 
@@ -102,8 +102,8 @@ class Task(L.LightningModule, ABC):
         self._check_sound()
         checkpoint["artdiff"] = {"version": __version__, "task": type(self).__name__, **self._facts_of_loss()}
 
-    def noted(self, terms: Terms) -> Tensor:
-        """What a training step gave → its loss, to be trained by."""
+    def logged(self, terms: Terms) -> Tensor:
+        """What a training step gave, logged if it is looked at → its loss, to be trained by."""
         self.latest_loss = terms.loss.detach()
         if self.is_looked_at:
             self.log_terms("train", terms)
@@ -112,7 +112,7 @@ class Task(L.LightningModule, ABC):
     def log_terms(self, stage: Literal["train", "val"], terms: Terms) -> None:
         """Log the loss and its terms."""
         if stage == "val":
-            self._note(~torch.isfinite(terms.loss))
+            self._remember(~torch.isfinite(terms.loss))
         for name, value in terms._asdict().items():
             if value is not None:
                 self.log(f"{stage}/{name}", value.detach().mean(), batch_size=len(terms.mse))
@@ -122,7 +122,7 @@ class Task(L.LightningModule, ABC):
         assert self.loss is not None, "built without a loss: this model can paint but not be trained"
         return self.loss(output, target, row=row, **how)
 
-    def _note(self, is_unsound: Tensor) -> None:
+    def _remember(self, is_unsound: Tensor) -> None:
         """Remember the first step at which something was no finite number, without looking whether this one is."""
         self.unsound_at = torch.where(is_unsound & (self.unsound_at < 0), self.global_step, self.unsound_at)
 
