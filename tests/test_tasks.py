@@ -81,6 +81,16 @@ def test_scores_are_the_means_of_the_pictures_own():
     assert 0.9 < result["val/ssim"].item() < 1
 
 
+def test_scores_are_taken_in_float32_whatever_is_trained_in():
+    target = F.interpolate(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=8) * 2 - 1
+    picture = (target + 0.02 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
+    plain, fast = ReconstructionScores(prefix=""), ReconstructionScores(prefix="")
+    plain.update(picture, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast.update(picture, target)
+    assert fast.compute() == plain.compute()
+
+
 @pytest.fixture
 def article_file(tmp_path):
     torch.manual_seed(0)
