@@ -30,7 +30,7 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     ends = limit(config)
     most = config["trainer"][ends.partition(".")[2]]
     now = trainer.global_step if ends == "trainer.max_steps" else trainer.current_epoch
-    longer = [f"{ends}={2 * most if now >= most else most}"]
+    longer = [f"{ends}={2 * most if 0 <= most <= now else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
     log.info("  %s", command("artdiff.generate", f"ckpt={run}", words, "out=DIR"))

@@ -1,31 +1,32 @@
 """How images per second and memory grow with the size of pictures, of batches and of the folder: two tables.
 
     python benchmarks/growth.py --data DIR --keep MADE
-    python benchmarks/growth.py --data DIR --keep MADE --trainer gpu --batches 32 128 512
+    python benchmarks/growth.py --data DIR --keep MADE --trainer gpu --batches 32 128 512 --megapixels 1000
 
-Each line is a training of its own, of --seconds: its steps alone, after the first few, and its peak resident memory,
-and that of a GPU; every target's features are computed (loss.perceptual.keep=0). For the second table, of folders with
-so many small pictures, which this script makes, the training is the second one: nothing is left to decode.
+Each line is a training of its own: its steps alone, after the first, and its peak resident memory, and that of a GPU;
+every target's features are computed (loss.perceptual.keep=0). For the second table, of folders with so many small
+pictures, which this script makes, the training is the second one: nothing is left to decode.
 """
 
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from many_files import make
 from measure import STEPS_ALONE, Timed, timed
 
+WARM = 1
+"""Steps before those that are timed: large ones take long."""
 
-def train(args: argparse.Namespace, folder: Path, *words: object) -> Timed:
-    """A training of some seconds."""
-    most = time.strftime("00:%H:%M:%S", time.gmtime(args.seconds))
-    fixed = ["experiment=baseline", f"trainer={args.trainer}", f"trainer.max_time={most}", f"runs_dir={folder}/runs"]
+
+def train(args: argparse.Namespace, folder: Path, root: object, *, size: int, batch: int) -> Timed:
+    """A training of as many steps as --megapixels take, or a few."""
+    steps = WARM + max(3, round(args.megapixels * 1e6 / (batch * size**2)))
+    fixed = ["experiment=baseline", f"trainer={args.trainer}", f"trainer.max_steps={steps}", f"runs_dir={folder}/runs"]
     fixed += [f"data.cache_dir={folder}/cache", "loss.perceptual.weights=random", "loss.perceptual.keep=0"]
-    fixed += [*STEPS_ALONE, "trainer.max_epochs=-1"]
-    command = [sys.executable, "-m", "artdiff.train", *fixed, *(str(word) for word in words)]
-    return timed(command, folder / "log")
+    fixed += [*STEPS_ALONE, f"callbacks.clock.warm={WARM}", f"data.image_size={size}", f"data.batch_size={batch}"]
+    return timed([sys.executable, "-m", "artdiff.train", *fixed, f"data.root={root}"], folder / "log")
 
 
 def memory(done: Timed) -> str:
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128, 256])
     parser.add_argument("--batches", type=int, nargs="*", default=[8, 32, 128])
     parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument(
+        "--megapixels", type=float, default=6.0, help="that each training sees, at least; more on a GPU"
+    )
     parser.add_argument("--trainer", default="cpu", choices=("cpu", "gpu"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -48,8 +51,7 @@ def main() -> None:
         print("| size | batch | images/s | million pixels/s | memory, GiB |\n|---|---|---|---|---|")
         for size in args.sizes:
             for batch in args.batches:
-                sized = [f"data.image_size={size}", f"data.batch_size={batch}"]
-                done = train(args, own, f"data.root={args.data}", *sized)
+                done = train(args, own, args.data, size=size, batch=batch)
                 rate = done.figures["rate"]
                 print(f"| {size} | {batch} | {rate:.1f} | {rate * size**2 / 1e6:.2f} | {memory(done)} |", flush=True)
         print("\n| files | first step after, s | images/s | memory, GiB |\n|---|---|---|---|")
@@ -57,9 +59,8 @@ def main() -> None:
             root = (args.keep or own) / str(count)
             if not root.exists():
                 make(root, count)
-            words = [f"data.root={root}", "data.image_size=64", "data.batch_size=32"]
-            train(args, own, *words)
-            done = train(args, own, *words)
+            train(args, own, root, size=64, batch=32)
+            done = train(args, own, root, size=64, batch=32)
             print(
                 f"| {count:,} | {done.figures['begun']:.1f} | {done.figures['rate']:.1f} | {memory(done)} |", flush=True
             )
