@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import composed
 from hydra.utils import instantiate
 
 from artdiff import UserError
 from artdiff.config import plain
+from artdiff.networks.layers import FEW_PLACES, attended
 from artdiff.networks.vit import _turned, _turns
 
 
@@ -138,3 +140,9 @@ def test_turning_keeps_lengths_and_depends_on_the_distance_alone():
     torch.testing.assert_close(_turned(query, turns[:, 7]).norm(), query.norm())
     torch.testing.assert_close(product(0, 5), product(10, 15))  # one down, one to the right
     assert not torch.isclose(product(0, 1), product(0, 4))
+
+
+@pytest.mark.parametrize("places", [FEW_PLACES, FEW_PLACES + 1])
+def test_attention_is_the_same_however_it_is_computed(places):
+    query, key, value = torch.randn(3, 2, 4, places, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attended(query, key, value), F.scaled_dot_product_attention(query, key, value))
