@@ -120,9 +120,8 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
     along = flow.times(config["steps"], start=start)
     groups = min(at_once, len(canvases)) / hardware.pictures_at_once(task.device, image_size)
-    calls = (
-        math.ceil(groups) * math.ceil(len(canvases) / at_once) * len(along) * (1 if config["solver"] == "euler" else 2)
-    )
+    steps = math.ceil(len(canvases) / at_once) * len(along)
+    calls = math.ceil(groups) * steps * (1 if config["solver"] == "euler" else 2)
     mode = compiled.mode(config["compile"], task.device, calls=calls)
     if mode is not None:
         compiled.compile_in_place(task.ema, mode)

@@ -39,9 +39,9 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
 
 def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
     """Have the features of pictures that do not change computed once, and compile what trains where that pays."""
-    perceptual, unchanging = task.perceptual, data.unchanging()
-    if perceptual is not None and unchanging is not None:
-        perceptual.keep_targets(unchanging)
+    perceptual = task.perceptual
+    if perceptual is not None and data.unchanging is not None:
+        perceptual.keep_targets(data.unchanging)
     mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
     if mode is not None:
         task.train_network.compile_for(data.batch_size, mode)

@@ -78,11 +78,9 @@ def main() -> None:
     programs |= {build.__name__: build(args, device, size, parameters) for build in (ddpp, diffusers)}
     precision = args.peer_precision or ("no" if device.type == "cpu" else "bf16")
     print(f"{hardware.describe(device)}, torch {torch.__version__}, {parameters:,} parameters, {size} px")
-    print(
-        f"{args.n} pictures a round, {args.calls} calls each; artdiff in {hardware.precision(device)}, others in ",
-        end="",
-    )
-    print("float32" if precision == "no" else "bf16")
+    others = "float32" if precision == "no" else "bf16"
+    print(f"{args.n} pictures a round, {args.calls} calls each")
+    print(f"artdiff in {hardware.precision(device)}, others in {others}")
     rates: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(args.rounds + 1):
         for name, program in programs.items():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from paint_quality import composed, data_of, pixels
+from measure import composed
+from paint_quality import data_of, pixels
 from torch import Tensor, nn
 
 from artdiff import hardware, images, runs

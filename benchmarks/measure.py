@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ import torch
 
 RESULT = "RESULT "
 """Begins the line of a command's output that holds its own figures, as JSON."""
-
 
 BEGUN = "BENCHMARK_BEGUN"
 """The environment's word for when the command was started, in Unix seconds."""
@@ -23,11 +21,8 @@ WARM = 5
 
 STEPS_ALONE = (
     *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
-    *(
-        "callbacks.every_ten_epochs=null",
-        "+callbacks.clock._target_=step_clock.StepClock",
-        f"+callbacks.clock.warm={WARM}",
-    ),
+    *("callbacks.every_ten_epochs=null", f"+callbacks.clock.warm={WARM}"),
+    "+callbacks.clock._target_=step_clock.StepClock",
 )
 """What a training leaves out when its steps alone are timed."""
 
@@ -82,24 +77,19 @@ def wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def best(work: Callable[[], object], device: torch.device, times: int = 10) -> float:
-    """The seconds of the fastest of some `times` that `work` is done."""
-    least = float("inf")
-    for _ in range(times):
-        wait(device)
-        begun = time.perf_counter()
-        work()
-        wait(device)
-        least = min(least, time.perf_counter() - begun)
-    return least
-
-
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product; in float32 on a GPU, without TF32."""
+    """FLOP/s of a large matrix product, the best of ten; in float32 on a GPU, without TF32."""
     torch.set_float32_matmul_precision("highest")
     side = 8192 if device.type != "cpu" else 4096
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / best(lambda: one @ other, device)
+    least = float("inf")
+    for _ in range(10):
+        wait(device)
+        begun = time.perf_counter()
+        one @ other
+        wait(device)
+        least = min(least, time.perf_counter() - begun)
+    return 2 * side**3 / least
 
 
 class Clock:
@@ -109,7 +99,6 @@ class Clock:
         self.device = device
         self.warm = warm
         self.begun = 0
-        self.first = time.perf_counter()
 
     def tick(self, *_: object) -> None:
         if self.begun == self.warm:

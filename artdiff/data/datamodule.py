@@ -250,8 +250,9 @@ class ArtDataModule(L.LightningDataModule):
         image = augment.window(image, self.image_size, None if numbers is None else numbers[:, 1:3])
         if self.flip and numbers is not None:
             image = augment.flip(image, self.flip, numbers[:, 0])
-        return Batch(images.to_signed(image), label, row if self.unchanging() is not None else None)
+        return Batch(images.to_signed(image), label, row if self.unchanging is not None else None)
 
+    @cached_property
     def unchanging(self) -> Unchanging | None:
         """All pictures of the set in the order of their rows, unless they are changed for training or not kept."""
         source = self.train_set.source
