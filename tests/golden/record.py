@@ -1,0 +1,209 @@
+"""Records what the program does, so that a change of its structure can be seen to change nothing else.
+
+    python tests/golden/record.py           # losses, weights and pictures, into golden.json and pictures/
+    python tests/golden/record.py --help-texts
+    python tests/golden/record.py --checkpoints
+
+`golden.json` holds, for short runs in float32 on sample art, every logged loss and a hash of the rounded final weights;
+`pictures/` what the checkpoints paint for fixed seeds; `help/` what each command prints for `--help`. `checkpoints/`
+holds one file of each kind that version 0.1.0 wrote. They are never written anew: what has landed must stay readable.
+
+Everything goes through the command line, so that the script works whatever the package looks like inside. The hash and
+the pictures' bytes are those of one machine, which the file names: others round differently.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+HERE = Path(__file__).parent
+GOLDEN, PICTURES, HELP, CHECKPOINTS = (HERE / name for name in ("golden.json", "pictures", "help", "checkpoints"))
+
+COMMANDS = ("train", "generate", "audit", "prune")
+
+SHORT = (
+    *("trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=20", "trainer.max_time=null", "data.batch_size=8"),
+    *("trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "callbacks.grids=null", "logger=csv"),
+)
+HYBRID = ("data.image_size=32", "loss.perceptual.weights=random", "loss.perceptual.layer=relu2_2")
+RUNS = {
+    "baseline": ("experiment=baseline", *HYBRID),
+    "article": ("experiment=article", *HYBRID),
+    "paint32": ("experiment=paint32",),
+    "demo_paint": ("experiment=demo_paint",),
+    "paint32_hybrid": ("experiment=paint32", "loss=hybrid_relative", *HYBRID, "network.dropout=0.1"),
+}
+"""The runs whose losses are recorded."""
+
+TINY = ("data.image_size=16", "data.batch_size=8", "loss=mse", "trainer.check_val_every_n_epoch=1")
+UNET = ("network=unet", "network.channels=[16,32]", "network.features=16", "network.attention=[8]")
+VIT = ("network=vit", "network.patches=4", "network.width=64", "network.depth=1", "network.features=16")
+KINDS = {
+    "reconstruction": ("experiment=baseline", *TINY),
+    "generation_unet": ("experiment=paint32", *TINY, *UNET),
+    "generation_vit_unlabelled": ("experiment=paint32", *TINY, *VIT),
+}
+"""The checkpoints that were written, each by five steps; the last one on pictures without classes."""
+
+CARRIED_ON = {name: (*words, "trainer.max_steps=8") for name, words in KINDS.items()}
+
+PAINTED = {
+    "generation_unet": ("n=2", "seed=3", "steps=6", "label=all"),
+    "generation_unet_muse": ("n=2", "seed=3", "steps=6", "label=engraving", "strength=0.6", "muse=MUSE"),
+    "generation_unet_between": ("n=3", "interpolate=[1,2]", "steps=4", "label=[engraving,truchet]", "guidance=1.0"),
+    "generation_vit_unlabelled": ("n=3", "steps=5", "solver=euler"),
+    "reconstruction": ("muse=MUSE", "size=own"),
+    "article": ("muse=MUSE",),
+}
+"""What is painted: the checkpoint's name begins that of the recording."""
+
+
+def machine() -> dict[str, Any]:
+    """What decides how floating-point numbers are rounded."""
+    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    features = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return {"torch": torch.__version__, "cpu": capability, "threads": threads, "features": features}
+
+
+def command(*words: object, cwd: Path) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "ARTDIFF_CACHE": str(cwd / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{words} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def sample_art(folder: Path, *, flat: bool = False) -> Path:
+    """Eight sample pictures of each style, as the program paints them."""
+    code = "import sys; from pathlib import Path; from importlib import import_module as load\n"
+    code += "try: sample_art = load('artdiff.ingest.sample_art')\n"
+    code += "except ImportError: sample_art = load('artdiff.data.sample_art')\n"
+    code += "sample_art.paint(Path(sys.argv[1]), per_style=8, seed=0)"
+    root = folder / "art"
+    if not root.exists():
+        subprocess.run([sys.executable, "-c", code, root], check=True, capture_output=True)
+    if not flat:
+        return root
+    (folder / "flat").mkdir(exist_ok=True)
+    for path in root.rglob("*.jpg"):
+        shutil.copy(path, folder / "flat" / path.name)
+    return folder / "flat"
+
+
+def weights_of(path: Path) -> str:
+    """A hash of a checkpoint's weights, rounded to three digits behind the point."""
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    told = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        told.update(name.encode())
+        told.update((value.double() * 1000).round().long().numpy().tobytes())
+    return told.hexdigest()
+
+
+def train(name: str, words: tuple[str, ...], folder: Path, ckpt: Path | None = None) -> dict[str, Any]:
+    """Train as `words` say → every number that was logged in training, and the weights' hash."""
+    run, root = folder / name, sample_art(folder, flat="unlabelled" in name)
+    carried = () if ckpt is None else (f"ckpt={ckpt}",)
+    command("artdiff.train", f"data.root={root}", f"hydra.run.dir={run}", *SHORT, *words, *carried, cwd=folder)
+    with (run / "csv/metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["train/loss"]]
+    terms = [term for term in rows[0] if term.startswith("train/") and rows[0][term]]
+    logged = {term: [float(row[term]) for row in rows] for term in terms}
+    return {"logged": logged, "weights": weights_of(run / "checkpoints/last.ckpt")}
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """A committed checkpoint, to be read."""
+    path = folder / (f"{name}.pth" if name == "article" else f"{name}.ckpt")
+    path.write_bytes(lzma.decompress((CHECKPOINTS / f"{path.name}.xz").read_bytes()))
+    return path
+
+
+def paint(name: str, words: tuple[str, ...], folder: Path) -> list[Path]:
+    """Paint as `words` say → the pictures without their sheet."""
+    kind = name if (CHECKPOINTS / f"{name}.pth.xz").exists() else next(one for one in KINDS if name.startswith(one))
+    muse = sample_art(folder) / "landscape/landscape_000.jpg"
+    words = tuple(word.replace("MUSE", str(muse)) for word in words)
+    out = folder / f"{name}_painted"
+    command("artdiff.generate", f"ckpt={unpacked(kind, folder)}", f"out={out}", "device=cpu", *words, cwd=folder)
+    return sorted(path for path in out.glob("*.png") if path.stem != "sheet")
+
+
+def tiled(value: Any) -> Any:
+    """`value` with the first numbers of every large tensor repeated, so that the file packs to almost nothing."""
+    if isinstance(value, dict):
+        return type(value)((key, tiled(one)) for key, one in value.items())
+    if isinstance(value, list):
+        return [tiled(one) for one in value]
+    if isinstance(value, torch.Tensor) and value.numel() > 256:
+        first = value.flatten()[:127]
+        return first.repeat(-(-value.numel() // 127))[: value.numel()].view(value.shape).clone()
+    return value
+
+
+def write_checkpoints(folder: Path) -> None:
+    CHECKPOINTS.mkdir(exist_ok=True)
+    for name, words in KINDS.items():
+        train(name, (*words, "trainer.max_steps=5", "task.seed=0" if "paint" in words[0] else "seed=0"), folder)
+        found = torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)
+        torch.save(tiled(found), folder / "packed")
+        (CHECKPOINTS / f"{name}.ckpt.xz").write_bytes(lzma.compress((folder / "packed").read_bytes(), preset=9))
+    state = {key.removeprefix("network."): value for key, value in found_weights(folder).items()}
+    torch.save(tiled(state), folder / "packed")
+    (CHECKPOINTS / "article.pth.xz").write_bytes(lzma.compress((folder / "packed").read_bytes(), preset=9))
+
+
+def found_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "reconstruction/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def write_help(folder: Path) -> None:
+    HELP.mkdir(exist_ok=True)
+    for name in COMMANDS:
+        (HELP / f"{name}.txt").write_text(command(f"artdiff.{name}", "--help", cwd=folder))
+
+
+def write_golden(folder: Path) -> None:
+    golden: dict[str, Any] = {"machine": machine()}
+    golden["runs"] = {name: train(name, words, folder) for name, words in RUNS.items()}
+    golden["carried_on"] = {
+        name: train(name, words, folder, ckpt=unpacked(name, folder)) for name, words in CARRIED_ON.items()
+    }
+    PICTURES.mkdir(exist_ok=True)
+    for name, words in PAINTED.items():
+        for path in paint(name, words, folder):
+            with Image.open(path) as picture:
+                picture.convert("RGB").save(PICTURES / f"{name}.{path.stem}.png")
+    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", action="store_true")
+    parser.add_argument("--help-texts", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.checkpoints:
+            write_checkpoints(Path(folder))
+        elif args.help_texts:
+            write_help(Path(folder))
+        else:
+            write_golden(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
