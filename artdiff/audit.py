@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from artdiff import UserError, runs
-from artdiff.config import check_audit, plain
-from artdiff.data.catalogue import Picture
-from artdiff.data.workers import Limits, read
-from artdiff.door import command, door, given
+from artdiff.cli import command, door, given
+from artdiff.ingest.index import Picture
+from artdiff.ingest.pool import Limits, read
+from artdiff.settings import check_audit, plain
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def audit(cfg: DictConfig) -> list[Path]:
 
     from hydra.utils import instantiate
 
-    from artdiff.data.card import data_card, report
+    from artdiff.ingest.card import data_card, report
 
     data = instantiate(config["data"])
     root, catalogue = data.take_stock()

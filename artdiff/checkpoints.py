@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from PIL import ImageColor
 
 from artdiff import UserError, networks
-from artdiff.data.decode import Transform
+from artdiff.ingest.decode import Transform
 from artdiff.tasks import Generation, Reconstruction
 from artdiff.tasks.task import Task
 

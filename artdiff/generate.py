@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from artdiff import UserError, __version__, runs
-from artdiff.config import check_generation, plain
-from artdiff.door import door
+from artdiff.cli import door
+from artdiff.settings import check_generation, plain
 
 if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
     from PIL import Image
 
-    from artdiff.data.decode import Transform
+    from artdiff.ingest.decode import Transform
     from artdiff.tasks import Generation, Reconstruction
 
 log = logging.getLogger(__name__)
@@ -47,15 +47,15 @@ def _reconstruct(
     task: "Reconstruction", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
 ) -> list[Path]:
     """What the model makes of each muse, and a sheet of muses over pictures."""
-    from artdiff import images, painting
+    from artdiff import images, painter
 
     for name in ("n", "label", "interpolate"):
         if config[name] is not None:
             raise UserError(f"{name}={config[name]} needs a model that paints anew; this one reconstructs its muse")
     runs.make(out, name="out")
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
-    for muse in painting.read_muses(config["muse"], config, transform):
-        picture = painting.reconstruct(task, muse.picture)
+    for muse in painter.read_muses(config["muse"], config, transform):
+        picture = painter.reconstruct(task, muse.picture)
         written.append(runs.free(out / f"{muse.path.stem}.png"))
         images.save_generated(picture, written[-1], settings | {"muse": muse.path.name, "size": config["size"]})
         if len(pairs) < config["sheet"]:
@@ -69,16 +69,16 @@ def _create(
     task: "Generation", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
 ) -> list[Path]:
     """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
-    from artdiff import images, painting
+    from artdiff import images, painter
 
     if config["size"] != "train":
         raise UserError(f"size={config['size']} needs a model that reconstructs; this one paints {transform.size} px")
-    painting.plan(config, task.classes, [])  # an unknown label is said before anything is read or made
+    painter.plan(config, task.classes, [])  # an unknown label is said before anything is read or made
     runs.make(out, name="out")
-    muses = list(painting.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
-    rows = painting.plan(config, task.classes, muses)
-    painted = painting.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
-    written, sheet = list[Path](), painting.Sheet(config["sheet"])
+    muses = list(painter.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
+    rows = painter.plan(config, task.classes, muses)
+    painted = painter.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
+    written, sheet = list[Path](), painter.Sheet(config["sheet"])
     for row in rows:
         sheet.begin(row[0].muse)
         for canvas, one in zip(row, painted, strict=False):

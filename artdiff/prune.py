@@ -5,10 +5,9 @@ import time
 
 from omegaconf import DictConfig
 
-from artdiff import UserError
-from artdiff.config import check_pruning, plain
-from artdiff.data import cache
-from artdiff.door import door
+from artdiff import UserError, cache
+from artdiff.cli import door
+from artdiff.settings import check_pruning, plain
 
 log = logging.getLogger(__name__)
 

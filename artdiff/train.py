@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, __version__, runs
-from artdiff.config import check_training, plain
-from artdiff.door import door
+from artdiff.cli import door
+from artdiff.settings import check_training, plain
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,10 @@ def train(cfg: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from artdiff import checkpoints, report
-    from artdiff import trainer as trainers
-    from artdiff.callbacks import FinalScores
+    from artdiff import checkpoints
+    from artdiff.training import report
+    from artdiff.training import trainer as trainers
+    from artdiff.training.callbacks import FinalScores
 
     L.seed_everything(config["seed"], workers=True, verbose=False)
     own = {name: value for name, value in config["task"].items() if name not in HYPERPARAMETERS}

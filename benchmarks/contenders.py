@@ -64,7 +64,7 @@ class Bare:
     def __init__(self, config: dict[str, Any], device: torch.device) -> None:
         from hydra.utils import instantiate
 
-        from artdiff import trainer
+        from artdiff.training import trainer
 
         self.device = device
         self.batch = config["data"]["batch_size"]

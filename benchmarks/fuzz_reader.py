@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from artdiff.data import workers
-from artdiff.data.decode import Transform
-from artdiff.data.workers import Job, Limits
+from artdiff.ingest import pool
+from artdiff.ingest.decode import Transform
+from artdiff.ingest.pool import Job, Limits
 
 
 def seeds(rng: np.random.Generator) -> list[tuple[str, bytes]]:
@@ -97,7 +97,7 @@ def main() -> None:
     valid = seeds(rng)
     formats: list[str] = []
     jobs: list[Job] = []
-    results: dict[int, workers.Outcome] = {}
+    results: dict[int, pool.Outcome] = {}
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.count):
@@ -107,19 +107,19 @@ def main() -> None:
             status = path.stat()
             formats.append(name)
             jobs.append(Job(str(path), status.st_size, status.st_mtime_ns, number))
-        running = workers.run(
+        running = pool.run(
             jobs, Transform(64, "squash", (255, 255, 255)), Limits(args.seconds, args.gigabytes), rows=None
         )
         for job, outcome in tqdm(running, total=args.count, disable=None):
             results[job.row] = outcome
-            if outcome.reason is not None and outcome.reason.startswith(workers.COSTLY):
+            if outcome.reason is not None and outcome.reason.startswith(pool.COSTLY):
                 print(f"{formats[job.row]} mutation {job.row}: {outcome.reason}")
                 if args.keep is not None:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     (args.keep / f"{args.seed}_{job.row}").write_bytes(Path(job.path).read_bytes())
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for number, outcome in results.items():
-        lost = outcome.reason is not None and outcome.reason.startswith(workers.COSTLY)
+        lost = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
         table[formats[number]]["cost a process" if lost else "loaded" if outcome.facts else "set aside"] += 1
     places = ("loaded", "set aside", "cost a process")
     for name, counts in sorted(table.items()):

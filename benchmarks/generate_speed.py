@@ -20,7 +20,7 @@ from contenders import ddpp_network, diffusers_network
 from hydra.utils import instantiate
 from measure import composed, wait
 
-from artdiff import hardware, painting
+from artdiff import hardware, painter
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -31,8 +31,8 @@ def own(args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], ob
     task = instantiate(config["task"]).to(device).eval()
     asked = [f"n={args.n}", "label=a", f"steps={args.calls}", "solver=euler", "guidance=1", f"compile={args.compile}"]
     brush = composed("generate", "ckpt=none", "out=none", *asked)
-    ((*canvases,),) = painting.plan(brush, CLASSES, [])
-    return lambda: list(painting.paint(task, canvases, brush, config["data"]["image_size"])), task.facts()["parameters"]
+    ((*canvases,),) = painter.plan(brush, CLASSES, [])
+    return lambda: list(painter.paint(task, canvases, brush, config["data"]["image_size"])), task.facts()["parameters"]
 
 
 def ddpp(args: argparse.Namespace, device: torch.device, size: int, parameters: int) -> Callable[[], object]:

@@ -21,9 +21,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from artdiff.config import plain
-from artdiff.data import decode
-from artdiff.door import CONF
+from artdiff.cli import CONF
+from artdiff.ingest import decode
+from artdiff.settings import plain
 
 DECODING = re.compile(r"decoding ([\d,]+) of ([\d,]+) files")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
-from artdiff.painting import paint, plan
+from artdiff.painter import paint, plan
 
 
 def classifier(classes: int) -> nn.Sequential:

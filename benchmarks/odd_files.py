@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from artdiff.data.catalogue import take_stock
-from artdiff.data.decode import Transform
-from artdiff.data.workers import Limits
+from artdiff.ingest.decode import Transform
+from artdiff.ingest.index import take_stock
+from artdiff.ingest.pool import Limits
 
 
 def main() -> None:

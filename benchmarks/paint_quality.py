@@ -28,7 +28,7 @@ from artdiff import hardware, images, runs
 from artdiff.checkpoints import restore
 from artdiff.data.datamodule import ArtDataModule, Pictures
 from artdiff.losses import PerceptualLoss
-from artdiff.painting import paint, plan
+from artdiff.painter import paint, plan
 from artdiff.tasks.task import normalised
 
 

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from artdiff.data import sample_art
-from artdiff.door import CONF
+from artdiff.cli import CONF
+from artdiff.ingest import sample_art
 
 
 @pytest.fixture(scope="session", autouse=True)

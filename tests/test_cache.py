@@ -14,11 +14,11 @@ import pytest
 from conftest import put
 from filelock import FileLock
 
-from artdiff import UserError
-from artdiff.data import cache, maps, workers
-from artdiff.data.decode import Transform, decode
-from artdiff.data.folder import scan
-from artdiff.data.workers import Limits
+from artdiff import UserError, cache
+from artdiff.ingest import decoded, hashing, pool
+from artdiff.ingest.decode import Transform, decode
+from artdiff.ingest.pool import Limits
+from artdiff.ingest.scan import scan
 
 WHITE = (255, 255, 255)
 TRANSFORM = Transform(16, "squash", WHITE)
@@ -28,9 +28,9 @@ LIMITS = Limits(20, 2)
 def read(root, folder, transform=TRANSFORM, keep_pixels=True, limits=LIMITS):
     """→ what became of each file's content, and its pixels; by path."""
     files = scan(root).files
-    hashes, reasons = cache.hashes(root, files, folder)
+    hashes, reasons = hashing.hashes(root, files, folder)
     contents = {hashes[file.path]: file for file in files if file.path in hashes}
-    found = maps.decoded(root, contents, transform, limits, folder, keep_pixels=keep_pixels)
+    found = decoded.decoded(root, contents, transform, limits, folder, keep_pixels=keep_pixels)
     rows = {digest: row for row, digest in enumerate(found.outcomes)}
     outcomes = {path: found.outcomes[digest] for path, digest in hashes.items()}
     pixels = {path: None if found.pixels is None else found.pixels[rows[digest]] for path, digest in hashes.items()}
@@ -52,21 +52,21 @@ def root(tmp_path):
 @pytest.fixture
 def settled(monkeypatch):
     """Files count as settled at once."""
-    monkeypatch.setattr(cache, "SETTLED", -1e6)
+    monkeypatch.setattr(hashing, "SETTLED", -1e6)
 
 
 @pytest.fixture
 def decodes(monkeypatch):
     """The paths that are decoded, as they are."""
     paths = []
-    run = workers.run
+    run = pool.run
 
     def counted(jobs, *args, **kwargs):
         jobs = list(jobs)
         paths.extend(Path(job.path).name for job in jobs)
         return run(jobs, *args, **kwargs)
 
-    monkeypatch.setattr(workers, "run", counted)
+    monkeypatch.setattr(pool, "run", counted)
     return paths
 
 
@@ -74,13 +74,13 @@ def decodes(monkeypatch):
 def reads(monkeypatch):
     """The files whose bytes are read to hash them."""
     paths = []
-    digest = cache.hashlib.file_digest
+    digest = hashes.hashlib.file_digest
 
     def counted(stream, name):
         paths.append(Path(stream.name).name)
         return digest(stream, name)
 
-    monkeypatch.setattr(cache.hashlib, "file_digest", counted)
+    monkeypatch.setattr(hashes.hashlib, "file_digest", counted)
     return paths
 
 
@@ -155,7 +155,7 @@ def test_outcomes_without_pixels(root, tmp_path, decodes):
 
 
 def test_a_row_that_failed_for_now_is_tried_again_whatever_was_done_between(root, tmp_path, monkeypatch):
-    hashes = cache.hashes
+    hashes = hashing.hashes
 
     def touched_after(root, files, folder):
         found = hashes(root, files, folder)
@@ -163,7 +163,7 @@ def test_a_row_that_failed_for_now_is_tried_again_whatever_was_done_between(root
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "hashes", touched_after)
+        patch.setattr(hashing, "hashes", touched_after)
         assert read(root, tmp_path)[0]["0.jpg"].reason == "cannot be read: it changed meanwhile"
     read(root, tmp_path, keep_pixels=False)
     outcomes, pixels, _ = read(root, tmp_path)
@@ -173,7 +173,7 @@ def test_a_row_that_failed_for_now_is_tried_again_whatever_was_done_between(root
 
 def test_a_file_from_the_future_is_read_once(root, tmp_path, reads, monkeypatch):
     os.utime(root / "0.jpg", (4e9, 4e9))
-    monkeypatch.setattr(cache, "SETTLED", 0.01)
+    monkeypatch.setattr(hashing, "SETTLED", 0.01)
     time.sleep(0.05)
     read(root, tmp_path)
     read(root, tmp_path)
@@ -195,7 +195,7 @@ def test_what_could_not_be_read_is_tried_again(root, tmp_path, monkeypatch):
     (root / "0.jpg").unlink()
     (root / "0.jpg").mkdir()
     file = scan(put(root / "0.jpg/x.jpg").parent).files[0]._replace(path="0.jpg")
-    hashes, reasons = cache.hashes(root, [file], tmp_path)
+    hashes, reasons = hashing.hashes(root, [file], tmp_path)
     assert (hashes, reasons) == ({}, {"0.jpg": "cannot be read: Is a directory"})
     shutil.rmtree(root / "0.jpg")
     (root / "0.jpg").write_bytes(content)
@@ -252,7 +252,7 @@ def test_a_damaged_map_is_built_again(root, tmp_path, damage):
 
 @pytest.mark.parametrize("grown", [False, True])
 def test_a_build_that_was_interrupted_is_carried_on(root, tmp_path, decodes, monkeypatch, grown):
-    add = maps._Journal.add
+    add = decoded._Journal.add
 
     def killed_after_three(self, row, digest, outcome):
         if len(self.outcomes) == 3:
@@ -260,7 +260,7 @@ def test_a_build_that_was_interrupted_is_carried_on(root, tmp_path, decodes, mon
         add(self, row, digest, outcome)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(maps._Journal, "add", killed_after_three)
+        patch.setattr(decoded._Journal, "add", killed_after_three)
         read(root, tmp_path)
     (partial,), (journal,) = tmp_path.glob("decoded/*.partial"), tmp_path.glob("decoded/*.journal")
     first_row = json.loads(journal.read_text().split("\n")[1])[0]

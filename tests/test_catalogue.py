@@ -10,11 +10,11 @@ import yaml
 from conftest import picture, put
 
 from artdiff import UserError
-from artdiff.data import similar
-from artdiff.data.card import data_card
-from artdiff.data.catalogue import take_stock
-from artdiff.data.decode import Transform, decode
-from artdiff.data.workers import Limits
+from artdiff.ingest import duplicates
+from artdiff.ingest.card import data_card
+from artdiff.ingest.decode import Transform, decode
+from artdiff.ingest.index import take_stock
+from artdiff.ingest.pool import Limits
 
 LARGE = (160, 120)
 
@@ -197,7 +197,7 @@ def fingerprint(content):
 
 
 def groups(prints):
-    return similar.groups(similar.near_pairs(prints))
+    return duplicates.groups(duplicates.near_pairs(prints))
 
 
 def encoded(image, **options):
@@ -217,13 +217,13 @@ def test_what_a_picture_looks_like_survives_handling(seed):
         fingerprint(encoded(original.crop((3, 2, 317, 238)), format="PNG")),
         fingerprint(encoded(picture(seed + 50, (320, 240)), format="PNG")),
     ]
-    assert similar.groups(similar.near_pairs(prints)) == [[0, 1, 2, 3, 4]]
+    assert duplicates.groups(duplicates.near_pairs(prints)) == [[0, 1, 2, 3, 4]]
 
 
 def test_pictures_without_shapes_are_not_compared():
     flat = [fingerprint(encoded(picture(0).resize((1, 1)).resize((64, 64)), format="PNG")) for _ in range(2)]
     assert flat == ["", ""]
-    assert similar.near_pairs(flat) == []
+    assert duplicates.near_pairs(flat) == []
 
 
 def test_groups_are_chains_and_equal_prints_join():

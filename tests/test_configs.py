@@ -10,8 +10,8 @@ import torch
 from conftest import composed, small
 
 from artdiff import UserError
-from artdiff.config import check_training, plain
-from artdiff.door import CONF
+from artdiff.cli import CONF
+from artdiff.settings import check_training, plain
 from artdiff.train import train
 
 GROUPS = ("data", "network", "loss", "task", "trainer", "callbacks", "logger", "experiment", "debug")

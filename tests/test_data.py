@@ -11,10 +11,12 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from artdiff import UserError, images
-from artdiff.config import plain
-from artdiff.data import augment, folder, pixels, sample_art
+from artdiff.data import augment
+from artdiff.data import loader as loading
 from artdiff.data.datamodule import NO_LABEL
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
+from artdiff.ingest import sample_art, scan
+from artdiff.settings import plain
 
 
 def module(root, **changes):
@@ -183,7 +185,7 @@ def test_the_map_is_not_copied_to_processes_and_its_pages_are_given_back(art, mo
     assert len(pickle.dumps(source)) < 1000
     rows = np.arange(len(source.pixels))
     assert np.array_equal(pickle.loads(pickle.dumps(source)).read(rows).pixels, source.pixels)
-    monkeypatch.setattr(pixels, "HELD", 0)
+    monkeypatch.setattr(loading, "HELD", 0)
     assert np.array_equal(source.read(rows).pixels, source.pixels)
     assert np.array_equal(source.read(rows).pixels, source.pixels)
 
@@ -281,6 +283,6 @@ def test_sample_art_is_the_same_each_time(art, tmp_path):
 
 def test_sample_art_is_painted_once_and_whole(tmp_path, monkeypatch):
     root = sample_art.folder(tmp_path, per_style=1)
-    assert len(folder.scan(root).files) == len(sample_art.STYLES) >= 5
+    assert len(scan.scan(root).files) == len(sample_art.STYLES) >= 5
     monkeypatch.setattr(sample_art, "paint", None)
     assert sample_art.folder(tmp_path, per_style=1) == root

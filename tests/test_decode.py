@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from artdiff.data.decode import MAX_PIXELS, Transform, Unreadable, decode, fitted, flat, to_rgb
+from artdiff.ingest.decode import MAX_PIXELS, Transform, Unreadable, decode, fitted, flat, to_rgb
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)

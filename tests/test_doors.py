@@ -19,11 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artdiff import UserError, runs
-from artdiff.config import plain
-from artdiff.data.sample_art import STYLES
-from artdiff.door import literally
+from artdiff.cli import literally
 from artdiff.generate import generate
+from artdiff.ingest.sample_art import STYLES
 from artdiff.networks import ConvDiffusionModel
+from artdiff.settings import plain
 
 TRAIN = "artdiff.train"
 TWO_STEPS = ("experiment=baseline", "debug=two_steps", "trainer=cpu")

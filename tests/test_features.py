@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import small
 
-from artdiff.data import cache
-from artdiff.features import IN_USE, KeptFeatures, OnDevice, Unchanging, make_room, taken
+from artdiff import cache
 from artdiff.losses import PerceptualLoss
+from artdiff.losses.features import IN_USE, KeptFeatures, OnDevice, Unchanging, make_room, taken
 from artdiff.train import train
 
 LIKE = torch.empty(4, 4, 8)

@@ -8,8 +8,8 @@ import pytest
 from conftest import put
 
 from artdiff import UserError
-from artdiff.data import folder
-from artdiff.data.layout import lay_out
+from artdiff.ingest import scan
+from artdiff.ingest.layout import lay_out
 
 
 def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
@@ -20,7 +20,7 @@ def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
     (tmp_path / "a/nowhere.jpg").symlink_to("nothing")
     (tmp_path / "a/itself.jpg").symlink_to("itself.jpg")
     os.mkfifo(tmp_path / "b/pipe.jpg")
-    files, set_aside = folder.scan(tmp_path)
+    files, set_aside = scan.scan(tmp_path)
     assert [file.path for file in files] == names
     assert [(file.bytes, file.mtime) for file in files] == [
         ((tmp_path / name).stat().st_size, (tmp_path / name).stat().st_mtime_ns) for name in names
@@ -39,11 +39,11 @@ def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
 @pytest.mark.skipif(sys.platform == "darwin", reason="its disks hold names that are text alone")
 def test_names_that_are_no_text_are_found(tmp_path):
     put(tmp_path / "good.jpg").rename(os.fsdecode(bytes(tmp_path) + b"/b\xe4d.jpg"))
-    assert [file.path for file in folder.scan(tmp_path).files] == ["b\udce4d.jpg"]
+    assert [file.path for file in scan.scan(tmp_path).files] == ["b\udce4d.jpg"]
 
 
 def test_names_are_shown_in_one_line_of_text():
-    assert folder.shown("b\udce4d\n.jpg") == "b\\xe4d\\n.jpg"
+    assert scan.shown("b\udce4d\n.jpg") == "b\\xe4d\\n.jpg"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -56,7 +56,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (root / "itself").symlink_to(root)
     (root / "above").symlink_to(tmp_path)
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    files, set_aside = folder.scan(root)
+    files, set_aside = scan.scan(root)
     assert [file.path for file in files] == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
     assert len(set_aside) == 102
     reason = "a link to a folder that is read already, or that holds this one"
@@ -74,7 +74,7 @@ def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    files, set_aside = folder.scan(tmp_path)
+    files, set_aside = scan.scan(tmp_path)
     assert len(files) == 1
     assert set_aside == [("closed/", "permission denied: this folder cannot be listed")]
 
@@ -92,14 +92,14 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, make, message)
     put(tmp_path / "rot/class/one.jpg")
     make(tmp_path / "root")
     with pytest.raises(UserError, match=message) as caught:
-        folder.scan(tmp_path / "root")
+        scan.scan(tmp_path / "root")
     assert "\n" not in str(caught.value)
 
 
 def test_a_mistake_above_keeps_what_is_right_below(tmp_path):
     put(tmp_path / "archive/training_set/art/one.jpg")
     with pytest.raises(UserError, match=r"did you mean data.root=.*/archive/training_set\?"):
-        folder.check(tmp_path / "Archiv/training_set")
+        scan.check(tmp_path / "Archiv/training_set")
 
 
 # layout
@@ -109,7 +109,7 @@ def layout_of(root, *names):
     """→ {file: (class, split)}."""
     for name in names:
         put(root / name)
-    files = folder.scan(root).files
+    files = scan.scan(root).files
     found = lay_out(root, files)
     assert len(found.files) + len(found.set_aside) == len(files)
     return {
@@ -192,7 +192,7 @@ def test_no_file_but_metadata_is_laid_out(tmp_path):
 
 
 def metadata_of(root):
-    found = lay_out(root, folder.scan(root).files)
+    found = lay_out(root, scan.scan(root).files)
     return {file.path: place for file, place in zip(found.files, found.places, strict=True)}, found.set_aside
 
 

@@ -11,17 +11,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artdiff import UserError
-from artdiff.callbacks import _drift
 from artdiff.checkpoints import restore
-from artdiff.config import check_training, plain
 from artdiff.data.datamodule import NO_LABEL, Batch
+from artdiff.evaluation.metrics import TimeBands
 from artdiff.generate import generate
 from artdiff.images import Colours, colours
 from artdiff.losses import HybridLoss, PerceptualLoss
-from artdiff.metrics import TimeBands
+from artdiff.settings import check_training, plain
 from artdiff.tasks import Generation
 from artdiff.tasks.task import normalised
 from artdiff.train import train
+from artdiff.training.callbacks import _drift
 
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 NETWORK = {

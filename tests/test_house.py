@@ -10,11 +10,13 @@ import artdiff
 ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
-    {"images", "runs", "features", "compiled"},
-    {"hardware", "data", "networks", "losses", "metrics", "flow"},
-    {"tasks", "config"},
-    {"callbacks", "door", "checkpoints", "painting"},
-    {"trainer", "report"},
+    {"images", "runs", "compiled", "hardware"},
+    {"cache", "networks", "evaluation", "diffusion"},
+    {"ingest", "losses"},
+    {"data", "settings"},
+    {"tasks"},
+    {"checkpoints", "cli"},
+    {"training", "painter"},
     {"train", "generate", "audit", "prune"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,7 +8,8 @@ from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from artdiff import UserError
-from artdiff.losses import CPU_PIXELS, LAYERS, HybridLoss, PerceptualLoss
+from artdiff.losses import HybridLoss, PerceptualLoss
+from artdiff.losses.perceptual import CPU_PIXELS, LAYERS
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from conftest import composed
 from hydra.utils import instantiate
 
 from artdiff import UserError
-from artdiff.config import plain
 from artdiff.networks.layers import FEW_PLACES, attended
 from artdiff.networks.vit import _turned, _turns
+from artdiff.settings import plain
 
 
 def built(name, *overrides, classes=3, size=16):

@@ -8,11 +8,11 @@ from conftest import composed, put, small
 from PIL import Image, ImageChops
 
 from artdiff import UserError
-from artdiff.config import plain
-from artdiff.data.decode import Transform, decode
 from artdiff.generate import generate
 from artdiff.images import to_signed
-from artdiff.painting import Sheet, _labels, plan
+from artdiff.ingest.decode import Transform, decode
+from artdiff.painter import Sheet, _labels, plan
+from artdiff.settings import plain
 from artdiff.train import train
 
 NETWORKS = {

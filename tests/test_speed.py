@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from artdiff import UserError, compiled
-from artdiff.callbacks import ProgressBar
 from artdiff.compiled import Steady
-from artdiff.config import check_generation, check_training, plain
 from artdiff.generate import generate
+from artdiff.settings import check_generation, check_training, plain
 from artdiff.tasks.task import Task
 from artdiff.train import train
+from artdiff.training.callbacks import ProgressBar
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
 PAINTS = ("task=generation", "scheduler=null", *TINY, "trainer.gradient_clip_val=1.0", "data.flip=0.5")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from artdiff import UserError
 from artdiff.checkpoints import earlier, restore
 from artdiff.data.datamodule import Batch
+from artdiff.evaluation.metrics import ReconstructionScores
 from artdiff.losses import HybridLoss, PerceptualLoss
-from artdiff.metrics import ReconstructionScores
 from artdiff.networks import ConvDiffusionModel
 from artdiff.tasks import Reconstruction
 

@@ -12,9 +12,9 @@ from conftest import picture, put
 from PIL import Image
 
 from artdiff import UserError
-from artdiff.data import workers
-from artdiff.data.decode import Transform
-from artdiff.data.workers import Job, Limits, Rows
+from artdiff.ingest import pool
+from artdiff.ingest.decode import Transform
+from artdiff.ingest.pool import Job, Limits, Rows
 
 TRANSFORM = Transform(16, "squash", (255, 255, 255))
 LIMITS = Limits(seconds=20, gigabytes=2)
@@ -62,7 +62,7 @@ def jobs_for(*paths):
 
 
 def outcomes(jobs, limits=LIMITS, rows=None):
-    return {Path(job.path).name: outcome for job, outcome in workers.run(jobs, TRANSFORM, limits, rows=rows)}
+    return {Path(job.path).name: outcome for job, outcome in pool.run(jobs, TRANSFORM, limits, rows=rows)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory can be bounded on Linux alone")
@@ -98,7 +98,7 @@ def test_rows_are_written_where_they_belong(tmp_path):
 
 def test_a_caller_that_takes_its_time_costs_no_picture(tmp_path):
     jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(4)))
-    for _, outcome in workers.run(jobs, TRANSFORM, Limits(seconds=1.2, gigabytes=2)):
+    for _, outcome in pool.run(jobs, TRANSFORM, Limits(seconds=1.2, gigabytes=2)):
         assert outcome.facts is not None
         time.sleep(1.3)
 
@@ -143,7 +143,7 @@ def test_whole_pictures(tmp_path):
     paths = [put(tmp_path / f"{index}.jpg", index) for index in range(6)]
     (tmp_path / "page.jpg").write_text("<html>")
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = dict(workers.read([*paths, tmp_path / "page.jpg", tmp_path / "pipe.jpg", tmp_path / "none.jpg"], LIMITS))
+    found = dict(pool.read([*paths, tmp_path / "page.jpg", tmp_path / "pipe.jpg", tmp_path / "none.jpg"], LIMITS))
     for index, path in enumerate(paths):
         assert np.abs(np.asarray(found[path], int) - np.asarray(picture(index), int)).mean() < 6
     assert found[tmp_path / "page.jpg"] == "not a picture (HTML)"

@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from artdiff import UserError, images
-from artdiff.data import augment, sample_art
-from artdiff.data.cache import chosen_folder
-from artdiff.data.catalogue import Catalogue, Picture, reasons, take_stock
-from artdiff.data.decode import Fit, Transform
-from artdiff.data.folder import shown, some, write_rows
-from artdiff.data.pixels import FromFiles, FromMap, Source
+from artdiff.cache import chosen_folder
+from artdiff.data import augment
+from artdiff.data.loader import FromFiles, FromMap, Source
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
-from artdiff.data.workers import Limits, cores
-from artdiff.features import Unchanging
+from artdiff.ingest import sample_art
+from artdiff.ingest.decode import Fit, Transform
+from artdiff.ingest.index import Catalogue, Picture, reasons, take_stock
+from artdiff.ingest.pool import Limits, cores
+from artdiff.ingest.scan import shown, some, write_rows
+from artdiff.losses.features import Unchanging
 
 log = logging.getLogger(__name__)
 

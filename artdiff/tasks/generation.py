@@ -10,10 +10,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
-from artdiff import flow, hardware
+from artdiff import hardware
 from artdiff.data.datamodule import NO_LABEL, Batch
+from artdiff.diffusion import guidance as guiding
+from artdiff.diffusion import noise as noises
+from artdiff.diffusion import path, samplers
+from artdiff.evaluation.metrics import TimeBands
 from artdiff.losses import HybridLoss, Terms
-from artdiff.metrics import TimeBands
 from artdiff.tasks.task import Task, normalised
 
 GOLDEN = 0.618034
@@ -88,11 +91,11 @@ class Generation(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, row = batch
         torch.manual_seed(int(np.random.SeedSequence((self.seed, self.global_step)).generate_state(1)[0]))
-        time = flow.draw_times(len(image), mean=self.time_mean, std=self.time_std, device=image.device)
+        time = path.draw_times(len(image), mean=self.time_mean, std=self.time_std, device=image.device)
         noise = torch.randn_like(image)
         dropped = torch.rand(len(label), device=label.device) < self.label_dropout
         label = torch.where(dropped, NO_LABEL, label)
-        denoised = self.train_network(flow.noised(image, noise, time), time, label)
+        denoised = self.train_network(path.noised(image, noise, time), time, label)
         terms = self.weighed(denoised, image, time, row)
         _note(self.train_bands, time, terms)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -110,8 +113,8 @@ class Generation(Task):
         numbers = range(self.validated, self.validated + len(image))
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
-        noise = flow.seeded_noise(numbers, image.shape[1:]).to(image.device)
-        terms = self.weighed(self.ema(flow.noised(image, noise, time), time, label), image, time, row)
+        noise = noises.seeded_noise(numbers, image.shape[1:]).to(image.device)
+        terms = self.weighed(self.ema(path.noised(image, noise, time), time, label), image, time, row)
         self.log_terms("val", terms)
         _note(self.val_bands, time, terms)
 
@@ -143,9 +146,9 @@ class Generation(Task):
             schedulers.append({"scheduler": instantiate(self.scheduler)(optimizer), "interval": "epoch"})
         return [optimizer], schedulers
 
-    def denoiser(self, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> flow.Denoiser:
+    def denoiser(self, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> guiding.Denoiser:
         """The averaged network, guided to `label` int64 (B,): what pictures are painted with."""
-        return flow.guided(self._steady, label, guidance=guidance, interval=interval, null=NO_LABEL)
+        return guiding.guided(self._steady, label, guidance=guidance, interval=interval, null=NO_LABEL)
 
     def shown_labels(self) -> list[int]:
         """The classes that grids have rows of."""
@@ -155,15 +158,15 @@ class Generation(Task):
     def sample_rows(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
         labels, count = self.shown_labels(), len(image)
-        noise = flow.seeded_noise(range(count), image.shape[1:]).to(image.device).repeat(len(labels), 1, 1, 1)
+        noise = noises.seeded_noise(range(count), image.shape[1:]).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
         denoise = self.denoiser(label, guidance=1.0, interval=(0, 1))
-        *_, painted = flow.follow(denoise, noise, flow.times(PREVIEW_STEPS), solver="heun")
+        *_, painted = samplers.follow(denoise, noise, samplers.times(PREVIEW_STEPS), solver="heun")
         return list(painted.clamp(-1, 1).split(count))
 
     def weighed(self, denoised: Tensor, image: Tensor, time: Tensor, row: Tensor | None = None) -> Terms:
         """The loss of estimates (B,3,H,W) of signed pictures, made at `time` (B,): weighed and gated."""
-        how = {"weight": flow.weight(time), "gate": flow.gate(time, opens=self.gate)}
+        how = {"weight": path.weight(time), "gate": path.gate(time, opens=self.gate)}
         return self.compared(normalised(denoised), normalised(image), row, **how)
 
     def _steady(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:

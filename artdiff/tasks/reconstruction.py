@@ -7,8 +7,8 @@ from torch import Tensor
 
 from artdiff import UserError, images
 from artdiff.data.datamodule import Batch
+from artdiff.evaluation.metrics import ReconstructionScores
 from artdiff.losses import HybridLoss, Terms
-from artdiff.metrics import ReconstructionScores
 from artdiff.tasks.task import Task, normalised
 
 

@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artdiff import UserError, compiled, flow, hardware, images
-from artdiff.config import MULTIPLE
-from artdiff.data import cache, folder, sample_art, workers
+from artdiff import UserError, cache, compiled, hardware, images
 from artdiff.data.datamodule import NO_LABEL
-from artdiff.data.decode import Transform, fitted
+from artdiff.diffusion import guidance, samplers
+from artdiff.diffusion.noise import between, from_muse, seeded_noise
+from artdiff.ingest import pool, sample_art, scan
+from artdiff.ingest.decode import Transform, fitted
+from artdiff.settings import MULTIPLE
 from artdiff.tasks import Generation, Reconstruction
 
 log = logging.getLogger(__name__)
@@ -65,14 +67,14 @@ def read_muses(muse: str | None, config: dict[str, Any], transform: Transform) -
     None is one of each style of the sample art. Raises `UserError` where there is none.
     """
     paths, own = _paths(muse), config["size"] == "own"
-    decoded = workers.read(paths, workers.Limits(**config["limits"]), enough=None if own else 2 * transform.size)
+    decoded = pool.read(paths, pool.Limits(**config["limits"]), enough=None if own else 2 * transform.size)
     read = 0
     for path, answer in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
         found = answer
         if isinstance(found, Image.Image) and own and found.width * found.height > config["max_pixels"]:
             found = f"{found.width} x {found.height} is more than max_pixels={config['max_pixels']:,}"
         if isinstance(found, str):
-            log.warning("set aside: %s (%s)", folder.shown(str(path)), found)
+            log.warning("set aside: %s (%s)", scan.shown(str(path)), found)
             continue
         read += 1
         yield Muse(path, found if own else fitted(found, transform).convert("RGB"))
@@ -118,7 +120,7 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
     if at_once is None:
         at_once = hardware.pictures_at_once(task.device, image_size)
     start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
-    along = flow.times(config["steps"], start=start)
+    along = samplers.times(config["steps"], start=start)
     groups = min(at_once, len(canvases)) / hardware.pictures_at_once(task.device, image_size)
     steps = math.ceil(len(canvases) / at_once) * len(along)
     calls = math.ceil(groups) * steps * (1 if config["solver"] == "euler" else 2)
@@ -132,7 +134,7 @@ def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], 
             with torch.inference_mode(), _fast(task.device):
                 begun, denoise = _prepared(task, batch, config, image_size)
                 places = {0: begun.cpu()}
-                for step, noisy in enumerate(flow.follow(denoise, begun, along, solver=config["solver"]), start=1):
+                for step, noisy in enumerate(samplers.follow(denoise, begun, along, solver=config["solver"]), start=1):
                     if step in shown:
                         places[step] = noisy.cpu()
                     bar.update(len(batch))
@@ -172,24 +174,24 @@ class Sheet:
 
 def _prepared(
     task: Generation, batch: Sequence[Canvas], config: dict[str, Any], image_size: int
-) -> tuple[Tensor, flow.Denoiser]:
+) -> tuple[Tensor, guidance.Denoiser]:
     """Where a batch of canvases starts, (B,3,H,W), and what denoises it."""
     device, shape = task.device, (3, image_size, image_size)
     share = torch.tensor([canvas.share for canvas in batch])
     interval = tuple(config["guidance_interval"])
 
-    def end(which: int) -> tuple[Tensor, flow.Denoiser]:
+    def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
         label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
-        noise = flow.seeded_noise([canvas.seeds[which] for canvas in batch], shape)
+        noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
         return noise, task.denoiser(label, guidance=config["guidance"], interval=interval)
 
     (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
-    noisy = flow.between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
+    noisy = between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
     if any(canvas.labels[0] != canvas.labels[1] for canvas in batch):
-        denoise = flow.blended(denoise, other_denoise, share.to(device))
+        denoise = guidance.blended(denoise, other_denoise, share.to(device))
     muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
     if muses:
-        noisy, _ = flow.from_muse(torch.stack(muses).to(device), noisy, strength=config["strength"])
+        noisy, _ = from_muse(torch.stack(muses).to(device), noisy, strength=config["strength"])
     return noisy, denoise
 
 
@@ -230,7 +232,7 @@ def _labels(asked: Any, classes: Sequence[str]) -> list[int]:
     numbers |= {name: [index] for index, name in enumerate(classes)}
     for name in names:
         if name not in numbers:
-            known = folder.some([folder.shown(one) for one in classes], most=20)
+            known = scan.some([scan.shown(one) for one in classes], most=20)
             knows = f"it knows {known} (and all, none)" if classes else "it was trained on pictures without classes"
             raise UserError(f"label={name} is not known to this model; {knows}")
     return [number for name in names for number in numbers[name]]
@@ -247,4 +249,4 @@ def _paths(muse: str | None) -> list[Path]:
         log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
         return [min(style.iterdir()) for style in sorted(root.iterdir())]
     path = Path(muse).expanduser()
-    return [path / file.path for file in folder.scan(path, name="muse").files] if path.is_dir() else [path]
+    return [path / file.path for file in scan.scan(path, name="muse").files] if path.is_dir() else [path]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from artdiff.data import similar
+from artdiff.ingest import duplicates
 
 MAX_PIXELS = 178_956_970
 """The most pixels that are decoded of one picture: Pillow's own bound against decompression bombs. A JPEG is decoded
@@ -75,7 +75,7 @@ class Transform(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a picture: its upright size in pixels, whether it is grey, and its `similar.fingerprint`."""
+    """What is known of a picture: its upright size in pixels, whether it is grey, and its `duplicates.fingerprint`."""
 
     width: int
     height: int
@@ -93,9 +93,9 @@ def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
             opened, _ = _open(content, draft=SEEN)
         same = enough == SEEN and background == WHITE
         seen = picture if same else flat(opened, WHITE, enough=SEEN)
-        small = np.asarray(_resized(seen, (similar.SIDE, similar.SIDE)).convert("RGB"))
+        small = np.asarray(_resized(seen, (duplicates.SIDE, duplicates.SIDE)).convert("RGB"))
         square = np.asarray(fitted(picture, transform).convert("RGB"))
-        return square, Facts(width, height, _is_grey(small), similar.fingerprint(small))
+        return square, Facts(width, height, _is_grey(small), duplicates.fingerprint(small))
 
 
 def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = None) -> Image.Image:

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from artdiff.data.decode import Transform, Unreadable, decode
-from artdiff.data.folder import shown
+from artdiff.ingest.decode import Transform, Unreadable, decode
+from artdiff.ingest.scan import shown
 
 HELD = 2**26
 """Bytes of the map that are read before its pages are given back to the system, which keeps them as it sees fit: the

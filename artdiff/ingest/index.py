@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from artdiff import UserError
-from artdiff.data import cache, maps, similar
-from artdiff.data.decode import Facts, Transform
-from artdiff.data.folder import EXPECTED, File, SetAside, elsewhere, scan, shown, some, tree, write_rows
-from artdiff.data.layout import Split, lay_out
-from artdiff.data.workers import Limits
+from artdiff.ingest import decoded, duplicates, hashing
+from artdiff.ingest.decode import Facts, Transform
+from artdiff.ingest.layout import Split, lay_out
+from artdiff.ingest.pool import Limits
+from artdiff.ingest.scan import EXPECTED, File, SetAside, elsewhere, scan, shown, some, tree, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def take_stock(
     """
     files, hidden = scan(root)
     layout = lay_out(root, files)
-    hashes, unread = cache.hashes(root, layout.files, cache_dir)
+    hashes, unread = hashing.hashes(root, layout.files, cache_dir)
     set_aside = [*hidden, *layout.set_aside, *unread.items()]
     excluded = _excluded(exclude, root, layout.files, hashes) if exclude is not None else {}
     set_aside += excluded.items()
@@ -141,9 +141,9 @@ def take_stock(
         if file.path in hashes and file.path not in excluded
     ]
     contents = {digest: file for file, _, digest in reversed(hashed)}
-    outcomes, alike, pixels = maps.Decoded({}, [], None)
+    outcomes, alike, pixels = decoded.Decoded({}, [], None)
     if contents:
-        outcomes, alike, pixels = maps.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
+        outcomes, alike, pixels = decoded.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
     rows = {digest: row for row, digest in enumerate(outcomes)}
     found: dict[str, list[Picture]] = {}
     for file, place, digest in hashed:
@@ -186,7 +186,7 @@ def _split(pictures: list[Picture], alike: list[tuple[int, int]], val_fraction: 
     pictures = list(pictures)
     place_of = {picture.row: place for place, picture in enumerate(pictures)}
     pairs = [(place_of[one], place_of[other]) for one, other in alike if one in place_of and other in place_of]
-    groups = similar.groups(pairs)
+    groups = duplicates.groups(pairs)
     if val_fraction is not None:
         single = set(range(len(pictures))).difference(*groups)
         bests = [pictures[place] for place in single] + [_best(pictures, group) for group in groups]

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from artdiff.data import cache
+from artdiff import cache
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from artdiff import UserError
-from artdiff.data.folder import File, SetAside, shown, tree
+from artdiff.ingest.scan import File, SetAside, shown, tree
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from artdiff.data.catalogue import Catalogue, Picture
-from artdiff.data.folder import shown
+from artdiff.ingest.index import Catalogue, Picture
+from artdiff.ingest.scan import shown
 
 NO_CLASS = "(no class)"
 MOST = 20

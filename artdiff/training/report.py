@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from artdiff import runs
-from artdiff.door import command, given
+from artdiff.cli import command, given
 
 log = logging.getLogger(__name__)
 

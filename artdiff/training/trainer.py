@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 
 from artdiff import compiled, hardware
-from artdiff.callbacks import PlainProgress, ProgressBar
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks.task import Task
+from artdiff.training.callbacks import PlainProgress, ProgressBar
 
 STEPS_A_SECOND = 5
 """About what a GPU takes at least, where a run is limited by time."""

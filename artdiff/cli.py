@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import UserError, runs
-from artdiff.config import TEXTS
+from artdiff.settings import TEXTS
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from artdiff import UserError
-from artdiff.data import decode
-from artdiff.data.decode import Facts, Transform, Unreadable
+from artdiff.ingest import decode
+from artdiff.ingest.decode import Facts, Transform, Unreadable
 
 AHEAD = 4
 """Files that a process is given at once, so that it does not wait for the next."""

@@ -23,11 +23,11 @@ import numpy as np
 import PIL
 from filelock import FileLock, Timeout
 
-from artdiff import UserError
-from artdiff.data import cache, similar, workers
-from artdiff.data.decode import Facts, Transform
-from artdiff.data.folder import File
-from artdiff.data.workers import Job, Limits, Outcome, Rows
+from artdiff import UserError, cache
+from artdiff.ingest import duplicates, pool
+from artdiff.ingest.decode import Facts, Transform
+from artdiff.ingest.pool import Job, Limits, Outcome, Rows
+from artdiff.ingest.scan import File
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +116,10 @@ def _build(
         ]
         what = "decoding %s of %s files, to %s" if keep_pixels else "checking %s of %s files, noted in %s"
         log.info(what, f"{len(jobs):,}", f"{len(digests):,}", listing.parent)
-        for job, outcome in cache.progress(workers.run(jobs, transform, limits, rows=rows), len(jobs), "decoding"):
+        for job, outcome in cache.progress(pool.run(jobs, transform, limits, rows=rows), len(jobs), "decoding"):
             journal.add(job.row, digests[job.row], outcome)
     outcomes = [journal.outcomes[row] for row in range(len(digests))]
-    alike = similar.near_pairs([outcome.facts.fingerprint if outcome.facts else "" for outcome in outcomes])
+    alike = duplicates.near_pairs([outcome.facts.fingerprint if outcome.facts else "" for outcome in outcomes])
     entries = [[digest, *_entry(outcome)] for digest, outcome in zip(digests, outcomes, strict=True)]
     said = {"root": str(root.absolute()), "transform": transform, "outcomes": entries, "alike": alike}
     if rows is not None:
@@ -189,7 +189,7 @@ def _rows(partial: Path) -> Rows:
 
 def _is_final(outcome: Outcome) -> bool:
     """Whether a file was set aside for what is in it, whatever the limits."""
-    return outcome.lasting and outcome.reason is not None and not outcome.reason.startswith(workers.COSTLY)
+    return outcome.lasting and outcome.reason is not None and not outcome.reason.startswith(pool.COSTLY)
 
 
 def _allocate(path: Path, needed: int) -> None:

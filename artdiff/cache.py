@@ -5,7 +5,6 @@
 - `features/NAME.features`: what a network makes of the pictures of a map.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -13,8 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,13 +22,8 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from artdiff import UserError
-from artdiff.data.folder import File
-from artdiff.data.workers import cores
 
 log = logging.getLogger(__name__)
-
-SETTLED = 2.0
-"""Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
 
 OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
 KINDS = ("json", "npy", "partial", "journal", "unfinished", "building", "features")
@@ -38,9 +31,6 @@ KINDS = ("json", "npy", "partial", "journal", "unfinished", "building", "feature
 
 SECONDS_A_LINE = 20.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
-
-MAX_BYTES = 2**30
-"""Of a file that is looked into: no picture that can be decoded here is larger."""
 
 
 def default_folder() -> Path:
@@ -61,45 +51,6 @@ def make(folder: Path) -> None:
         raise UserError(
             f"the cache folder {folder} cannot be made ({error.strerror}); set data.cache_dir or ARTDIFF_CACHE"
         ) from None
-
-
-def hashes(root: Path, files: list[File], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """→ (path → SHA-256 of the file, 64 hexadecimal digits; path → the reason why a file cannot be read).
-
-    A file is read only if its size or times are not those that it was last read with; reasons are never remembered.
-    """
-    ledger = folder / "files" / f"{key(str(root.resolve()))}.json"
-    known: dict[str, list[Any]] = read_json(ledger) or {}
-    stamps = {file.path: [file.bytes, file.mtime, file.ctime] for file in files}
-    found = {path: known[path][3] for path, stamp in stamps.items() if known.get(path, ())[:3] == stamp}
-    unread = [file for file in files if file.path not in found]
-    lasting = {path: [*stamps[path], digest] for path, digest in found.items()}
-    reasons: dict[str, str] = {}
-
-    def read(file: File) -> None:
-        now = time.time_ns()
-        try:
-            if file.bytes > MAX_BYTES:
-                reasons[file.path] = f"too large: a file of {file.bytes / 2**30:.1f} GiB"
-                return
-            with (root / file.path).open("rb") as stream:
-                found[file.path] = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            denied = error.errno in (errno.EACCES, errno.EPERM)
-            reasons[file.path] = "permission denied" if denied else f"cannot be read: {error.strerror}"
-            return
-        if not any(abs(moment - now) < SETTLED * 1e9 for moment in (file.mtime, file.ctime)):
-            lasting[file.path] = [*stamps[file.path], found[file.path]]
-
-    if not unread and len(found) == len(known):
-        mark_used(ledger)
-    else:
-        try:
-            _in_parallel(read, unread, "reading")
-        finally:
-            make(ledger.parent)
-            write_json(ledger, lasting)
-    return found, reasons
 
 
 class Kept(NamedTuple):
@@ -149,16 +100,6 @@ def remove(one: Kept) -> bool:
 
 
 Item = TypeVar("Item")
-
-
-def _in_parallel(work: Callable[[Item], None], items: list[Item], name: str) -> None:
-    with ThreadPoolExecutor(cores()) as pool:
-        try:
-            for _ in progress(pool.map(work, items), len(items), name):
-                pass
-        except BaseException:  # Ctrl-C: do not first do the rest
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def progress(items: Iterable[Item], total: int, name: str) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import ImageColor
 
 from artdiff import UserError
-from artdiff.data.folder import check
+from artdiff.ingest.scan import check
 
 MULTIPLE = 8
 """What a picture's sides must divide by: the networks halve them three times."""
