@@ -74,13 +74,13 @@ def decodes(monkeypatch):
 def reads(monkeypatch):
     """The files whose bytes are read to hash them."""
     paths = []
-    digest = hashes.hashlib.file_digest
+    digest = hashing.hashlib.file_digest
 
     def counted(stream, name):
         paths.append(Path(stream.name).name)
         return digest(stream, name)
 
-    monkeypatch.setattr(hashes.hashlib, "file_digest", counted)
+    monkeypatch.setattr(hashing.hashlib, "file_digest", counted)
     return paths
 
 
