@@ -70,6 +70,10 @@ PAINTED = {
 """What is painted: the checkpoint's name begins that of the recording."""
 
 
+TERMS = ("train/loss", "train/mse", "train/weighted_mse", "train/perceptual")
+"""What is recorded of a run. How fast it was is not."""
+
+
 def machine() -> dict[str, Any]:
     """What decides how floating-point numbers are rounded."""
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
@@ -119,11 +123,14 @@ def train(name: str, words: tuple[str, ...], folder: Path, ckpt: Path | None = N
     run, root = folder / name, sample_art(folder, flat="unlabelled" in name)
     carried = () if ckpt is None else (f"ckpt={ckpt}",)
     command("artdiff.train", f"data.root={root}", f"hydra.run.dir={run}", *SHORT, *words, *carried, cwd=folder)
+    return {"logged": logged(run), "weights": weights_of(run / "checkpoints/last.ckpt")}
+
+
+def logged(run: Path) -> dict[str, list[float]]:
+    """The terms that a run logged in training, one number a step."""
     with (run / "csv/metrics.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["train/loss"]]
-    terms = [term for term in rows[0] if term.startswith("train/") and rows[0][term]]
-    logged = {term: [float(row[term]) for row in rows] for term in terms}
-    return {"logged": logged, "weights": weights_of(run / "checkpoints/last.ckpt")}
+        lines = [line for line in csv.DictReader(stream) if line["train/loss"]]
+    return {term: [float(line[term]) for line in lines] for term in TERMS if lines[0].get(term)}
 
 
 def unpacked(name: str, folder: Path) -> Path:
@@ -133,13 +140,21 @@ def unpacked(name: str, folder: Path) -> Path:
     return path
 
 
-def paint(name: str, words: tuple[str, ...], folder: Path) -> list[Path]:
-    """Paint as `words` say → the pictures without their sheet."""
-    kind = name if (CHECKPOINTS / f"{name}.pth.xz").exists() else next(one for one in KINDS if name.startswith(one))
-    muse = sample_art(folder) / "landscape/landscape_000.jpg"
-    words = tuple(word.replace("MUSE", str(muse)) for word in words)
-    out = folder / f"{name}_painted"
-    command("artdiff.generate", f"ckpt={unpacked(kind, folder)}", f"out={out}", "device=cpu", *words, cwd=folder)
+def checkpoint_of(name: str) -> str:
+    """The checkpoint that a recorded picture was painted with."""
+    return name if name == "article" else next(kind for kind in KINDS if name.startswith(kind))
+
+
+def painting(name: str, art: Path) -> tuple[str, ...]:
+    """What is asked of the painter, its muse being one of `art`."""
+    return tuple(word.replace("MUSE", str(art / "landscape/landscape_000.jpg")) for word in PAINTED[name])
+
+
+def paint(name: str, folder: Path) -> list[Path]:
+    """Paint → the pictures without their sheet."""
+    ckpt, out = unpacked(checkpoint_of(name), folder), folder / f"{name}_painted"
+    words = (f"ckpt={ckpt}", f"out={out}", "device=cpu", *painting(name, sample_art(folder)))
+    command("artdiff.generate", *words, cwd=folder)
     return sorted(path for path in out.glob("*.png") if path.stem != "sheet")
 
 
@@ -184,8 +199,8 @@ def write_golden(folder: Path) -> None:
         name: train(name, words, folder, ckpt=unpacked(name, folder)) for name, words in CARRIED_ON.items()
     }
     PICTURES.mkdir(exist_ok=True)
-    for name, words in PAINTED.items():
-        for path in paint(name, words, folder):
+    for name in PAINTED:
+        for path in paint(name, folder):
             with Image.open(path) as picture:
                 picture.convert("RGB").save(PICTURES / f"{name}.{path.stem}.png")
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
