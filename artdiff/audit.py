@@ -8,10 +8,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from artdiff import UserError, runs
-from artdiff.cli import command, door, given
+from artdiff.cli import command, given, plain, typed
+from artdiff.ingest import scan
 from artdiff.ingest.index import Picture
 from artdiff.ingest.pool import Limits, read
-from artdiff.settings import check_audit, plain
+from artdiff.settings import AuditSettings, user_path
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,10 @@ MANIFEST, CARD = "manifest.tsv", "data_card.md"
 def audit(cfg: DictConfig) -> list[Path]:
     """Look at every file below `data.root` → the files written to `out`, none of which was there before."""
     config = plain(cfg)
-    check_audit(config)
-    out = Path(config["out"]).expanduser()
+    settings = AuditSettings.of(config)
+    if settings.data.root is not None and settings.data.source is None:
+        scan.check(user_path(settings.data.root))
+    out = Path(settings.out).expanduser()
     own = (runs.SET_ASIDE, MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
     there = next((name for name in own if (out / name).exists()), None)
     if there is not None:
@@ -43,7 +46,7 @@ def audit(cfg: DictConfig) -> list[Path]:
     written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
     for number, label in enumerate([*catalogue.classes, None]):
         pictures = [picture for picture in catalogue.used if picture.label == label]
-        sheet = _contact_sheet(root, pictures, config["contact_sheet"], data.limits)
+        sheet = _contact_sheet(root, pictures, settings.contact_sheet, data.limits)
         if sheet is not None:
             written.append(out / _sheet_name(number, label))
             sheet.save(written[-1])
@@ -52,7 +55,7 @@ def audit(cfg: DictConfig) -> list[Path]:
     log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", catalogue.digest(), runs.METADATA)
     if {"train", "validation"} <= {picture.split for picture in catalogue.used}:
         log.info("next:")
-        log.info("  %s", command("artdiff.train", *(word for word in given() if word.startswith("data."))))
+        log.info("  %s", typed("artdiff.train", *(word for word in given() if word.startswith("data."))))
     return written
 
 
@@ -73,7 +76,7 @@ def _contact_sheet(root: Path, pictures: list[Picture], count: int, limits: Limi
     return images.sheet(small) if small else None
 
 
-main = door(audit, config="audit")
+main = command(audit, config="audit")
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""What every door shares: it reads `conf/`, and a mistake of the user's ends in one line and exit code 1."""
+"""What the commands share: they compose `conf/`, and a user's mistake ends in one line and exit code 1."""
 
 import logging
 import re
@@ -6,51 +6,56 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from hydra.errors import ConfigCompositionException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, runs
-from artdiff.settings import TEXTS
+from artdiff.settings import CONF, RENAMED, TEXTS
 
 log = logging.getLogger(__name__)
 
 QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
 MULTIRUN = {"-m", "--multirun"}
+COMMANDS = ("train", "generate", "audit", "prune")
 
 NOISE = (
     "LeafSpec",
     "does not have many workers",
     "The dirpath has changed",
     "smaller than the logging interval",
-    "in eval mode at the start of training",  # the average of the weights is, on purpose
+    "in eval mode at the start of training",  # the averaged weights are, on purpose
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes by itself
 )
-"""Parts of Lightning's warnings that ask nothing of the user."""
-
-_beside, _inside = Path(__file__).parents[1] / "conf", Path(__file__).parent / "conf"
-CONF = str(_inside if _inside.is_dir() else _beside)
-"""The configuration's folder: beside the package in a checkout, inside it when installed from a wheel."""
+"""Parts of warnings by Lightning that need nothing from the user."""
 
 
-def command(module: str, *words: object) -> str:
-    """The command that opens `module`'s door, as it works when typed in the shell that started this program."""
+def typed(module: str, *words: object) -> str:
+    """The command line that runs `module`, as it works in the shell that started this program."""
     same = shutil.which("python") == sys.executable
     python = "python" if same else str(runs.shortest(Path(sys.executable)))
     return shlex.join([python, "-m", module, *(str(word) for word in words)])
 
 
-def literally(word: str) -> str:
-    """An override as typed → the same with its value quoted for Hydra, where it names a file, a folder or the like.
+def given() -> list[str]:
+    """The overrides that this job was started with; none if the configuration was composed in Python."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
-    So `data.root=Photos (1)` means what it says. What is quoted, refers (`${…}`), is swept over (`a,b`) or is a list of
-    labels stays.
+
+def literal(word: str) -> str:
+    """Quote the value of an override for Hydra if the setting names a file, a folder, a colour or a class.
+
+    So `data.root=Photos (1)` means what it says. Values that are quoted already, refer to another (`${…}`), are swept
+    over (`a,b` in a multirun) or are a list of labels stay as they are.
     """
     key, equals, value = word.partition("=")
     simple = re.fullmatch(r"[\w./:-]*", value, re.ASCII)
@@ -58,30 +63,60 @@ def literally(word: str) -> str:
     labels = key == "label" and value.startswith("[")
     if not equals or key not in TEXTS or simple or labels or QUOTED.fullmatch(value) or "${" in value or swept:
         return word
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"{key}='{quoted}'"
+    return f"{key}={quoted(value)}"
 
 
-def given() -> list[str]:
-    """The overrides that this job was started with; none where the configuration was composed in a program."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+def quoted(text: str) -> str:
+    """`text` in quotes that Hydra reads back as the same text."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
-def _mistake(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind `error`: Hydra wraps what is raised by the objects that it builds."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
+def current_name(word: str) -> str:
+    """An override of a setting that has been renamed, under its new name; warns in one line."""
+    sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key not in RENAMED:
+        return word
+    _warn_renamed(key)
+    return f"{sign}{RENAMED[key]}{rest}"
 
 
-def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """`cfg` in plain Python values with every reference resolved: no DictConfig goes further than this.
+
+    Raises `UserError` for a value that must be given.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
+    for key in TEXTS:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not OmegaConf.is_list(value):
+            OmegaConf.update(cfg, key, str(value))
+    _rename(cfg)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """`conf/CONFIG.yaml` with overrides as they are typed, in plain values. Raises `UserError`."""
+    if GlobalHydra.instance().is_initialized():  # inside a command, or a notebook that uses Hydra itself
+        GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        try:
+            return plain(compose(config, overrides=[literal(current_name(word)) for word in words]))
+        except ConfigCompositionException as error:
+            raise UserError(" ".join(str(error).split())) from None
+
+
+def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
     """Make `job` a program that composes `conf/CONFIG.yaml` with the command line.
 
-    In a multirun, a job that ends in a `UserError` leaves the others to go on; the exit code tells at the end.
+    In a multirun, a job that ends in a `UserError` does not stop the others; the exit code tells at the end.
     """
     failures: list[UserError] = []
 
-    @hydra.main(version_base="1.3", config_path=CONF, config_name=config)
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)
     @wraps(job)
     def guarded(cfg: DictConfig) -> Any:
         for part in NOISE:
@@ -89,7 +124,7 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
         try:
             return job(cfg)
         except (UserError, InstantiationException) as error:
-            mistake = _mistake(error)
+            mistake = user_error(error)
             if mistake is None:
                 raise
             log.error(mistake)
@@ -100,9 +135,42 @@ def door(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]
             sys.exit(1)
 
     def main() -> None:
-        sys.argv[1:] = [literally(word) for word in sys.argv[1:]]
+        sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
         guarded()
         if failures:
             sys.exit(1)
 
     return main
+
+
+def main() -> None:
+    """The console script: `artdiff train …` is `python -m artdiff.train …`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        print(f"usage: artdiff {{{','.join(COMMANDS)}}} [SETTING=VALUE …]; artdiff NAME --help lists the settings")
+        sys.exit(0 if name in ("-h", "--help") else 1)
+    del sys.argv[1]
+    import_module(f"artdiff.{name}").main()
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind `error`: Hydra wraps what is raised by the objects that it builds."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _rename(cfg: DictConfig) -> None:
+    """Take over values that an experiment sets under an old name."""
+    for old, new in RENAMED.items():
+        value = OmegaConf.select(cfg, old)
+        if value is not None:
+            _warn_renamed(old)
+            OmegaConf.update(cfg, new, value, force_add=True)
+            group, _, name = old.rpartition(".")
+            OmegaConf.set_struct(cfg, False)
+            del OmegaConf.select(cfg, group)[name]
+
+
+def _warn_renamed(old: str) -> None:
+    log.warning("%s is now called %s; the old name still works", old, RENAMED[old])

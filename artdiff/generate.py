@@ -1,14 +1,15 @@
 """Paint with a trained model: `python -m artdiff.generate ckpt=RUN_OR_FILE n=16 label=NAME out=DIR`."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from artdiff import UserError, __version__, runs
-from artdiff.cli import door
-from artdiff.settings import check_generation, plain
+from artdiff.cli import command, plain
+from artdiff.settings import GenerateSettings
 
 if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
     from PIL import Image
@@ -19,10 +20,9 @@ if TYPE_CHECKING:  # what is heavy is imported once the configuration has been a
 log = logging.getLogger(__name__)
 
 
-def generate(cfg: DictConfig) -> list[Path]:
-    """Paint what `cfg` describes → the files written: a PNG for each picture, then the sheet."""
-    config = plain(cfg)
-    check_generation(config)
+def generate(settings: GenerateSettings) -> list[Path]:
+    """Paint what `settings` say; returns the files written: a PNG for each picture, then the sheet."""
+    config = asdict(settings)
     ckpt = runs.find_checkpoint(config["ckpt"], newest_in=Path(config["runs_dir"]), prefer=runs.BEST)
     out = Path(config["out"]).expanduser()
 
@@ -33,14 +33,18 @@ def generate(cfg: DictConfig) -> list[Path]:
     task, transform = checkpoints.restore(ckpt, ranges=config["ranges"])
     task.to(device)
     log.info("painting with %s, on %s", ckpt, hardware.describe(device))
-    settings: dict[str, object] = {"artdiff": __version__, "checkpoint": ckpt.name}
+    known: dict[str, object] = {"artdiff": __version__, "checkpoint": ckpt.name}
     if isinstance(task, Generation):
-        written = _create(task, transform, config, out, settings)
+        written = _create(task, transform, config, out, known)
     else:
-        written = _reconstruct(task, transform, config, out, settings)
+        written = _reconstruct(task, transform, config, out, known)
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
     log.info("all on one sheet: %s", written[-1])
     return written
+
+
+def _job(cfg: DictConfig) -> None:
+    generate(GenerateSettings.of(plain(cfg)))
 
 
 def _reconstruct(
@@ -93,7 +97,7 @@ def _create(
     return written
 
 
-main = door(generate, config="generate")
+main = command(_job, config="generate")
 
 if __name__ == "__main__":
     main()

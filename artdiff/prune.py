@@ -6,32 +6,31 @@ import time
 from omegaconf import DictConfig
 
 from artdiff import UserError, cache
-from artdiff.cli import door
-from artdiff.settings import check_pruning, plain
+from artdiff.cli import command, plain
+from artdiff.settings import PruneSettings
 
 log = logging.getLogger(__name__)
 
 
 def prune(cfg: DictConfig) -> int:
     """Remove what was not used for `unused_days` and what only artdiff keeps, in the cache's folder → bytes freed."""
-    config = plain(cfg)
-    check_pruning(config)
-    folder = cache.chosen_folder(config["cache_dir"])
+    settings = PruneSettings.of(plain(cfg))
+    folder = cache.chosen_folder(settings.cache_dir)
     if not folder.is_dir():
         raise UserError(f"there is no cache in {folder}; set cache_dir or ARTDIFF_CACHE to where it is")
     freed = 0
     for one in cache.kept(folder):
         days = (time.time() - one.used) / 86400
         fate = "kept"
-        if days >= config["unused_days"]:
-            fate = "would be removed" if config["dry_run"] else "removed" if cache.remove(one) else "kept, in use"
+        if days >= settings.unused_days:
+            fate = "would be removed" if settings.dry_run else "removed" if cache.remove(one) else "kept, in use"
             freed += 0 if fate == "kept, in use" else one.bytes
         log.info("%s: %s, %.2f GB, last used %.0f days ago", fate, one.what, one.bytes / 1e9, days)
-    log.info("%.2f GB %s in %s", freed / 1e9, "would be freed" if config["dry_run"] else "freed", folder)
+    log.info("%.2f GB %s in %s", freed / 1e9, "would be freed" if settings.dry_run else "freed", folder)
     return freed
 
 
-main = door(prune, config="prune")
+main = command(prune, config="prune")
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,8 @@
-"""What a run's folder holds and where: checkpoints, samples, what was set aside, and the run's own description."""
+"""What a run's folder holds and where: checkpoints, samples, lists of files, and the run's own description."""
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,44 @@ LAST = f"{CHECKPOINTS}/last.ckpt"
 BEST = f"{CHECKPOINTS}/best.ckpt"
 
 
-def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str) -> Path:
-    """`last` (of the `runs` below `newest_in`, a pattern, the last saved), a run's folder, or a file → the file.
+@dataclass(frozen=True)
+class Run:
+    """A training run, by its folder."""
 
-    In a run's folder, `prefer` (`LAST` or `BEST`) is taken where it exists. Raises `UserError`.
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to carry on from."""
+        return self.folder / LAST
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best `val/loss`."""
+        return self.folder / BEST
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the run says of itself: device, precision, data, steps, scores; empty before it has begun."""
+        path = self.folder / METADATA
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @property
+    def best_loss(self) -> float:
+        """The best `val/loss` so far, infinite if the run was not validated."""
+        return self.metadata.get("scores", {}).get("best val/loss", math.inf)
+
+    def note(self, **facts: Any) -> None:
+        """Add `facts` to the metadata, replacing those of the same name."""
+        text = json.dumps(self.metadata | facts, indent=2)
+        (self.folder / METADATA).write_text(text + "\n", encoding="utf-8")
+
+
+def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str) -> Path:
+    """The checkpoint that `ckpt` means: `last`, a run's folder, or a file.
+
+    `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`. In a run's folder,
+    `prefer` (`LAST` or `BEST`) is taken if it exists. Raises `UserError`.
     """
     if ckpt == "last":
         saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime)
@@ -34,9 +70,10 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
 
 
 def to_carry_on(ckpt: str | None, run: Path) -> Path | None:
-    """The checkpoint that a training in `run` starts from: for `last` its own, else the newest of the runs beside it.
+    """The checkpoint that a training in the folder `run` starts from; None for a new run.
 
-    Raises `UserError` also where `run` holds a training already and is not to be carried on.
+    `last` is the run's own last checkpoint, else that of the newest run beside it. Raises `UserError`, also if `run`
+    holds a run already and `ckpt` does not ask to carry it on.
     """
     own = (run / LAST).exists()
     if ckpt is None:
@@ -47,13 +84,13 @@ def to_carry_on(ckpt: str | None, run: Path) -> Path | None:
 
 
 def shortest(path: Path) -> Path:
-    """`path` as a person would type it here: relative where it lies below the current folder."""
+    """`path` as one would type it here: relative to the current folder if it lies in it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def make(folder: Path, *, name: str) -> None:
-    """Make the folder that the setting `name` asks for. Raises `UserError` where that cannot be done."""
+    """Make the folder that the setting `name` asks for. Raises `UserError` if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,19 +98,12 @@ def make(folder: Path, *, name: str) -> None:
 
 
 def free(path: Path) -> Path:
-    """`path`, or the same with the first number behind its name that is not taken: nothing is overwritten."""
+    """`path` if nothing lies there, else `path` with the first free number behind its name."""
     number, found = 1, path
     while found.exists():
         number += 1
         found = path.with_stem(f"{path.stem}_{number}")
     return found
-
-
-def write_metadata(run: Path, **facts: Any) -> None:
-    """Add `facts` to the run's description, replacing those of the same name."""
-    path = run / METADATA
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps(known | facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _in_run(run: Path, prefer: str) -> Path:

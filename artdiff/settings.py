@@ -1,254 +1,547 @@
-"""Accepts a configuration or says in one line what is wrong with it, before anything heavy is imported."""
+"""What every command accepts: frozen dataclasses that check their values when they are made. Free of torch.
 
+The command line, the Python API, the tests and the benchmarks all build these. A field's range stands beside its type,
+and a choice is listed once. Defaults live in `conf/` and nowhere else: `defaults("generate")` reads them for Python.
+
+These are not Hydra's structured configs, which were considered. Those report a mistake over several lines before our
+code runs, cannot say `"auto" | bool`, do not run `__post_init__` on frozen classes while composing, and reject the keys
+of a network or loss that a user wrote. So Hydra composes plain YAML, and the result is checked here as a whole.
+"""
+
+import dataclasses
 import math
 import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
 from PIL import ImageColor
 
 from artdiff import UserError
-from artdiff.ingest.scan import check
 
 MULTIPLE = 8
-"""What a picture's sides must divide by: the networks halve them three times."""
+"""Image sides must be a multiple of this: the networks halve them three times."""
 
-ACCELERATORS = ("auto", "cpu", "gpu")
-COMPILE = ("auto", "none", "default", "reduce-overhead", "max-autotune")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-FITS = ("squash", "crop", "pad")
-WEIGHTS = ("auto", "imagenet", "random")
-SOLVERS = ("heun", "euler")
+_PACKAGE = Path(__file__).parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""The configuration folder: inside the package when installed from a wheel, beside it in a checkout."""
 
-NETWORKS = {
-    "artdiff.tasks.Reconstruction": ("artdiff.networks.ConvDiffusionModel",),
-    "artdiff.tasks.Generation": ("artdiff.networks.UNet", "artdiff.networks.ViT"),
-}
-"""What each task can train."""
+Fit = Literal["squash", "crop", "pad"]
+"""How a picture becomes square: squashed, cropped to its middle, or padded with the background colour."""
+
+Ranges = Literal["published", "mended"]
+"""What the article's sigmoid output means: compared as it is (`published`), or ImageNet-normalised first (`mended`)."""
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+"""Where to compute: `auto` takes the GPU if there is one."""
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+"""`auto` is bf16-mixed where the hardware computes in bf16, else 32-true."""
+
+CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
+"""torch.compile: `auto` compiles long runs on a GPU; the last three are torch.compile's own modes."""
+
+Size = Literal["train", "own"]
+"""At which size a muse is reconstructed: the size of training, or its own."""
+
+VGG_WEIGHTS = ("auto", "imagenet", "random")
+"""VGG16 weights by name; anything else is a file. `auto` is `imagenet`, or `random` with a warning if offline."""
+
+RECONSTRUCTORS = ("artdiff.networks.ConvDiffusionModel",)
+"""The networks of ours that map a picture to a picture; all others denoise."""
+
+NETWORK_RENAMED = {"features": "cond_dim", "attention": "attention_resolutions", "blocks": "num_res_blocks"}
+RENAMED = {f"network.{old}": f"network.{new}" for old, new in NETWORK_RENAMED.items()}
+RENAMED |= {"network.data_std": "task.data_std"}
+"""Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 
 TEXTS = (
     *("label", "ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
     *("data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
-"""What names a file, a folder, a colour or a class: it is text, whatever it looks like."""
+"""Settings that name a file, a folder, a colour or a class: always text, even if they look like numbers."""
+
+Component = dict[str, Any]
+"""An object that Hydra builds: a mapping with `_target_` and its arguments."""
+
+Rule = Callable[[str, Any], None]
+"""Checks the value of the setting of a name. Raises `UserError`."""
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """`cfg` with every reference resolved, in plain Python values: no DictConfig goes past the door."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
-    for key in TEXTS:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not OmegaConf.is_list(value):
-            OmegaConf.update(cfg, key, str(value))
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+def whole(least: int, most: int | None = None) -> Rule:
+    def check(name: str, value: Any) -> None:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or value < least or (most is not None and value > most):
+            limits = f"at least {least}" if most is None else f"{least} to {most}"
+            raise UserError(f"{name} must be a whole number of {limits}, got {value}")
+
+    return check
 
 
-def check_training(config: dict[str, Any]) -> None:
-    """Raise `UserError` for what a training run could only stumble over later."""
-    trainer, loss = config["trainer"], config["loss"]
-    check_data(config["data"])
-    if config["data"]["root"] is not None:
-        _outside("run_dir", config["run_dir"], config["data"]["root"], remedy="set runs_dir=DIR elsewhere")
-    _whole("seed", config["seed"], least=0, most=2**32 - 1)
-    _one_of("compile", config["compile"], COMPILE)
-    _whole("trainer.max_epochs", trainer["max_epochs"], least=-1)
-    _whole("trainer.max_steps", trainer["max_steps"], least=-1)
-    _number("optimizer.lr", config["optimizer"]["lr"])
-    _number("loss.mse_weight", loss["mse_weight"])
-    _number("loss.perceptual_weight", loss["perceptual_weight"])
-    _one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
-    _one_of("trainer.precision", trainer["precision"], PRECISIONS)
-    _one_of("trainer.devices", trainer["devices"], (1,))  # order and resume are not made for more
-    if trainer["precision"] == "16-mixed" and "fused" in config["optimizer"] and config["optimizer"]["fused"] is True:
-        raise UserError(
-            "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
-        )
-    task, network = config["task"]["_target_"], config["network"]["_target_"]
-    if network not in NETWORKS[task]:
-        fit = "task=generation" if task == "artdiff.tasks.Reconstruction" else "network=unet or network=vit"
-        raise UserError(f"{task} cannot train {network}: set {fit}")
-    if task == "artdiff.tasks.Generation":
-        check_painter(config["task"], config["network"])
-    if trainer["gradient_clip_val"] is not None:
-        _above_zero("trainer.gradient_clip_val", trainer["gradient_clip_val"])
-    if "gradient_clip_algorithm" in trainer:
-        _one_of("trainer.gradient_clip_algorithm", trainer["gradient_clip_algorithm"], (None, "norm"))
-    perceptual = loss["perceptual"]
-    if perceptual is not None:
-        if "_target_" not in perceptual:
-            raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
-        _not_below_zero("loss.perceptual.keep", perceptual["keep"])
-        if perceptual["weights"] not in WEIGHTS and not _path(perceptual["weights"]).is_file():
-            weights = perceptual["weights"]
-            raise UserError(f"loss.perceptual.weights={weights} is no file; expected {', '.join(WEIGHTS)} or a file")
-
-
-def check_painter(task: dict[str, Any], network: dict[str, Any]) -> None:
-    """Raise `UserError` for what learning to paint could only stumble over later."""
-    for name in ("patch", "patches", "blocks", "width", "depth", "bottleneck", "features"):
-        if name in network:
-            _whole(f"network.{name}", network[name], least=1)
-    for name, fewest in (("channels", 1), ("attention", 0)):
-        if name in network and (not isinstance(network[name], list) or len(network[name]) < fewest):
-            raise UserError(f"network.{name} must be a list such as [32,64], got {network[name]}")
-        for number in network.get(name, []):
-            _whole(f"network.{name}", number, least=1)
-    _share("network.dropout", network["dropout"])
-    _above_zero("network.data_std", network["data_std"])
-    _whole("task.warmup", task["warmup"], least=0)
-    for name in ("time_mean", "time_std"):
-        _number(f"task.{name}", task[name])
-    for name in ("gate", "label_dropout"):
-        _share(f"task.{name}", task[name])
-    for name in ("ema_half_life", "ema_ramp"):
-        _above_zero(f"task.{name}", task[name])
-
-
-def check_data(data: dict[str, Any]) -> None:
-    """Raise `UserError` for what reading a folder of pictures could only stumble over later."""
-    size = _whole("data.image_size", data["image_size"], least=16)
-    if size % MULTIPLE:
-        below = size - size % MULTIPLE
-        remedy = f"set data.image_size={below} or {below + MULTIPLE}"
-        raise UserError(f"data.image_size must be a multiple of {MULTIPLE}, got {size}; {remedy}")
-    _one_of("data.fit", data["fit"], FITS)
-    try:
-        ImageColor.getrgb(data["background"])
-    except ValueError:
-        raise UserError(f"data.background must be a colour's name or #rrggbb, got {data['background']}") from None
-    _whole("data.batch_size", data["batch_size"], least=1)
-    _number("data.val_fraction", data["val_fraction"])
-    if not 0 < data["val_fraction"] < 1:
-        raise UserError(f"data.val_fraction must lie between 0 and 1, got {data['val_fraction']}")
-    _whole("data.min_side", data["min_side"], least=0)
-    _whole("data.random_crop", data["random_crop"], least=0, most=size)
-    _share("data.flip", data["flip"])
-    _one_of("data.cache", data["cache"], (True, False))
-    _one_of("data.resident", data["resident"], ("auto", True, False))
-    if data["resident"] is True and not data["cache"]:
-        raise UserError("data.resident=true needs data.cache=true")
-    if data["num_workers"] is not None:
-        _whole("data.num_workers", data["num_workers"], least=0 if data["cache"] else 1)
-    check_limits("data.limits", data["limits"])
-    if data["exclude"] is not None and not _path(data["exclude"]).is_file():
-        raise UserError(f"data.exclude={data['exclude']} is no file; expected a list of paths or SHA-256 hashes")
-    if data["root"] == "":
-        raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
-    if data["root"] is not None:
-        check(_path(data["root"]))
-        cache_dir = data["cache_dir"] or os.environ.get("ARTDIFF_CACHE")
-        if cache_dir is not None:
-            _outside("data.cache_dir", cache_dir, data["root"], remedy="set it, or ARTDIFF_CACHE, to one elsewhere")
-
-
-def check_audit(config: dict[str, Any]) -> None:
-    """Raise `UserError` for what an audit could only stumble over later."""
-    check_data(config["data"])
-    _whole("contact_sheet", config["contact_sheet"], least=1)
-    out = _path(config["out"])
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out={config['out']} is a file; expected a folder to write to")
-    if config["data"]["root"] is not None:
-        _outside("out", config["out"], config["data"]["root"])
-
-
-def check_pruning(config: dict[str, Any]) -> None:
-    """Raise `UserError` for what pruning could only stumble over later."""
-    _not_below_zero("unused_days", config["unused_days"])
-
-
-def _outside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
-    """What is written below the pictures would be taken for one of them the next time."""
-    if _path(folder).resolve().is_relative_to(_path(root).resolve()):
-        raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; {remedy}")
-
-
-def check_limits(name: str, limits: dict[str, Any]) -> None:
-    for unit in ("seconds", "gigabytes"):
-        _above_zero(f"{name}.{unit}", limits[unit])
-
-
-def check_generation(config: dict[str, Any]) -> None:
-    """Raise `UserError` for what painting could only stumble over later."""
-    _one_of("size", config["size"], ("train", "own"))
-    _one_of("ranges", config["ranges"], (None, "published", "mended"))
-    _one_of("device", config["device"], ACCELERATORS)
-    _one_of("compile", config["compile"], COMPILE)
-    _whole("sheet", config["sheet"], least=1)
-    _whole("max_pixels", config["max_pixels"], least=1)
-    check_limits("limits", config["limits"])
-    if config["n"] is not None:
-        _whole("n", config["n"], least=1)
-    _whole("seed", config["seed"], least=0, most=2**63 - 1)
-    _whole("steps", config["steps"], least=1)
-    _one_of("solver", config["solver"], SOLVERS)
-    _number("guidance", config["guidance"])
-    _share("strength", config["strength"])
-    _one_of("trajectory", config["trajectory"], (True, False))
-    if config["batch_size"] is not None:
-        _whole("batch_size", config["batch_size"], least=1)
-    interval, ends = config["guidance_interval"], config["interpolate"]
-    if not isinstance(interval, list) or len(interval) != 2:
-        raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
-    for moment in interval:
-        _share("guidance_interval", moment)
-    if interval[0] > interval[1]:
-        raise UserError(f"guidance_interval must begin before it ends, got {interval}")
-    if config["label"] == []:
-        raise UserError("label is empty; expected a class by name, several, all or none")
-    if ends is not None:
-        if not isinstance(ends, list) or len(ends) != 2:
-            raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
-        for seed in ends:
-            _whole("interpolate", seed, least=0, most=2**63 - 1)
-        if config["muse"] is not None:
-            raise UserError("interpolate starts from noise: leave muse out")
-    if config["muse"] is not None and not _path(config["muse"]).exists():
-        raise UserError(f"muse={config['muse']} does not exist; expected a picture or a folder of pictures")
-    if _path(config["out"]).exists() and not _path(config["out"]).is_dir():
-        raise UserError(f"out={config['out']} is a file; expected a folder to write to")
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _whole(name: str, value: object, *, least: int, most: int | None = None) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"{least} to {most}"
-        raise UserError(f"{name} must be a whole number of {limits}, got {value}")
-    return value
-
-
-def _number(name: str, value: object) -> None:
+def number(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {value}")
 
 
-def _share(name: str, value: Any) -> None:
-    _number(name, value)
+def share(name: str, value: Any) -> None:
+    number(name, value)
     if not 0 <= value <= 1:
         raise UserError(f"{name} must be a share from 0 to 1, got {value}")
 
 
-def _not_below_zero(name: str, value: Any) -> None:
-    _number(name, value)
+def fraction(name: str, value: Any) -> None:
+    number(name, value)
+    if not 0 < value < 1:
+        raise UserError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def not_negative(name: str, value: Any) -> None:
+    number(name, value)
     if value < 0:
         raise UserError(f"{name} must be 0 or more, got {value}")
 
 
-def _above_zero(name: str, value: Any) -> None:
-    _number(name, value)
+def positive(name: str, value: Any) -> None:
+    number(name, value)
     if value <= 0:
         raise UserError(f"{name} must be more than 0, got {value}")
 
 
-def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        expected = " or ".join("null" if choice is None else str(choice) for choice in choices)
-        raise UserError(f"{name} must be {expected}, got {value}")
+def one_of(*choices: object) -> Rule:
+    def check(name: str, value: Any) -> None:
+        if not any(value is choice or (value == choice and not isinstance(value, bool)) for choice in choices):
+            expected = " or ".join("null" if choice is None else str(choice) for choice in choices)
+            raise UserError(f"{name} must be {expected}, got {value}")
+
+    return check
+
+
+def numbers(rule: Rule, *, fewest: int) -> Rule:
+    """A list whose items all follow `rule`."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list | tuple) or len(value) < fewest:
+            raise UserError(f"{name} must be a list such as [32,64], got {value}")
+        for item in value:
+            rule(name, item)
+
+    return check
+
+
+def colour(name: str, value: Any) -> None:
+    try:
+        ImageColor.getrgb(value)
+    except (ValueError, AttributeError):
+        raise UserError(f"{name} must be a colour's name or #rrggbb, got {value}") from None
+
+
+def solver(name: str, value: Any) -> None:
+    """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
+    known = sorted(path.stem for path in (_PACKAGE / "diffusion/samplers").glob("[!_]*.py"))
+    if value not in known and not (isinstance(value, str) and "." in value):
+        raise UserError(f"{name} must be {' or '.join(known)}, got {value}")
+
+
+POSITIVE_WHOLE = whole(1)
+
+COMPONENT_RULES: dict[str, Rule] = {
+    "optimizer.lr": number,
+    "loss.mse_weight": number,
+    "loss.perceptual_weight": number,
+    "loss.perceptual.keep": not_negative,
+    "network.dropout": share,
+    "network.channels": numbers(POSITIVE_WHOLE, fewest=1),
+    "network.attention_resolutions": numbers(POSITIVE_WHOLE, fewest=0),
+    **{f"network.{name}": POSITIVE_WHOLE for name in ("patch", "patches", "num_res_blocks", "width", "depth")},
+    **{f"network.{name}": POSITIVE_WHOLE for name in ("bottleneck", "cond_dim")},
+    "trainer.accelerator": one_of(*get_args(Accelerator)),
+    "trainer.precision": one_of(*get_args(Precision)),
+    "trainer.devices": one_of(1),  # order and resume are made for one device
+    "trainer.max_epochs": whole(-1),
+    "trainer.max_steps": whole(-1),
+    "trainer.accumulate_grad_batches": POSITIVE_WHOLE,
+    "trainer.gradient_clip_algorithm": one_of(None, "norm"),
+}
+"""Checked wherever a component has an argument of that name, so that the mistake is reported before torch is loaded.
+The component checks the rest itself when it is built."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Checks each field against its annotation. Raises `UserError` with the field's full name."""
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            _check(self.prefix + name, getattr(self, name), hint)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Build from a plain mapping such as a composed configuration. Raises `UserError`, also for unknown names."""
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in config:
+            if name not in fields:
+                raise UserError(f"{cls.prefix}{name} is not a setting; expected one of {', '.join(fields)}")
+        missing = [name for name, field in fields.items() if name not in config and _is_required(field)]
+        if missing:
+            raise UserError(f"{cls.prefix}{missing[0]} must be given")
+        nested = {name: hint for name, hint in _hints(cls).items() if _is_settings(hint)}
+        given = {
+            name: cls._nested(nested[name], value) if name in nested and isinstance(value, Mapping) else value
+            for name, value in config.items()
+        }
+        return cls(**given)
+
+    @classmethod
+    def _nested(cls, kind: "type[Settings]", value: Mapping[str, Any]) -> "Settings":
+        try:
+            return kind.of(value)
+        except UserError as error:
+            inner = str(error)
+            raise UserError(f"{cls.prefix}{inner}" if inner.startswith(kind.prefix) else inner) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Settings):
+    """What decoding one file may take; memory is bounded on Linux only."""
+
+    prefix: ClassVar[str] = "limits."
+
+    seconds: Annotated[float, positive]
+    gigabytes: Annotated[float, positive]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """`conf/data/folder.yaml`: which pictures, at which size, and how they are served."""
+
+    prefix: ClassVar[str] = "data."
+
+    root: str | None
+    source: Component | None = None
+    image_size: Annotated[int, whole(16)]
+    fit: Fit
+    background: Annotated[str, colour]
+    batch_size: Annotated[int, POSITIVE_WHOLE]
+    val_fraction: Annotated[float, fraction]
+    min_side: Annotated[int, whole(0)]
+    exclude: str | None
+    flip: Annotated[float, share]
+    random_crop: Annotated[int, whole(0)]
+    seed: Annotated[int, whole(0, 2**32 - 1)]
+    cache: bool
+    cache_dir: str | None
+    resident: Annotated[bool | str, one_of("auto", True, False)]
+    num_workers: Annotated[int, whole(0)] | None
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % MULTIPLE:
+            below = self.image_size - self.image_size % MULTIPLE
+            raise UserError(
+                f"data.image_size must be a multiple of {MULTIPLE}, got {self.image_size}; "
+                f"set data.image_size={below} or {below + MULTIPLE}"
+            )
+        whole(0, self.image_size)("data.random_crop", self.random_crop)
+        if self.resident is True and not self.cache:
+            raise UserError("data.resident=true needs data.cache=true")
+        if self.num_workers is not None and not self.cache:
+            whole(1)("data.num_workers", self.num_workers)
+        if self.exclude is not None and not user_path(self.exclude).is_file():
+            raise UserError(f"data.exclude={self.exclude} is no file; expected a list of paths or SHA-256 hashes")
+        if self.root == "":
+            raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
+        if self.root is not None:
+            cache_dir = self.cache_dir or os.environ.get("ARTDIFF_CACHE")
+            if cache_dir is not None:
+                remedy = "set it, or ARTDIFF_CACHE, to one elsewhere"
+                refuse_inside("data.cache_dir", cache_dir, self.root, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Settings):
+    """What both tasks have: components that the task builds itself, so that a checkpoint can name them."""
+
+    prefix: ClassVar[str] = "task."
+
+    network: Component
+    optimizer: Component
+    scheduler: Component | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings(TaskSettings):
+    """`conf/task/reconstruction.yaml`."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(TaskSettings):
+    """`conf/task/generation.yaml`."""
+
+    codec: Component | None = None
+    classes: list[str]
+    warmup: Annotated[int, whole(0)]
+    data_std: Annotated[float, positive] = 0.5
+    time_mean: Annotated[float, number]
+    time_std: Annotated[float, number]
+    gate: Annotated[float, share]
+    label_dropout: Annotated[float, share]
+    ema_half_life: Annotated[float, positive]
+    ema_ramp: Annotated[float, positive]
+    seed: int
+
+
+TASKS: dict[str, type[TaskSettings]] = {
+    "artdiff.tasks.Reconstruction": ReconstructionSettings,
+    "artdiff.tasks.Generation": GenerationSettings,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """`conf/train.yaml` and its groups: everything about a training run."""
+
+    seed: Annotated[int, whole(0, 2**32 - 1)]
+    compile: CompileMode
+    ckpt: str | None
+    trust_code: bool
+    runs_dir: str
+    run_dir: str
+    data: DataSettings
+    task: TaskSettings
+    network: Component
+    loss: Component
+    optimizer: Component
+    scheduler: Component | None
+    trainer: Component
+    callbacks: dict[str, Component | None]
+    logger: Component
+    config: dict[str, Any]
+    """The plain mapping that this was built from, as it is kept in the run's folder."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        target = config["task"].get("_target_")
+        if target not in TASKS:
+            raise UserError(f"task must be generation or reconstruction, got {target}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        given = {name: value for name, value in config.items() if name in known}  # a user may add notes of their own
+        return super().of({**given, "task": TASKS[target].of(config["task"]), "config": dict(config)})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("network", "loss", "optimizer", "trainer"):
+            for key, value in _flat(name, getattr(self, name)):
+                if key in COMPONENT_RULES:
+                    COMPONENT_RULES[key](key, value)
+        if self.data.root is not None:
+            refuse_inside("run_dir", self.run_dir, self.data.root, remedy="set runs_dir=DIR elsewhere")
+        self._check_pair()
+        self._check_trainer()
+        perceptual = self.loss.get("perceptual")
+        if perceptual is not None:
+            if "_target_" not in perceptual:
+                raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
+            weights = perceptual.get("weights", VGG_WEIGHTS[0])
+            if weights not in VGG_WEIGHTS and not user_path(str(weights)).is_file():
+                raise UserError(
+                    f"loss.perceptual.weights={weights} is no file; expected {', '.join(VGG_WEIGHTS)} or a file"
+                )
+
+    @property
+    def paints(self) -> bool:
+        """Whether the task is to paint new pictures, rather than to reconstruct."""
+        return isinstance(self.task, GenerationSettings)
+
+    def _check_pair(self) -> None:
+        """A network of ours must fit the task; one of the user's is taken at their word."""
+        network, task = str(self.network["_target_"]), self.config["task"]["_target_"]
+        if network.startswith("artdiff.") and self.paints == (network in RECONSTRUCTORS):
+            remedy = "network=unet or network=vit" if self.paints else "task=generation"
+            raise UserError(f"{task} cannot train {network}: set {remedy}")
+
+    def _check_trainer(self) -> None:
+        if self.trainer.get("gradient_clip_val") is not None:
+            positive("trainer.gradient_clip_val", self.trainer["gradient_clip_val"])
+        if self.trainer.get("precision") == "16-mixed" and self.optimizer.get("fused") is True:
+            raise UserError(
+                "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintSettings(Settings):
+    """What to paint, and how: the settings of `Painter.paint` and the larger part of `conf/generate.yaml`."""
+
+    muse: Any
+    """A path, a Pillow picture, or a list of these; None paints from noise."""
+    n: Annotated[int, POSITIVE_WHOLE] | None
+    label: str | list[Any] | None
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    steps: Annotated[int, POSITIVE_WHOLE]
+    solver: Annotated[str | Component, solver]
+    guidance: Annotated[float, number]
+    guidance_interval: list[float]
+    strength: Annotated[float, share]
+    interpolate: list[int] | None
+    trajectory: bool
+    batch_size: Annotated[int, POSITIVE_WHOLE] | None
+    compile: CompileMode
+    size: Size
+    max_pixels: Annotated[int, POSITIVE_WHOLE]
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        interval, ends = self.guidance_interval, self.interpolate
+        if not isinstance(interval, list | tuple) or len(interval) != 2:
+            raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
+        for moment in interval:
+            share("guidance_interval", moment)
+        if interval[0] > interval[1]:
+            raise UserError(f"guidance_interval must begin before it ends, got {interval}")
+        if self.label == []:
+            raise UserError("label is empty; expected a class by name, several, all or none")
+        if ends is not None:
+            if not isinstance(ends, list | tuple) or len(ends) != 2:
+                raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
+            for seed in ends:
+                whole(0, 2**63 - 1)("interpolate", seed)
+            if self.muse is not None:
+                raise UserError("interpolate starts from noise: leave muse out")
+        if isinstance(self.muse, str) and not user_path(self.muse).exists():
+            raise UserError(f"muse={self.muse} does not exist; expected a picture or a folder of pictures")
+
+    @classmethod
+    def with_defaults(cls, **given: Any) -> Self:
+        """`given` over the defaults of `conf/generate.yaml`; None means the default. Raises `UserError`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        base = {name: value for name, value in defaults("generate").items() if name in known}
+        return cls.of(base | {name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(PaintSettings):
+    """`conf/generate.yaml`: what to paint, with which model, and where to write it."""
+
+    ckpt: str
+    out: str
+    sheet: Annotated[int, POSITIVE_WHOLE]
+    device: Accelerator
+    runs_dir: str
+    ranges: Ranges | None
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("out", self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings(Settings):
+    """`conf/audit.yaml`."""
+
+    data: DataSettings
+    out: str
+    contact_sheet: Annotated[int, POSITIVE_WHOLE]
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("out", self.out)
+        if self.data.root is not None:
+            refuse_inside("out", self.out, self.data.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(Settings):
+    """`conf/prune.yaml`."""
+
+    unused_days: Annotated[float, not_negative]
+    dry_run: bool
+    cache_dir: str | None
+
+
+@cache
+def _conf(name: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=False)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items() if key not in ("defaults", "hydra")}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 30."""
+    return dict(_conf(name))
+
+
+def user_path(text: str) -> Path:
+    """A path as a user types it: `~` is their home."""
+    return Path(text).expanduser()
+
+
+def refuse_inside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
+    """Raise `UserError` if `folder` lies among the pictures: what is written there would be read as one next time."""
+    if user_path(folder).resolve().is_relative_to(user_path(root).resolve()):
+        raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; {remedy}")
+
+
+def refuse_file(name: str, folder: str) -> None:
+    """Raise `UserError` if the folder to write to is a file."""
+    if user_path(folder).exists() and not user_path(folder).is_dir():
+        raise UserError(f"{name}={folder} is a file; expected a folder to write to")
+
+
+def _hints(cls: type[Settings]) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Raise `UserError` unless `value` is what an annotation allows."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (UnionType, Union):
+        if value is None and type(None) in arguments:
+            return
+        arguments = tuple(argument for argument in arguments if argument is not type(None))
+        if len(arguments) == 1:
+            _check(name, value, arguments[0])
+    elif origin is Annotated:
+        for rule in arguments[1:]:
+            rule(name, value)
+    elif origin is Literal:
+        one_of(*arguments)(name, value)
+    elif hint is bool:
+        one_of(True, False)(name, value)
+    elif hint is str and not isinstance(value, str):
+        raise UserError(f"{name} must be text, got {value}")
+    elif (origin or hint) is dict and not isinstance(value, dict):
+        raise UserError(f"{name} must be a mapping, got {value}")
+
+
+def _is_settings(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _flat(name: str, component: Any) -> Iterator[tuple[str, Any]]:
+    """Every argument of a component with its dotted name."""
+    if isinstance(component, dict):
+        for key, value in component.items():
+            yield from _flat(f"{name}.{key}", value)
+    else:
+        yield name, component

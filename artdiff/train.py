@@ -1,83 +1,101 @@
-"""Train a model: `python -m artdiff.train experiment=baseline data.root=DIR`."""
+"""Train a model: `python -m artdiff.train experiment=baseline data.root=DIR`, or `artdiff.train("baseline", …)`."""
 
-import logging
-import math
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from artdiff import UserError, __version__, runs
-from artdiff.cli import door
-from artdiff.settings import check_training, plain
-
-log = logging.getLogger(__name__)
-
-HYPERPARAMETERS = ("seed", "data", "network", "loss", "optimizer", "scheduler")
-"""The parts of the configuration that runs are compared by, beside what the task has of its own."""
-
-
-def train(cfg: DictConfig) -> float:
-    """Train what `cfg` describes, in the folder `run_dir` → the best `val/loss`."""
-    config = plain(cfg)
-    check_training(config)
-    run = runs.shortest(Path(config["run_dir"]))
-    ckpt = runs.to_carry_on(config["ckpt"], run)
-
-    import lightning.pytorch as L
-    import torch
-    from hydra.utils import instantiate
-
-    from artdiff import checkpoints
-    from artdiff.training import report
-    from artdiff.training import trainer as trainers
-    from artdiff.training.callbacks import FinalScores
-
-    L.seed_everything(config["seed"], workers=True, verbose=False)
-    own = {name: value for name, value in config["task"].items() if name not in HYPERPARAMETERS}
-    final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in HYPERPARAMETERS}})
-    trainer = trainers.build(config, final)
-    loss = instantiate(config["loss"])
-    earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
-    start = earlier.step if earlier is not None else 0
-    if earlier is not None:
-        earlier.check_fits(config["task"])
-    with torch.device("meta"):  # what cannot be built is said before the folder is read
-        instantiate(config["task"])
-    data = instantiate(config["data"])
-    data.setup()
-    if "classes" in config["task"]:
-        config["task"]["classes"] = data.classes
-    if earlier is not None:
-        earlier.check_fits(config["task"])
-    task = instantiate(config["task"], loss=loss)
-    trainers.spare_work(config, task, data, trainer.strategy.root_device)
-
-    run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run / runs.CONFIG)
-    data.write_listings(run / runs.SET_ASIDE, run / runs.DUPLICATES)
-    facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
-    runs.write_metadata(run, artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
-    for name, fact in facts.items():
-        log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)
-    log.info("run folder: %s", run)
-    if ckpt is not None:
-        log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
-    try:
-        trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-        if trainer.global_step == start:
-            raise UserError(
-                f"no step to take after step {start:,}: raise {report.limit(config)} (and trainer.max_time)"
-            )
-    finally:
-        if trainer.global_step > start:
-            runs.write_metadata(run, steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
-            report.finished(trainer, config, run, final.scores)
-        if loss.perceptual is not None:
-            loss.perceptual.warn_of_fallback()
-    return final.scores.get("best val/loss", math.inf)
+from artdiff import runs
+from artdiff.cli import command, composed, plain, quoted
+from artdiff.ingest import scan
+from artdiff.runs import Run
+from artdiff.settings import TrainSettings, user_path
 
 
-main = door(train, config="train")
+def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
+    """Train an experiment of `conf/experiment` and return its run, ready for `artdiff.load`.
+
+    Args:
+        experiment: the experiment's name.
+        words: overrides as they are typed behind the command, such as `"data.root=DIR"`.
+        overrides: the same as Python values. A mapping sets values of a group: `data={"root": "DIR"}`; text chooses an
+            option of a group: `network="vit"`.
+
+    The run's folder is `runs/EXPERIMENT/TIME` unless `run_dir` says otherwise. Raises `artdiff.UserError`.
+
+    >>> import artdiff, tempfile
+    >>> few = {"max_steps": 2, "accelerator": "cpu", "limit_val_batches": 1}
+    >>> tiny = {"channels": [16, 16], "cond_dim": 16, "attention_resolutions": []}
+    >>> run = artdiff.train("demo_paint", data={"image_size": 16, "batch_size": 4}, trainer=few, network=tiny,
+    ...                     callbacks={"grids": None}, run_dir=f"{tempfile.mkdtemp()}/run")
+    >>> run.metadata["steps"]
+    2
+    >>> painted = artdiff.load(run).paint(n=1, label="truchet", steps=2)
+    >>> painted[0].picture.size
+    (16, 16)
+    """
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
+    folder = Path(overrides.pop("runs_dir", "runs")) / experiment / now
+    given = [f"experiment={experiment}", *words, *_words(overrides)]
+    if not any(word.startswith("run_dir=") for word in given):
+        given.append(f"run_dir={quoted(str(folder))}")
+    return _train(TrainSettings.of(composed("train", given)))
+
+
+def _train(settings: TrainSettings) -> Run:
+    """Check what can be checked without torch, then train."""
+    if settings.data.root is not None and settings.data.source is None:
+        scan.check(user_path(settings.data.root))
+    run = Run(runs.shortest(Path(settings.run_dir)))
+    ckpt = runs.to_carry_on(settings.ckpt, run.folder)
+
+    from artdiff.training.fit import fit
+
+    return fit(settings, run, ckpt)
+
+
+def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Python values as the overrides that Hydra reads."""
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _words(value, f"{prefix}{name}.")
+        else:
+            sign = "++" if prefix else ""  # a group's values may be new to it, such as a library's own arguments
+            yield f"{sign}{prefix}{name}={_word(value)}"
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_word(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_word(item)}" for name, item in value.items()) + "}"
+    return quoted(str(value)) if isinstance(value, str | Path) else str(value)
+
+
+def _job(cfg: DictConfig) -> float:
+    """What the command does; a sweeper minimises the result, the best `val/loss`."""
+    return _train(TrainSettings.of(plain(cfg))).best_loss
+
+
+main = command(_job, config="train")
+
+
+class _CallableModule(ModuleType):
+    """Makes `artdiff.train(…)` a call of the function: the name is also that of this module, for `python -m`."""
+
+    def __call__(self, *words: Any, **overrides: Any) -> Run:
+        return train(*words, **overrides)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

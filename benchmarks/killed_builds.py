@@ -21,9 +21,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from artdiff.cli import CONF
+from artdiff.cli import plain
 from artdiff.ingest import decode
-from artdiff.settings import plain
+from artdiff.settings import CONF
 
 DECODING = re.compile(r"decoding ([\d,]+) of ([\d,]+) files")
 

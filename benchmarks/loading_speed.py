@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from artdiff.cli import CONF
+from artdiff.cli import plain
 from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
-from artdiff.settings import plain
+from artdiff.settings import CONF
 
 
 def article(folder: Path, size: int) -> float:

@@ -28,9 +28,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 import artdiff.data.datamodule
-from artdiff.settings import plain
+from artdiff.cli import plain
 from artdiff.ingest.scan import scan
-from artdiff.cli import CONF
+from artdiff.settings import CONF
 root, cache = sys.argv[1:]
 with initialize_config_dir(version_base="1.3", config_dir=CONF):
     words = [f"data.root={root}", f"data.cache_dir={cache}", "data.image_size=32", "run_dir=unused"]

@@ -64,8 +64,8 @@ def composed(config: str, *overrides: str) -> dict[str, Any]:
     """The configuration that `artdiff.CONFIG` would have with these words."""
     from hydra import compose, initialize_config_dir
 
-    from artdiff.cli import CONF
-    from artdiff.settings import plain
+    from artdiff.cli import plain
+    from artdiff.settings import CONF
 
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         return plain(compose(config, overrides=list(overrides)))

@@ -3,15 +3,16 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from PIL import Image
 
-from artdiff.cli import CONF
+from artdiff import cli
 from artdiff.ingest import sample_art
+from artdiff.runs import Run
+from artdiff.settings import GenerateSettings, TrainSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,15 +46,29 @@ def put(path: Path, seed: int | None = None) -> Path:
     return path
 
 
-def composed(config: str, *overrides: object) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return compose(config, overrides=[str(override) for override in overrides])
+def composed(config: str, *overrides: object) -> dict[str, Any]:
+    """The plain configuration of a command with some overrides."""
+    return cli.composed(config, [str(override) for override in overrides])
 
 
-def small(art: Path, run: Path, *overrides: object) -> DictConfig:
+def small(art: Path, run: Path, *overrides: object) -> dict[str, Any]:
     """A training configuration for two steps of small pictures on the CPU."""
     fixed = ("debug=two_steps", "trainer=cpu", f"data.root={art}", f"run_dir={run}")
     return composed("train", *fixed, *overrides)
+
+
+def train(config: dict[str, Any]) -> Run:
+    """Train what a configuration describes, as the command does."""
+    from artdiff.train import _train
+
+    return _train(TrainSettings.of(config))
+
+
+def generate(config: dict[str, Any]) -> list[Path]:
+    """Paint what a configuration describes, as the command does."""
+    from artdiff.generate import generate
+
+    return generate(GenerateSettings.of(config))
 
 
 def command_line(*words: object, cwd: Path, expect: int = 0) -> str:

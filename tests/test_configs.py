@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, small
+from conftest import composed, small, train
 
 from artdiff import UserError
-from artdiff.cli import CONF
-from artdiff.settings import check_training, plain
-from artdiff.train import train
+from artdiff.settings import CONF, TrainSettings
 
 GROUPS = ("data", "network", "loss", "task", "trainer", "callbacks", "logger", "experiment", "debug")
 
@@ -40,9 +38,8 @@ def _trains_one_batch(art, run, *choices):
     grids = ("callbacks.grids=null",) if paints and "network=conv" not in choices else ()  # they take longest
     loss = () if without else ("loss.perceptual.weights=random", "loss.perceptual.layer=relu1_2")
     device = ("trainer.accelerator=cpu",)
-    assert math.isfinite(
-        train(composed("train", *choices, f"data.root={art}", f"run_dir={run}", *size, *loss, *device, *grids))
-    )
+    words = (*choices, f"data.root={art}", f"run_dir={run}", *size, *loss, *device, *grids)
+    assert math.isfinite(train(composed("train", *words)).best_loss)
     assert (run / "checkpoints/last.ckpt").exists()
 
 
@@ -79,7 +76,7 @@ def test_a_sweep_varies_values_that_exist(sweep):
     text = sweep.read_text()
     for key in re.findall(r"^      ([\w.]+):", text, re.MULTILINE):
         composed("train", f"{key}=1", "run_dir=unused")
-    assert plain(cfg)["trainer"]["max_epochs"] <= 10
+    assert cfg["trainer"]["max_epochs"] <= 10
 
 
 @pytest.mark.parametrize(
@@ -113,16 +110,16 @@ def test_a_sweep_varies_values_that_exist(sweep):
 )
 def test_a_mistake_is_one_clear_line(art, tmp_path, override, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        check_training(plain(small(art, tmp_path, override)))
+        train(small(art, tmp_path, override))
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_written_lies_outside_the_pictures(art, tmp_path):
     for name, place in (("run_dir", f"run_dir={art}/runs/x"), ("data.cache_dir", f"data.cache_dir={art}")):
         with pytest.raises(ValueError, match=f"{name}=.* lies in data.root=.*, among the pictures"):
-            check_training(plain(small(art, tmp_path, place)))
+            TrainSettings.of(small(art, tmp_path, place))
     with pytest.raises(ValueError, match=r"data.resident=true needs data.cache=true"):
-        check_training(plain(small(art, tmp_path, "data.resident=true", "data.cache=false")))
+        TrainSettings.of(small(art, tmp_path, "data.resident=true", "data.cache=false"))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one")

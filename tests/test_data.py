@@ -16,11 +16,10 @@ from artdiff.data import loader as loading
 from artdiff.data.datamodule import NO_LABEL
 from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.ingest import sample_art, scan
-from artdiff.settings import plain
 
 
 def module(root, **changes):
-    config = plain(composed("train", "run_dir=unused", "data.image_size=16", "data.batch_size=4"))["data"]
+    config = composed("train", "run_dir=unused", "data.image_size=16", "data.batch_size=4")["data"]
     data = instantiate(config | {"root": root and str(root), "val_fraction": 0.2} | changes)
     data.setup()
     return data

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import command_line, composed
+from conftest import command_line, composed, generate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from PIL import Image
@@ -19,11 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artdiff import UserError, runs
-from artdiff.cli import literally
-from artdiff.generate import generate
+from artdiff.cli import literal
 from artdiff.ingest.sample_art import STYLES
 from artdiff.networks import ConvDiffusionModel
-from artdiff.settings import plain
 
 TRAIN = "artdiff.train"
 TWO_STEPS = ("experiment=baseline", "debug=two_steps", "trainer=cpu")
@@ -195,13 +193,13 @@ def test_a_mistake_ends_in_one_line_and_exit_code_1(trained, home, words, line):
     ["Photos (1)", "it's art", "a,b=c", "#1 [x] {y} & ; émoji 🎨", "back\\slash\\", '"', " ", "~home", "plain/1.5"],
 )
 def test_a_path_means_what_it_says(name):
-    word = literally(f"data.root={name}")
+    word = literal(f"data.root={name}")
     assert str(OverridesParser.create().parse_override(word).value()) == name
 
 
 @pytest.mark.parametrize("name", ["Drawings (old)", "Children's art", "B&W", "plain"])
 def test_a_label_means_what_it_says(name):
-    word = literally(f"label={name}")
+    word = literal(f"label={name}")
     assert str(OverridesParser.create().parse_override(word).value()) == name
 
 
@@ -209,7 +207,7 @@ def test_a_label_means_what_it_says(name):
     "word", ["data.root='a b'", "data.root=${x} y", "optimizer.lr=(1)", "-m", "label=[a,(b)]", "data.root=null"]
 )
 def test_other_words_stay_as_they_are(word):
-    assert literally(word) == word
+    assert literal(word) == word
 
 
 def test_a_folder_that_cannot_be_made_is_said():
@@ -247,7 +245,7 @@ def test_an_audit_says_what_is_there_and_a_run_on_it_keeps_its_digest(home, trai
 
 def test_pruning_frees_what_was_not_used(home, tmp_path):
     words = (f"data.root={home}/pictures", f"data.cache_dir={tmp_path}", "run_dir=unused")
-    instantiate(plain(composed("train", *words))["data"]).setup()
+    instantiate(composed("train", *words)["data"]).setup()
     prune = ("artdiff.prune", f"cache_dir={tmp_path}")
     assert "kept: 41 files of" in command_line(*prune, cwd=home)
     assert "would be removed: 41 files of" in command_line(*prune, "unused_days=0", "dry_run=true", cwd=home)

@@ -6,12 +6,11 @@ import time
 
 import pytest
 import torch
-from conftest import small
+from conftest import small, train
 
 from artdiff import cache
 from artdiff.losses import PerceptualLoss
 from artdiff.losses.features import IN_USE, KeptFeatures, OnDevice, Unchanging, make_room, taken
-from artdiff.train import train
 
 LIKE = torch.empty(4, 4, 8)
 

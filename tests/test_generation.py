@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import composed, small
+from conftest import composed, generate, small, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -14,13 +14,11 @@ from artdiff import UserError
 from artdiff.checkpoints import restore
 from artdiff.data.datamodule import NO_LABEL, Batch
 from artdiff.evaluation.metrics import TimeBands
-from artdiff.generate import generate
 from artdiff.images import Colours, colours
 from artdiff.losses import HybridLoss, PerceptualLoss
-from artdiff.settings import check_training, plain
+from artdiff.settings import TrainSettings
 from artdiff.tasks import Generation
 from artdiff.tasks.task import normalised
-from artdiff.train import train
 from artdiff.training.callbacks import _drift
 
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
@@ -363,12 +361,12 @@ def test_bands_of_time_are_means_of_their_own():
 )
 def test_a_mistake_is_one_clear_line(art, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        check_training(plain(small(art, tmp_path, *overrides)))
+        TrainSettings.of(small(art, tmp_path, *overrides))
 
 
 def test_the_networks_interchange():
     for name in ("paint32", "paint64", "paint128"):
         for network in ("unet", "vit", "unet_base", "vit_base"):
-            config = plain(composed("train", f"experiment={name}", f"network={network}", "run_dir=unused"))
+            config = composed("train", f"experiment={name}", f"network={network}", "run_dir=unused")
             assert config["network"]["image_size"] == int(name.removeprefix("paint"))
-            check_training(config)
+            TrainSettings.of(config)

@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from artdiff import UserError
 from artdiff.networks.layers import FEW_PLACES, attended
 from artdiff.networks.vit import _turned, _turns
-from artdiff.settings import plain
 
 
 def built(name, *overrides, classes=3, size=16):
@@ -17,7 +16,7 @@ def built(name, *overrides, classes=3, size=16):
         "train", "task=generation", f"network={name}", f"data.image_size={size}", "run_dir=unused", *overrides
     )
     torch.manual_seed(0)
-    return instantiate(plain(cfg)["network"], classes=classes)
+    return instantiate(cfg["network"], classes=classes)
 
 
 def awake(network):

@@ -4,16 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import composed, put, small
+from conftest import composed, generate, put, small, train
 from PIL import Image, ImageChops
 
 from artdiff import UserError
-from artdiff.generate import generate
 from artdiff.images import to_signed
 from artdiff.ingest.decode import Transform, decode
 from artdiff.painter import Sheet, _labels, plan
-from artdiff.settings import plain
-from artdiff.train import train
 
 NETWORKS = {
     "unet": ("network=unet", "network.channels=[32,32]", "network.features=16"),
@@ -155,9 +152,9 @@ def test_labels_are_found_by_name_whatever_they_are_called():
 
 
 def test_a_class_called_all_does_not_change_what_is_painted_without_a_label():
-    config = plain(composed("generate", "ckpt=x", "out=x", "n=1"))
+    config = composed("generate", "ckpt=x", "out=x", "n=1")
     assert [row[0].labels[0] for row in plan(config, ["all", "b"], [])] == [0, 1]
-    two = plain(composed("generate", "ckpt=x", "out=x", "n=2", "interpolate=[1,2]", "label=[all]"))
+    two = composed("generate", "ckpt=x", "out=x", "n=2", "interpolate=[1,2]", "label=[all]")
     assert [row[1].labels for row in plan(two, ["a", "b", "c"], [])] == [(0, 0), (1, 1), (2, 2)]
 
 

@@ -1,4 +1,4 @@
-"""Every training and painting command that README shows is one that the doors accept."""
+"""Every training and painting command that README shows is one that the commands accept."""
 
 import re
 import shlex
@@ -15,7 +15,9 @@ def test_readme_shows_commands():
     assert len(COMMANDS) >= 5
 
 
-@pytest.mark.parametrize(("door", "words"), COMMANDS)
-def test_a_command_composes(door, words):
+@pytest.mark.parametrize(("command", "words"), COMMANDS)
+def test_a_command_composes(command, words):
     overrides = [word for word in shlex.split(words) if not word.startswith(("-", "hydra."))]
-    composed(door, *(override if "[" in override else override.partition(",")[0] for override in overrides))
+    if command == "train":
+        overrides.append("run_dir=unused")  # the command line's own comes from Hydra
+    composed(command, *(override if "[" in override else override.partition(",")[0] for override in overrides))

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import small
+from conftest import small, train
 
 from artdiff import UserError
-from artdiff.train import train
 
 STEPS_AN_EPOCH = 5
 

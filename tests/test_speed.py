@@ -5,16 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import composed, small
+from conftest import composed, generate, small, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from artdiff import UserError, compiled
 from artdiff.compiled import Steady
-from artdiff.generate import generate
-from artdiff.settings import check_generation, check_training, plain
+from artdiff.settings import GenerateSettings, TrainSettings
 from artdiff.tasks.task import Task
-from artdiff.train import train
 from artdiff.training.callbacks import ProgressBar
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
@@ -124,7 +122,7 @@ def test_settings_that_cannot_be_are_refused(art, tmp_path):
         (("loss.perceptual.keep=-1",), "loss.perceptual.keep must be 0 or more, got -1"),
     ):
         with pytest.raises(UserError, match=message):
-            check_training(plain(small(art, tmp_path, *words)))
-    check_training(plain(small(art, tmp_path, "trainer.precision=16-mixed", "optimizer.fused=false")))
+            TrainSettings.of(small(art, tmp_path, *words))
+    TrainSettings.of(small(art, tmp_path, "trainer.precision=16-mixed", "optimizer.fused=false"))
     with pytest.raises(UserError, match="compile must be auto or none"):
-        check_generation(plain(composed("generate", "ckpt=some", "out=some", "compile=fast")))
+        GenerateSettings.of(composed("generate", "ckpt=some", "out=some", "compile=fast"))

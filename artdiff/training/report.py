@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from artdiff import runs
-from artdiff.cli import command, given
+from artdiff.cli import given, typed
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,6 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     longer = [f"{ends}={2 * most if 0 <= most <= now else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     log.info("next:")
-    log.info("  %s", command("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
-    log.info("  %s", command("tensorboard.main", f"--logdir={run.parent}"))
-    log.info("  %s  # carries on", command("artdiff.train", *again, *longer, f"ckpt={run}"))
+    log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
+    log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
+    log.info("  %s  # carries on", typed("artdiff.train", *again, *longer, f"ckpt={run}"))

@@ -1,0 +1,84 @@
+"""One training run from accepted settings to the folder it leaves."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from artdiff import UserError, __version__, checkpoints, runs
+from artdiff.checkpoints import Earlier
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.runs import Run
+from artdiff.settings import TrainSettings
+from artdiff.tasks.task import Task
+from artdiff.training import report
+from artdiff.training import trainer as trainers
+from artdiff.training.callbacks import FinalScores
+
+log = logging.getLogger(__name__)
+
+COMPARED = ("seed", "data", "network", "loss", "optimizer", "scheduler")
+"""The settings that TensorBoard's HPARAMS compares runs by, beside the task's own."""
+
+
+def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
+    """Train as `settings` say, from `ckpt` if it is given. Raises `UserError`."""
+    config = settings.config
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+    own = {name: value for name, value in config["task"].items() if name not in COMPARED}
+    final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in COMPARED}})
+    trainer = trainers.build(config, final)
+    loss = instantiate(config["loss"])
+    earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
+    start = earlier.step if earlier is not None else 0
+    data, task = _built(config, loss, earlier)
+    trainers.spare_work(config, task, data, trainer.strategy.root_device)
+    _describe(run, config, trainer, task, data=data, ckpt=ckpt)
+    if ckpt is not None:
+        log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
+    try:
+        trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
+        if trainer.global_step == start:
+            raise UserError(
+                f"no step to take after step {start:,}: raise {report.limit(config)} (and trainer.max_time)"
+            )
+    finally:
+        if trainer.global_step > start:
+            run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
+            report.finished(trainer, config, run.folder, final.scores)
+        if task.perceptual is not None:
+            task.perceptual.warn_of_fallback()
+    return run
+
+
+def _built(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
+    """The data, set up, and the task for its classes. What cannot be built is reported before the folder is read."""
+    if earlier is not None:
+        earlier.check_fits(config["task"])
+    with torch.device("meta"):
+        instantiate(config["task"])
+    data: ArtDataModule = instantiate(config["data"])
+    data.setup()
+    if "classes" in config["task"]:
+        config["task"]["classes"] = data.classes
+    if earlier is not None:
+        earlier.check_fits(config["task"])
+    return data, instantiate(config["task"], loss=loss)
+
+
+def _describe(
+    run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: ArtDataModule, ckpt: Path | None
+) -> None:
+    """Write down in the run's folder what is about to be trained, and say it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run.folder / runs.CONFIG)
+    data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
+    facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
+    run.note(artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
+    for name, fact in facts.items():
+        log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)
+    log.info("run folder: %s", run.folder)
