@@ -19,7 +19,7 @@ from artdiff.losses import HybridLoss, PerceptualLoss
 from artdiff.settings import TrainSettings
 from artdiff.tasks import Generation
 from artdiff.tasks.task import normalised
-from artdiff.training.callbacks import _drift
+from artdiff.training.grids import drift as _drift
 
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 NETWORK = {

@@ -13,7 +13,7 @@ from artdiff import UserError, compiled
 from artdiff.compiled import Steady
 from artdiff.settings import GenerateSettings, TrainSettings
 from artdiff.tasks.task import Task
-from artdiff.training.callbacks import ProgressBar
+from artdiff.training.progress import ProgressBar
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
 PAINTS = ("task=generation", "scheduler=null", *TINY, "trainer.gradient_clip_val=1.0", "data.flip=0.5")

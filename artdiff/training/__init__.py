@@ -1,1 +1,1 @@
-"""The trainer and what happens around it."""
+"""A training run: the trainer, its callbacks, and what it reports."""

@@ -1,4 +1,4 @@
-"""One training run from accepted settings to the folder it leaves."""
+"""One training run, from checked settings to the run's folder."""
 
 import logging
 from pathlib import Path
@@ -17,16 +17,16 @@ from artdiff.settings import TrainSettings
 from artdiff.tasks.task import Task
 from artdiff.training import report
 from artdiff.training import trainer as trainers
-from artdiff.training.callbacks import FinalScores
+from artdiff.training.final_scores import FinalScores
 
 log = logging.getLogger(__name__)
 
 COMPARED = ("seed", "data", "network", "loss", "optimizer", "scheduler")
-"""The settings that TensorBoard's HPARAMS compares runs by, beside the task's own."""
+"""Settings that TensorBoard's HPARAMS shows, besides the task's own."""
 
 
 def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
-    """Train as `settings` say, from `ckpt` if it is given. Raises `UserError`."""
+    """Train with `settings`, resuming from `ckpt` if it is given. Raises `UserError`."""
     config = settings.config
     L.seed_everything(settings.seed, workers=True, verbose=False)
     own = {name: value for name, value in config["task"].items() if name not in COMPARED}
@@ -56,7 +56,7 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
 
 
 def _built(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
-    """The data, set up, and the task for its classes. What cannot be built is reported before the folder is read."""
+    """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
     if earlier is not None:
         earlier.check_fits(config["task"])
     with torch.device("meta"):
@@ -73,7 +73,7 @@ def _built(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[
 def _describe(
     run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: ArtDataModule, ckpt: Path | None
 ) -> None:
-    """Write down in the run's folder what is about to be trained, and say it."""
+    """Write the settings and facts of the run into its folder, and log them."""
     run.folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run.folder / runs.CONFIG)
     data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)

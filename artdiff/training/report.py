@@ -1,4 +1,4 @@
-"""What a training says when it ends: what came out, where it lies, and what to type next."""
+"""What a training logs at its end: scores, where the results are, and which commands come next."""
 
 import logging
 from pathlib import Path
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def limit(config: dict[str, Any]) -> str:
-    """The setting that ends this run, unless its time does."""
+    """The setting that limits this run, besides its time."""
     return "trainer.max_steps" if config["trainer"]["max_steps"] > 0 else "trainer.max_epochs"
 
 
 def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float]) -> None:
-    """Say what came out, where it lies, and what to type next."""
+    """Log the scores, where the results are, and commands to paint, to look at the curves and to resume."""
     end = "done" if trainer.state.finished else "interrupted"
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
     log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)

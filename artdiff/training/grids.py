@@ -1,0 +1,89 @@
+"""Grids of samples while training, and how far the colours of painted pictures drift."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from artdiff import images
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.tasks import Generation
+from artdiff.tasks.task import Task
+from artdiff.training.loop import step_ended
+
+
+class SampleGrids(L.Callback):
+    """Saves a grid of samples at intervals, always from the same pictures or noise, as PNG and in TensorBoard.
+
+    For a painter it also logs the drift of the colours, per channel, over the grid's pictures: `drift/mean_…` is their
+    mean minus that of training pictures of the same classes, in [0,1]; `drift/spread_…` is the spread within a picture
+    as a multiple of theirs.
+
+    Args:
+        folder: where the PNG files go.
+        every_n_steps: optimizer steps between two grids. A run longer than `max_grids` of these intervals stretches
+            them, so that neither the folder nor the event file grows without bound.
+        pictures: pictures in a row, at most.
+        max_side: side of one picture in the grid in pixels, at most.
+        max_grids: grids in one run. If the run's length is not known, the interval doubles after so many.
+    """
+
+    def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.pictures = pictures
+        self.max_side = max_side
+        self.max_grids = max_grids
+        self.shown: list[int] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.preview = data.preview(self.pictures)
+        self.colours = data.colours(pl_module.shown_labels()) if isinstance(pl_module, Generation) else None
+        steps = trainer.estimated_stepping_batches
+        if steps != math.inf:
+            self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if step_ended(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0:
+            self._show(trainer, pl_module)
+            if len(self.shown) % self.max_grids == 0:
+                self.every_n_steps *= 2
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step not in self.shown[-1:]:
+            self._show(trainer, pl_module)
+
+    def _show(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        assert isinstance(task, Task)
+        step = trainer.global_step
+        self.shown.append(step)
+        was_training = task.training
+        task.eval()
+        with trainer.precision_plugin.forward_context():
+            lines = [line.float().cpu() for line in task.sample_rows(self.preview.to(task.device))]
+        task.train(was_training)
+        grid = images.grid(lines, max_side=self.max_side)
+        images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
+        if self.colours is not None and trainer.logger is not None:
+            trainer.logger.log_metrics(drift(images.colours(torch.cat(lines)), self.colours), step)
+
+
+def drift(painted: images.Colours, real: images.Colours) -> dict[str, float]:
+    """The difference of the means and the ratio of the spreads, for each channel."""
+    return {
+        name: float(value)
+        for index, channel in enumerate(("red", "green", "blue"))
+        for name, value in (
+            (f"drift/mean_{channel}", painted.mean[index] - real.mean[index]),
+            (f"drift/spread_{channel}", painted.spread[index] / real.spread[index]),
+        )
+    }

@@ -1,0 +1,82 @@
+"""The checkpoint to resume from, saved wherever a run ends."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from artdiff.training.loop import step_ended, time_left
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves `path` after each epoch and when the run ends; a run resumed from it continues exactly.
+
+    A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: after the first signal the
+    current step is finished and saved, a second one stops at once. A run never ends between the batches of one step.
+
+    Saved after a batch, because what Lightning saves at the end of an epoch does not resume in the middle of one; and
+    after a validation, when the best score is known. An epoch that ends within `pause` seconds of the last save is not
+    saved. In the configuration this must follow the checkpoint that keeps the best.
+    """
+
+    def __init__(self, *, path: str, pause: float) -> None:
+        self.path = Path(path)
+        self.pause = pause
+        self.saved = -math.inf
+        self.asked_to_stop = False
+        self.must_stop = False
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # signals can be handled nowhere else
+            self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.must_stop |= trainer.should_stop
+        if not step_ended(trainer, batch_idx):
+            trainer.should_stop = False  # Lightning would stop now and lose the gradients accumulated so far
+            return
+        ends = self._ends(trainer)
+        is_due = trainer.is_last_batch and time.monotonic() - self.saved >= self.pause
+        if ends or self.asked_to_stop or is_due:
+            self._save(trainer)
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        if ends:  # makes Lightning validate after this step, even in the middle of an epoch or interval
+            trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def _ends(self, trainer: L.Trainer) -> bool:
+        last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        last_step = trainer.global_step == trainer.max_steps
+        return self.must_stop or last_epoch or last_step or time_left(trainer) <= 0
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        self.asked_to_stop = True
+        log.warning("stopping after this step and saving; once more to stop at once")

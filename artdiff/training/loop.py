@@ -1,0 +1,33 @@
+"""What callbacks ask about Lightning's training loop."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Timer
+
+
+def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
+    """True if this batch ended an optimizer step; with accumulated gradients, most batches do not.
+
+    For `on_train_batch_end`, which Lightning calls after every batch.
+    """
+    return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def is_logging_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """True if this batch ended an optimizer step whose values are logged. For `on_train_batch_end`."""
+    every = _any(trainer).log_every_n_steps
+    return every > 0 and step_ended(trainer, batch_idx) and trainer.global_step % every == 0
+
+
+def time_left(trainer: L.Trainer) -> float:
+    """Seconds until the run's time is over; infinite without `trainer.max_time`."""
+    timers = [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
+    left = [timer.time_remaining() for timer in timers]
+    return min((seconds for seconds in left if seconds is not None), default=math.inf)
+
+
+def _any(trainer: L.Trainer) -> Any:
+    """Lightning sets some of the trainer's attributes without declaring them."""
+    return trainer

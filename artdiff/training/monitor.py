@@ -1,0 +1,75 @@
+"""How training runs: learning rate, size of the gradients, speed and memory."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from artdiff.tasks.task import Task
+from artdiff.training.loop import is_logging_step
+
+SCALARS = ("train/lr", "train/grad_norm", "train/images_per_second")
+"""What is logged beside the losses and the memory."""
+
+GIB = 2**30
+
+
+class Monitor(L.Callback):
+    """Logs at logging steps, and reads nothing from the device in between.
+
+    - `train/lr`: the learning rate of this step.
+    - `train/grad_norm`: the norm of all gradients together, before clipping.
+    - `train/images_per_second`: of this process since the last logging step, validation and saving included.
+    - `memory/…` in GiB: `resident` for the process; on a GPU also `allocated` and `reserved`, which PyTorch counts.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seen, self.since = 0, time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # the scheduler has changed it when the batch ends
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen += len(batch[0])
+        if not is_logging_step(trainer, batch_idx):
+            return
+        assert isinstance(pl_module, Task)
+        now = time.monotonic()
+        scalars = {"train/lr": self.lr, "train/images_per_second": self.seen / (now - self.since)}
+        grad_norm = getattr(pl_module, "grad_norm", None)
+        if grad_norm is not None:
+            scalars["train/grad_norm"] = grad_norm
+        pl_module.log_dict(scalars | memory(pl_module.device))
+        self.seen, self.since = 0, now
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Memory that training takes now, in GiB."""
+    found = {}
+    process = resident()
+    if process is not None:
+        found["memory/resident"] = process / GIB
+    if device.type == "cuda":
+        found["memory/allocated"] = torch.cuda.memory_allocated(device) / GIB
+        found["memory/reserved"] = torch.cuda.memory_reserved(device) / GIB
+    return found
+
+
+def resident() -> int | None:
+    """Resident memory of this process in bytes; its peak on macOS, None on Windows, which tell no more without help."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
