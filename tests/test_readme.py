@@ -1,4 +1,4 @@
-"""Every training and painting command that README shows is one that the commands accept."""
+"""Every command that the documentation shows is one that the programs accept."""
 
 import re
 import shlex
@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from conftest import composed
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"python -m artdiff\.(train|generate|audit|prune)((?: +[^\s`|#]+)+)", README)))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(r"python -m artdiff\.(train|generate|audit|prune)((?: +[^\s`|#]+)+)")
+COMMANDS = sorted({found for page in PAGES for found in SHOWN.findall(page.read_text())})
 
 
-def test_readme_shows_commands():
-    assert len(COMMANDS) >= 5
+def test_commands_are_shown():
+    assert len(COMMANDS) >= 15
 
 
 @pytest.mark.parametrize(("command", "words"), COMMANDS)
@@ -21,3 +23,13 @@ def test_a_command_composes(command, words):
     if command == "train":
         overrides.append("run_dir=unused")  # the command line's own comes from Hydra
     composed(command, *(override if "[" in override else override.partition(",")[0] for override in overrides))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text().splitlines()) <= 160
