@@ -1,46 +1,64 @@
-"""What a checkpoint holds: read safely, restored as the task that it was trained with, or fit to be carried on from."""
+"""Read checkpoints safely: to paint with, or to resume training from.
 
+A file may name only classes of ours, with plain numbers; it is refused before anything else is imported.
+"""
+
+import pkgutil
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
 from PIL import ImageColor
 
-from artdiff import UserError, networks
+from artdiff import UserError
 from artdiff.ingest.decode import Transform
+from artdiff.settings import NETWORK_RENAMED, Ranges
 from artdiff.tasks import Generation, Reconstruction
-from artdiff.tasks.task import Task
 
 ARTICLE_NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 
-TASKS: dict[str, type[Task]] = {task.__name__: task for task in (Generation, Reconstruction)}
+TASKS: dict[str, type[Generation] | type[Reconstruction]] = {
+    task.__name__: task for task in (Generation, Reconstruction)
+}
+
+HOMES = {"network": "artdiff.networks", "codec": "artdiff.diffusion.codec"}
+"""Where the classes are defined that a checkpoint may name."""
 
 
 class Restored(NamedTuple):
-    """A model ready to paint, and how the pictures that it was trained on became squares."""
+    """A model that is ready to paint, and how the pictures it was trained on were made square."""
 
     task: Reconstruction | Generation
     transform: Transform
 
 
-def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None) -> Restored:
-    """Load a Lightning checkpoint of artdiff's, or a bare state_dict as the article's program saves it.
+def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = False) -> Restored:
+    """Load a checkpoint of ours, or a bare state_dict as the article's program saves it.
 
-    A bare state_dict does not say what its output means: it is taken for `published` unless `ranges` is given.
-    Raises `UserError` where the file is neither, or `ranges` is given for one that paints.
+    A bare state_dict does not say what its output means: it is `published` unless `ranges` is given. `trust_code`
+    allows a checkpoint to name code outside artdiff, which is then imported and run. Raises `UserError`.
     """
     found = _load(path)
     if "hyper_parameters" in found:
         try:
-            settings, state = found["hyper_parameters"], found["state_dict"]
+            settings, state = _upgraded(found["hyper_parameters"]), found["state_dict"]
             data = found["datamodule_hyper_parameters"]
             transform = Transform(data["image_size"], data["fit"], ImageColor.getrgb(data["background"])[:3])
-            kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # what older checkpoints all are
-            _check_network(settings["network"])
+            kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # the first checkpoints did not say
+            foreign = (
+                [] if trust_code else [name for name in HOMES if name in settings and not _is_ours(name, settings)]
+            )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"ckpt={path} is no checkpoint of artdiff.train's: {error}") from None
+            raise UserError(f"ckpt={path} is not a checkpoint of artdiff.train: {error}") from None
+        if foreign:
+            named = str(settings[foreign[0]].get("_target_"))[:80]
+            raise UserError(
+                f"ckpt={path} has a {foreign[0]} ({named}) that names code outside artdiff: pass trust_code=true if "
+                f"you trust this file"
+            )
     else:
         settings = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
         state = {f"network.{key}": value for key, value in found.items()}
@@ -49,27 +67,20 @@ def restore(path: Path, *, ranges: Literal["published", "mended"] | None = None)
         if kind is not Reconstruction:
             raise UserError(f"ranges={ranges} says what a reconstruction's output means, but ckpt={path} paints anew")
         settings = settings | {"ranges": ranges}
-    try:
-        task = kind(**settings)
-        task.load_state_dict(state)
-    except (RuntimeError, TypeError, InstantiationException) as error:
-        reason = " ".join(str(error).partition(chr(10))[2].split(chr(10))[0].split()) or error
-        raise UserError(f"ckpt={path} does not fit {settings['network']['_target_']}: {reason}") from None
-    assert isinstance(task, Reconstruction | Generation)
-    return Restored(task.eval(), transform)
+    return Restored(_built(kind, settings, state, path), transform)
 
 
 class Earlier(NamedTuple):
-    """What a run is carried on from: a checkpoint's file, the step it was saved at, the settings of its task."""
+    """The checkpoint that training resumes from: its file, its step, and the settings of its task."""
 
     path: Path
     step: int
     settings: dict[str, Any]
 
     def check_fits(self, task: dict[str, Any]) -> None:
-        """Raise `UserError` unless it was trained with the settings of `task`.
+        """Raise `UserError` unless it was trained with these task settings.
 
-        The seed may be another one, and classes are compared once they are known.
+        The seed may differ, and classes are compared once they are known.
         """
         for name, setting in task.items():
             if name.startswith("_") or name == "seed" or (name == "classes" and not setting):
@@ -83,27 +94,58 @@ class Earlier(NamedTuple):
 
 
 def earlier(path: Path) -> Earlier:
-    """What `path` holds. Raises `UserError` where training cannot carry on from it."""
+    """Read the checkpoint that training resumes from. Raises `UserError` if that is not possible."""
     found = _load(path)
     if "hyper_parameters" not in found:
-        raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train's")
-    return Earlier(path, found["global_step"], found["hyper_parameters"])
+        raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
+    return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]))
 
 
-def _check_network(network: dict[str, Any]) -> None:
-    """Raise `ValueError` unless `network` calls one of ours with numbers alone: a file must not name other code."""
-    values = [value for key, value in network.items() if key != "_target_"]
-    numbers = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    ours = {f"artdiff.networks.{name}" for name in networks.__all__}
-    steers = any(key.startswith("_") for key in network if key != "_target_")
-    if network["_target_"] not in ours or steers or not all(isinstance(number, int | float) for number in numbers):
-        raise ValueError(f"it asks for {network}, expected one of artdiff.networks with plain numbers")
+def _built(
+    kind: type[Generation] | type[Reconstruction], settings: dict[str, Any], state: dict[str, Any], path: Path
+) -> Generation | Reconstruction:
+    """The task with its weights, in evaluation mode."""
+    try:
+        task = kind(**settings)
+        task.load_state_dict(state)
+    except (RuntimeError, TypeError, InstantiationException) as error:
+        reason = " ".join(str(error).partition(chr(10))[2].split(chr(10))[0].split()) or error
+        raise UserError(f"ckpt={path} does not fit {settings['network']['_target_']}: {reason}") from None
+    return task.eval()
+
+
+def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
+    """The task's settings as this version names them; version 0.1 preconditioned inside the networks of ours."""
+    network = dict(settings["network"])
+    if str(network["_target_"]).startswith(f"{HOMES['network']}."):
+        network = {NETWORK_RENAMED.get(name, name): value for name, value in network.items()}
+    settings = {**settings, "network": network}
+    if "classes" in settings and "data_std" not in settings:
+        settings |= {"data_std": network.pop("data_std"), "codec": {"_target_": "artdiff.diffusion.codec.Identity"}}
+    return settings
+
+
+def _is_ours(name: str, settings: dict[str, Any]) -> bool:
+    """True if a component is a class defined in its home, with numbers only as arguments."""
+    component, home = settings[name], import_module(HOMES[name])
+    arguments = [value for key, value in component.items() if key != "_target_"]
+    numbers = [one for value in arguments for one in (value if isinstance(value, list) else [value])]
+    steers_hydra = any(key.startswith("_") for key in component if key != "_target_")
+    if steers_hydra or not all(isinstance(number, int | float) for number in numbers):
+        return False
+    modules = {home.__name__}
+    modules |= {f"{home.__name__}.{found.name}" for found in pkgutil.iter_modules(getattr(home, "__path__", []))}
+    module, _, attribute = component["_target_"].rpartition(".")
+    if module not in modules:
+        return False
+    found = getattr(import_module(module), attribute, None)
+    return isinstance(found, type) and found.__module__ in modules
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's readers raise whatever a strange file makes of them
+    except Exception as error:  # a strange file can make torch's readers raise anything
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise UserError(f"ckpt={path} cannot be read as a checkpoint: {reason}") from None
     if not isinstance(found, dict):

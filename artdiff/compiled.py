@@ -1,4 +1,4 @@
-"""torch.compile where it pays: in place, so that the names of weights stay, and for one size of batch."""
+"""torch.compile where it pays: in place, so that weights keep their names, and for one batch size."""
 
 import logging
 import shutil
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 CALLS = 5_000
-"""Calls of a network from which on `auto` compiles it on a GPU: some tens of seconds are to be won back."""
+"""Calls of a network from which on `auto` compiles it on a GPU, since compiling takes tens of seconds."""
 
 
 def mode(asked: str, on: torch.device, *, calls: float) -> str | None:
-    """The mode of torch.compile for a network that is to be called so often, or None to leave it as it is.
+    """The torch.compile mode for a network that will be called about `calls` times; None does not compile.
 
     `asked` is `auto`, `none` or a mode; `reduce-overhead` and `max-autotune` replay CUDA graphs.
     """
@@ -23,23 +23,23 @@ def mode(asked: str, on: torch.device, *, calls: float) -> str | None:
         return None if asked == "none" else asked
     if on.type != "cuda" or calls < CALLS:
         return None
-    is_able = torch.cuda.get_device_capability(on) >= (7, 0) and find_spec("triton") is not None
-    if not (is_able and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))):
+    can_compile = torch.cuda.get_device_capability(on) >= (7, 0) and find_spec("triton") is not None
+    if not (can_compile and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))):
         log.info("nothing is compiled: that needs a GPU of compute capability 7.0 or more, triton and a C compiler")
         return None
     return "default"
 
 
 def compile_in_place(module: nn.Module, how: str) -> None:
-    """Make `module(…)` compiled from its first call on; `module.forward(…)` stays as it is."""
+    """Compile `module(…)` at its first call; `module.forward(…)` stays as it is."""
     log.info("compiling %s: its first call may take minutes (compile=none starts at once)", type(module).__name__)
     module.compile(mode=how, dynamic=False)
 
 
-class Steady:
-    """Calls `module` as it was compiled if the batch is as large as those of training, and it trains; else as it is.
+class FixedBatch:
+    """Calls a module compiled for batches of one size; all other batches, and evaluation, run without compiling.
 
-    Every other size of batch, and evaluation, would be compiled anew, for minutes.
+    Every other batch size would be compiled anew, which takes minutes.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -52,5 +52,5 @@ class Steady:
         compile_in_place(self.module, how)
 
     def __call__(self, image: Tensor, *more: Any) -> Tensor:
-        is_usual = len(image) == self.count and not torch.is_inference_mode_enabled()
-        return self.module(image, *more) if is_usual else self.module.forward(image, *more)
+        is_compiled = len(image) == self.count and not torch.is_inference_mode_enabled()
+        return self.module(image, *more) if is_compiled else self.module.forward(image, *more)

@@ -23,6 +23,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_LEAST, CELL = 64, 256
 """Side in pixels of the square that a picture is fitted into on a sheet: at least and at most."""
 
+SHEET_COLUMNS = 16
+"""Pictures side by side on a `Sheet`, at most."""
+
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """The IPTC term for media made by a trained model (Digital Source Type vocabulary)."""
 
@@ -64,6 +67,11 @@ def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # what is kept for training must not be born an inference tensor
         mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
     return mean, std
+
+
+def signed_to_imagenet(image: Tensor) -> Tensor:
+    """Signed [-1,1] (…,3,H,W) → ImageNet-normalised, as losses take it."""
+    return imagenet_normalise(signed_to_unit(image))
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
@@ -115,6 +123,35 @@ def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Ima
             fitted = ImageOps.pad(picture, (side, side), color="white")
             paper.paste(fitted, (column * side, (height * row + below) * side))
     return paper
+
+
+class Sheet:
+    """Small copies of rows of pictures, each behind its muse if it has one; at most so many lines of 16 pictures."""
+
+    def __init__(self, lines: int) -> None:
+        self.most = lines
+        self.lines = list[list[Image.Image]]()
+        self.full = False
+
+    def begin(self, muse: Image.Image | None) -> None:
+        """Begin a row."""
+        self.full = len(self.lines) == self.most
+        if not self.full:
+            self.lines.append([] if muse is None else [thumbnail(muse)])
+
+    def add(self, picture: Image.Image) -> None:
+        """Add a picture to the row."""
+        if not self.full and len(self.lines[-1]) == SHEET_COLUMNS:
+            self.begin(None)
+        if not self.full:
+            self.lines[-1].append(thumbnail(picture))
+
+    def picture(self) -> Image.Image:
+        """The sheet so far, RGB."""
+        columns = max(len(line) for line in self.lines)
+        blank = Image.new("RGB", self.lines[0][0].size, "white")
+        cells = [picture for line in self.lines for picture in [*line, *[blank] * (columns - len(line))]]
+        return sheet([(picture,) for picture in cells], columns=columns)
 
 
 def from_pillow(picture: Image.Image) -> Tensor:

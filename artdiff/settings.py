@@ -275,6 +275,7 @@ class TaskSettings(Settings):
     network: Component
     optimizer: Component
     scheduler: Component | None
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +299,6 @@ class GenerationSettings(TaskSettings):
     label_dropout: Annotated[float, share]
     ema_half_life: Annotated[float, positive]
     ema_ramp: Annotated[float, positive]
-    seed: int
 
 
 TASKS: dict[str, type[TaskSettings]] = {

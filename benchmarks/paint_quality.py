@@ -24,12 +24,10 @@ from measure import composed
 from PIL import Image
 from torch import Tensor, nn
 
-from artdiff import hardware, images, runs
-from artdiff.checkpoints import restore
+import artdiff
+from artdiff import images, runs
 from artdiff.data.datamodule import ArtDataModule, Pictures
 from artdiff.losses import PerceptualLoss
-from artdiff.painter import paint, plan
-from artdiff.tasks.task import normalised
 
 
 class Art(NamedTuple):
@@ -63,21 +61,17 @@ def pixels(part: Pictures) -> Tensor:
 
 
 def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> Tensor:
-    config = composed("generate", "ckpt=unused", "out=unused")
-    config |= {"steps": args.steps, "guidance": args.guidance}
-    task, transform = restore(ckpt)
-    task.to(hardware.device("auto"))
-    canvases, due = [], 0.0
+    """Pictures of each class in proportion to its share, uint8 (N,3,H,W)."""
+    painter, made, due = artdiff.load(ckpt), list[Tensor](), 0.0
+    begun = time.perf_counter()
     for name, share in shares.items():
         due += share * args.n
-        count = round(due) - len(canvases)
+        count = round(due) - len(made)
         if count:
-            config |= {"label": name, "n": count, "seed": len(canvases)}
-            canvases += plan(config, task.classes, [])[0]
-    begun = time.perf_counter()
-    made = [images.to_uint8(images.from_pillow(one.picture)) for one in paint(task, canvases, config, transform.size)]
+            how = {"label": name, "n": count, "seed": len(made), "steps": args.steps, "guidance": args.guidance}
+            made += [images.to_uint8(images.from_pillow(one.picture)) for one in painter.paint(**how)]
     speed = len(made) / (time.perf_counter() - begun)
-    print(f"{speed:.2f} pictures/s in {args.steps} steps of {config['solver']}, guidance {args.guidance}")
+    print(f"{speed:.2f} pictures/s in {args.steps} steps of Heun, guidance {args.guidance}")
     return torch.stack(made)
 
 
@@ -86,7 +80,7 @@ def features(image: Tensor, network: nn.Sequential) -> Tensor:
     """uint8 (N,3,H,W) → float64 (N,features)."""
     pooled = []
     for some in image.split(100):
-        x, found = F.interpolate(normalised(images.to_signed(some)), scale_factor=2, mode="bilinear"), []
+        x, found = F.interpolate(images.signed_to_imagenet(images.to_signed(some)), scale_factor=2, mode="bilinear"), []
         for layer in network:
             x = layer(x)
             if isinstance(layer, nn.ReLU):

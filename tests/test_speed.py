@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from artdiff import UserError, compiled
-from artdiff.compiled import Steady
+from artdiff.compiled import FixedBatch
 from artdiff.settings import GenerateSettings, TrainSettings
-from artdiff.tasks.task import Task
+from artdiff.tasks.base import Task
 from artdiff.training.progress import ProgressBar
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.features=16", "data.image_size=16")
@@ -41,7 +41,7 @@ class Looks(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", [(), PAINTS], ids=["reconstruction", "generation"])
 def test_a_step_that_is_not_logged_never_waits_for_the_device(art, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(Task, "is_looked_at", property(lambda self: (self.global_step + 1) % 4 == 0))  # as on a GPU
+    monkeypatch.setattr(Task, "reads_values", property(lambda self: (self.global_step + 1) % 4 == 0))  # as on a GPU
     looks, at_begin = Looks(), []
     monkeypatch.setattr(Task, "on_train_batch_start", lambda self, *_: at_begin.append(looks.count))
     every = ("trainer.log_every_n_steps=4", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null")
@@ -65,15 +65,15 @@ def test_the_usual_batch_is_compiled_and_all_others_are_not(eagerly):
     calls = []
     network = nn.Sequential(nn.Linear(3, 2), nn.SiLU())
     keys = list(network.state_dict())
-    steady = Steady(network)
-    steady.compile_for(4, "default")
+    fixed = FixedBatch(network)
+    fixed.compile_for(4, "default")
     compiled_call = network._compiled_call_impl
     network._compiled_call_impl = lambda *words: calls.append(len(words[0])) or compiled_call(*words)
     for count in (4, 3):
         image = torch.randn(count, 3)
-        torch.testing.assert_close(steady(image), network.forward(image))
+        torch.testing.assert_close(fixed(image), network.forward(image))
     with torch.inference_mode():
-        steady(torch.randn(4, 3))
+        fixed(torch.randn(4, 3))
     assert calls == [4]
     assert list(network.state_dict()) == keys
 

@@ -1,1 +1,1 @@
-"""From noise to picture and back."""
+"""Diffusion: the path from noise to picture, what training asks of a denoiser on it, and the ways to follow it."""

@@ -1,35 +1,106 @@
-"""Noise from seeds."""
+"""Random numbers: for each picture of training, from the seeds of pictures to paint, and between two of these."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from artdiff.diffusion.path import beside, noised
+from artdiff.diffusion.path import broadcast, interpolated
+
+TIMES, NOISE, LABELS = range(3)
+"""Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture."""
+
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+"""What the counter of SplitMix64 is advanced by; odd, and near 2⁶⁴ divided by the golden ratio."""
+
+
+class PictureRandom:
+    """Random numbers for each picture of a batch, a pure function of the seed and the picture's number.
+
+    Counter-based: SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195) and the Box-Muller transform.
+    The integers are the same on every device; normal numbers agree up to rounding.
+
+    Args:
+        seed: of the run.
+        numbers: int64 (B,), each picture's place in the order of training, repetitions included.
+    """
+
+    def __init__(self, seed: int, numbers: Tensor) -> None:
+        start = _mixed_int(seed * GOLDEN_GAMMA + 1)
+        self.keys = _mixed(numbers * _signed(GOLDEN_GAMMA) + _signed(start))  # (B,)
+
+    def uniform(self, stream: int) -> Tensor:
+        """float32 (B,) in [0,1)."""
+        return _shifted(self._bits(stream, 1)[:, 0], 40).float() * 2.0**-24
+
+    def normal(self, stream: int, shape: Sequence[int] = ()) -> Tensor:
+        """Unit Gaussian numbers float32 (B, *shape)."""
+        count = math.prod(shape)
+        bits = self._bits(stream, -(-count // 2))
+        radius = _shifted(bits, 32).float().add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+        angle = (bits & 0xFFFFFFFF).float().mul_(2 * math.pi * 2.0**-32)
+        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return pairs[:, :count].reshape(-1, *shape)
+
+    def _bits(self, stream: int, count: int) -> Tensor:
+        """Random int64 (B,count): the first outputs of a SplitMix64 generator for each picture and stream."""
+        start = _mixed(self.keys + _signed((stream + 1) * GOLDEN_GAMMA))
+        counter = torch.arange(1, count + 1, device=start.device) * _signed(GOLDEN_GAMMA)
+        return _mixed(start[:, None] + counter)
 
 
 def from_muse(muse: Tensor, noise: Tensor, *, strength: float) -> tuple[Tensor, float]:
-    """Where to start from a `muse`, and at what time: the muse itself at strength 0, pure noise at strength 1 (SDEdit,
-    arXiv:2108.01073).
+    """Where and at what time to start from a muse (SDEdit, arXiv:2108.01073).
+
+    `strength` 0 is the muse itself, 1 is pure noise.
     """
     start = 1 - strength
-    return noised(muse, noise, muse.new_full((len(muse),), start)), start
+    return interpolated(muse, noise, muse.new_full((len(muse),), start)), start
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Noise (B,C,H,W) for pictures of `shape`, each from its own seed alone, drawn on the CPU."""
+    """Noise (B,*shape), each from its own seed only. Drawn on the CPU, so that it is the same on every machine."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def between(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """Noise (B,C,H,W) between two, `share` (B,) in [0,1] of the way: along the sphere, so that it stays as loud as
-    noise is (Shoemake 1985, doi:10.1145/325334.325242). A share of 0 or 1 gives the ends exactly.
+    """Interpolate noise (B,C,H,W) spherically, so that it keeps its norm (Shoemake 1985, doi:10.1145/325334.325242).
+
+    `share` (B,) in [0,1] of the way to the `other`; 0 and 1 give the ends exactly.
     """
     cosine = torch.cosine_similarity(one.flatten(1).double(), other.flatten(1).double()).clamp(-1, 1)
     angle = torch.arccos(cosine)
     sine = torch.sin(angle).clamp(min=1e-9)
     first, second = (torch.sin(part * angle) / sine for part in (1 - share.double(), share.double()))
-    way = beside(first, one) * one + beside(second, one) * other
-    way = torch.where(beside(angle < 1e-6, one), one.double(), way)  # the same noise twice
-    ends = torch.where(beside(share, one) == 1, other.double(), way)
-    return torch.where(beside(share, one) == 0, one.double(), ends).to(one.dtype)
+    way = broadcast(first, one) * one + broadcast(second, one) * other
+    way = torch.where(broadcast(angle < 1e-6, one), one.double(), way)  # the same noise twice
+    ends = torch.where(broadcast(share, one) == 1, other.double(), way)
+    return torch.where(broadcast(share, one) == 0, one.double(), ends).to(one.dtype)
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """The output function of SplitMix64, on int64 whose products wrap around."""
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """Shift int64 to the right, filling with zeros: torch repeats the sign bit."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mixed_int(z: int) -> int:
+    """`_mixed` of one number in [0, 2⁶⁴)."""
+    mask = 2**64 - 1
+    z &= mask
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+    return z ^ (z >> 31)
+
+
+def _signed(z: int) -> int:
+    """The int64 with the same bits as the lowest 64 bits of `z`."""
+    z &= 2**64 - 1
+    return z - 2**64 if z >= 2**63 else z

@@ -1,45 +1,73 @@
-"""Time 0 is noise and time 1 a picture: the straight path between them, what training asks of it, and ways along it.
+"""The straight path from noise (time 0) to a picture (time 1), and what training asks of a denoiser on it.
 
-`noisy = time · image + (1 − time) · noise`, with unit Gaussian noise (rectified flow, arXiv:2209.03003). A *denoiser*
-answers `denoise(noisy, time)` with its estimate of the clean picture, whatever the time. Training weighs that estimate
-as arXiv:2511.13720 does. Where that paper scales the noise with the picture's size, the times are shifted here, which
-is the same path at another pace.
+`noisy = time · image + (1 − time) · noise` with unit Gaussian noise (rectified flow, arXiv:2209.03003). A denoiser
+predicts the clean picture at every time, and its error is weighted as in JiT (arXiv:2511.13720). Where that paper
+scales the noise with the size of the pictures, `sampled_times` shifts the times, which is equivalent.
 
-Pictures and noise are (B,C,H,W), signed where they are pictures; times are (B,) in [0,1].
+Pictures (or latents) and noise are (B,C,H,W), times are (B,) in [0,1].
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-NEAREST = 0.05
-"""How near to a picture, in time, errors are still weighed as velocities: the weight grows no further from there."""
+MIN_DISTANCE = 0.05
+"""The velocity weight `1 / (1 − time)²` stops growing at this distance from time 1."""
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(noisy (B,C,H,W), time (B,), label int64 (B,)) → (B,C,H,W)."""
 
 
-def noised(image: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """The place on the path from `noise` to `image`, both (B,C,H,W), at `time` (B,)."""
-    time = beside(time, image)
+def interpolated(image: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """The point at `time` (B,) on the path from `noise` to `image`, both (B,C,H,W)."""
+    time = broadcast(time, image)
     return time * image + (1 - time) * noise
 
 
-def draw_times(count: int, *, mean: float, std: float, device: torch.device | str = "cpu") -> Tensor:
-    """Times (count,) to train at, from torch's global generator: the sigmoid of a normal distribution
-    (arXiv:2403.03206, eq. 19). A higher `mean` trains nearer to the picture.
+def sampled_times(normal: Tensor, *, mean: float, std: float) -> Tensor:
+    """Training times from unit Gaussian numbers (B,): `sigmoid(mean + std · normal)` (arXiv:2403.03206, eq. 19).
+
+    A higher `mean` trains nearer to the picture.
     """
-    return torch.sigmoid(mean + std * torch.randn(count, device=device))
+    return torch.sigmoid(mean + std * normal)
 
 
 def weight(time: Tensor) -> Tensor:
-    """What makes a squared error of the picture one of the velocity: `1 / max(1 − time, NEAREST)²`."""
-    return (1 - time).clamp(min=NEAREST) ** -2
+    """`1 / max(1 − time, 0.05)²`, which turns a squared error of the picture into one of the velocity; (B,) → (B,)."""
+    return (1 - time).clamp(min=MIN_DISTANCE) ** -2
 
 
 def gate(time: Tensor, *, opens: float) -> Tensor:
-    """1 where `time` has reached `opens`, else 0: near the noise the estimate is a blur by right, in which features say
-    nothing yet (PixelGen, arXiv:2602.02493).
+    """1 from time `opens` on, else 0; (B,) → (B,).
+
+    Near the noise the best estimate is a blur, and its perceptual features mean nothing (PixelGen, arXiv:2602.02493).
     """
     return (time >= opens).to(time.dtype)
 
 
-def beside(values: Tensor, image: Tensor) -> Tensor:
+class Preconditioned:
+    """A network as a denoiser: it gets inputs of unit variance, and an output of unit variance is right at every time.
+
+    The preconditioning of EDM (arXiv:2206.00364, table 1) for `time · image + (1 − time) · noise`. An output of 0 gives
+    the best linear estimate from `noisy` alone. `data_std` is the standard deviation of the pictures, about 0.5.
+
+    A plain callable rather than a module, so that the network keeps its keys in checkpoints.
+    """
+
+    def __init__(self, network: Network, *, data_std: float) -> None:
+        self.network = network
+        self.data_std = data_std
+
+    def __call__(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """`noisy` (B,C,H,W), `time` (B,) in [0,1], `label` int64 (B,) → clean pictures, float32 (B,C,H,W)."""
+        std, at = self.data_std, broadcast(time.float(), noisy)
+        variance = (at * std) ** 2 + (1 - at) ** 2  # of `noisy`
+        output = self.network(noisy * variance.rsqrt(), time, label)
+        skip, scale = at * std**2 / variance, (1 - at) * std * variance.rsqrt()
+        return skip * noisy.float() + scale * output.float()
+
+
+def broadcast(values: Tensor, image: Tensor) -> Tensor:
     """(B,) → (B,1,1,1), to be multiplied with (B,C,H,W)."""
     return values.view(-1, *[1] * (image.ndim - 1))

@@ -1,6 +1,6 @@
 """Scores, built on torchmetrics. Pictures come in as signed floats (B,3,H,W)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from artdiff.images import signed_to_unit
 
 
 class ReconstructionScores(MetricCollection):
-    """`psnr` in dB and `ssim` (Wang et al. 2004, Gaussian window of 11 px), each the mean of the pictures' own scores.
+    """`psnr` in dB and `ssim` (Wang et al. 2004, Gaussian window of 11 px), each averaged over pictures.
 
-    Both are taken on [0,1] after clamping, the range in which a picture is shown, and in float32: SSIM subtracts what
-    is nearly equal, and under bf16 autocast would come out 0.07 too low.
+    Pictures are clamped to [0,1] first. Computed in float32: SSIM subtracts nearly equal numbers, and under bf16
+    autocast would be 0.07 too low.
     """
 
     def __init__(self, *, prefix: str) -> None:
@@ -30,33 +30,35 @@ class ReconstructionScores(MetricCollection):
 
 
 class TimeBands(Metric):
-    """The means of some terms, each (B,), over the quarters of time that they were taken in; none for an empty one.
+    """The means of named terms over each quarter of time; quarters without a picture are left out.
 
-    Losses of different noise schedules do not compare, but those of the same band do.
+    Losses of different noise schedules cannot be compared, but those of the same quarter of time can.
     """
 
     BANDS = 4
 
-    sums: Tensor
     counts: Tensor
 
-    def __init__(self, terms: Sequence[str], *, prefix: str) -> None:
+    def __init__(self, *, prefix: str) -> None:
         super().__init__()
-        self.terms = tuple(terms)
         self.prefix = prefix
-        self.add_state("sums", torch.zeros(len(self.terms), self.BANDS), dist_reduce_fx="sum")
+        self.terms: list[str] = []
         self.add_state("counts", torch.zeros(self.BANDS), dist_reduce_fx="sum")
 
-    def update(self, time: Tensor, *values: Tensor) -> None:
+    def update(self, time: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Take in the terms, each (B,), of pictures at `time` (B,)."""
         band = (time * self.BANDS).long().clamp(max=self.BANDS - 1)
         self.counts.index_add_(0, band, torch.ones_like(time))
-        for sums, value in zip(self.sums, values, strict=True):
-            sums.index_add_(0, band, value.float())
+        for name, value in terms.items():
+            if name not in self.terms:
+                self.terms.append(name)
+                self.add_state(f"sum_{name}", torch.zeros(self.BANDS, device=time.device), dist_reduce_fx="sum")
+            getattr(self, f"sum_{name}").index_add_(0, band, value.detach().float())
 
     def compute(self) -> dict[str, Tensor]:
         return {
-            f"{self.prefix}_time/{term}_{band / self.BANDS:.2f}-{(band + 1) / self.BANDS:.2f}": sums[band] / count
-            for term, sums in zip(self.terms, self.sums, strict=True)
-            for band, count in enumerate(self.counts)
+            f"{self.prefix}_time/{name}_{band / self.BANDS:.2f}-{(band + 1) / self.BANDS:.2f}": total / count
+            for name in self.terms
+            for band, (total, count) in enumerate(zip(getattr(self, f"sum_{name}"), self.counts, strict=True))
             if count
         }

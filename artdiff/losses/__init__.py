@@ -1,6 +1,10 @@
-"""The hybrid loss: pixel MSE plus the MSE between VGG16 features (Johnson et al., arXiv:1603.08155)."""
+"""The hybrid loss: pixel MSE plus the MSE between VGG16 features (Johnson et al., arXiv:1603.08155).
 
-from artdiff.losses.hybrid import HybridLoss, Terms
+A loss is called `loss(output, target, weight=…, gate=…) -> Losses`; any object that is called so can be trained on.
+"""
+
+from artdiff.diffusion.objective import Loss, Losses, Target
+from artdiff.losses.hybrid import HybridLoss
 from artdiff.losses.perceptual import PerceptualLoss
 
-__all__ = ["HybridLoss", "PerceptualLoss", "Terms"]
+__all__ = ["HybridLoss", "Loss", "Losses", "PerceptualLoss", "Target"]

@@ -1,23 +1,14 @@
-"""The hybrid loss."""
-
-from typing import NamedTuple
+"""The weighted sum of the pixel MSE and the perceptual term."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from artdiff.losses.perceptual import PerceptualLoss, _means
-
-
-class Terms(NamedTuple):
-    """A loss, a scalar, and the unweighted terms it is made of, of each picture: (B,)."""
-
-    loss: Tensor
-    mse: Tensor
-    perceptual: Tensor | None
+from artdiff.diffusion.objective import Losses, Target
+from artdiff.losses.perceptual import PerceptualLoss, picture_means
 
 
 class HybridLoss:
-    """`mse_weight · MSE + perceptual_weight · perceptual`; without `perceptual`, the first term alone."""
+    """`mse_weight · MSE + perceptual_weight · perceptual`, or the MSE alone without `perceptual`."""
 
     def __init__(self, *, mse_weight: float, perceptual_weight: float, perceptual: PerceptualLoss | None) -> None:
         self.mse_weight = mse_weight
@@ -25,23 +16,20 @@ class HybridLoss:
         self.perceptual = perceptual
 
     def __call__(
-        self,
-        image: Tensor,
-        target: Tensor,
-        *,
-        row: Tensor | None = None,
-        weight: Tensor | None = None,
-        gate: Tensor | None = None,
-    ) -> Terms:
-        """`image`, `target` and `row` as `perceptual` takes them.
+        self, output: Tensor, target: Target, *, weight: Tensor | None = None, gate: Tensor | None = None
+    ) -> Losses:
+        """Compare `output` (B,3,H,W) with its target, both ImageNet-normalised.
 
-        `weight` (B,) multiplies each picture's MSE. `gate` (B,), 0 or 1, says which pictures the perceptual term is the
-        mean of: none, and it is 0. Without them all count alike.
+        `weight` (B,) multiplies the MSE of each picture, and the term is then named `weighted_mse`. `gate` (B,), 0 or
+        1, selects the pictures that the perceptual term is averaged over; if there is none, it is 0. That average, and
+        the scale of a relative perceptual loss, are taken over the batch at hand: over each micro-batch if gradients
+        are accumulated.
         """
-        mse = _means(F.mse_loss(image, target, reduction="none"))
-        loss = self.mse_weight * (mse if weight is None else weight * mse).mean()
-        if self.perceptual is None:
-            return Terms(loss, mse, None)
-        perceptual = self.perceptual(image, target, row)
-        counted = perceptual.mean() if gate is None else (gate * perceptual).sum() / gate.sum().clamp(min=1)
-        return Terms(loss + self.perceptual_weight * counted, mse, perceptual)
+        mse = picture_means(F.mse_loss(output, target.image, reduction="none"))
+        name, error = ("mse", mse) if weight is None else ("weighted_mse", weight * mse)
+        loss, terms = self.mse_weight * error.mean(), {name: error}
+        if self.perceptual is not None:
+            terms["perceptual"] = perceptual = self.perceptual(output, target)
+            mean = perceptual.mean() if gate is None else (gate * perceptual).sum() / gate.sum().clamp(min=1)
+            loss = loss + self.perceptual_weight * mean
+        return Losses(loss, terms)

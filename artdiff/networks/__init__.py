@@ -1,4 +1,7 @@
-"""Plain `nn.Module`s: no noise, no Lightning, no Hydra. Those that denoise are called `net(noisy, time, label)`."""
+"""Plain `nn.Module`s without noise, Lightning or Hydra. Denoisers are called `net(noisy, time, label) -> output`.
+
+What a denoiser gets and gives is of unit variance: `artdiff.diffusion.path.Preconditioned` scales both.
+"""
 
 from artdiff.networks.conv import ConvDiffusionModel
 from artdiff.networks.unet import UNet

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class ConvDiffusionModel(nn.Module):
-    """Reconstruct a picture through a bottleneck an eighth as wide and as high.
+    """Reconstructs a picture through a bottleneck of an eighth of its sides.
 
-    The attribute names and the order inside each `nn.Sequential` are the article's, so that a state_dict saved by
-    its program loads here, and one saved here loads there. 742,659 parameters.
+    Attribute names and the order inside each `nn.Sequential` are the article's, so state_dicts are exchangeable with
+    its program. 742,659 parameters.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class ConvDiffusionModel(nn.Module):
         self.enc3 = _down(128, 256)
         self.dec1 = _up(256, 128)
         self.dec2 = _up(128, 64)
-        self.dec3 = nn.Sequential(_double(64, 3), nn.Sigmoid())
+        self.dec3 = nn.Sequential(_transposed(64, 3), nn.Sigmoid())
 
     def forward(self, image: Tensor) -> Tensor:
         """ImageNet-normalised pictures (B,3,H,W) → reconstructions (B,3,H,W) in [0,1]."""
@@ -42,8 +42,9 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _up(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(_double(inputs, outputs), nn.ReLU(inplace=True), nn.BatchNorm2d(outputs))
+    return nn.Sequential(_transposed(inputs, outputs), nn.ReLU(inplace=True), nn.BatchNorm2d(outputs))
 
 
-def _double(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+def _transposed(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    """(B,inputs,H,W) → (B,outputs,2·H,2·W)."""
     return nn.ConvTranspose2d(inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=1)

@@ -14,7 +14,7 @@ from artdiff.checkpoints import Earlier
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
-from artdiff.tasks.task import Task
+from artdiff.tasks.base import Task
 from artdiff.training import report
 from artdiff.training import trainer as trainers
 from artdiff.training.final_scores import FinalScores

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from artdiff import images
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks import Generation
-from artdiff.tasks.task import Task
+from artdiff.tasks.base import Task
 from artdiff.training.loop import step_ended
 
 

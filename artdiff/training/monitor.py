@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from artdiff.tasks.task import Task
+from artdiff.tasks.base import Task
 from artdiff.training.loop import is_logging_step
 
 SCALARS = ("train/lr", "train/grad_norm", "train/images_per_second")
@@ -43,10 +43,8 @@ class Monitor(L.Callback):
             return
         assert isinstance(pl_module, Task)
         now = time.monotonic()
-        scalars = {"train/lr": self.lr, "train/images_per_second": self.seen / (now - self.since)}
-        grad_norm = getattr(pl_module, "grad_norm", None)
-        if grad_norm is not None:
-            scalars["train/grad_norm"] = grad_norm
+        scalars = {"train/lr": self.lr, "train/grad_norm": pl_module.grad_norm}
+        scalars["train/images_per_second"] = self.seen / (now - self.since)
         pl_module.log_dict(scalars | memory(pl_module.device))
         self.seen, self.since = 0, now
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Timer
 
 from artdiff import compiled, hardware
 from artdiff.data.datamodule import ArtDataModule
-from artdiff.tasks.task import Task
+from artdiff.tasks.base import Task
 from artdiff.training.progress import PlainProgress, ProgressBar
 
 STEPS_PER_SECOND = 5
@@ -41,7 +41,7 @@ def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torc
     """Cache target features if nothing augments the pictures; compile long runs."""
     perceptual = task.perceptual
     if perceptual is not None and data.unchanging is not None:
-        perceptual.keep_targets(data.unchanging)
+        perceptual.cache_targets(data.unchanging)
     mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
     if mode is not None:
         task.train_network.compile_for(data.batch_size, mode)

@@ -48,8 +48,8 @@ RUNS = {
 """The runs whose losses are recorded."""
 
 TINY = ("data.image_size=16", "data.batch_size=8", "loss=mse", "trainer.check_val_every_n_epoch=1")
-UNET = ("network=unet", "network.channels=[16,32]", "network.features=16", "network.attention=[8]")
-VIT = ("network=vit", "network.patches=4", "network.width=64", "network.depth=1", "network.features=16")
+UNET = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "network.attention_resolutions=[8]")
+VIT = ("network=vit", "network.patches=4", "network.width=64", "network.depth=1", "network.cond_dim=16")
 KINDS = {
     "reconstruction": ("experiment=baseline", *TINY),
     "generation_unet": ("experiment=paint32", *TINY, *UNET),

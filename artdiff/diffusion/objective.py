@@ -1,0 +1,103 @@
+"""What a denoiser is trained on: a pure function of a batch and random numbers."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from artdiff import images
+from artdiff.diffusion import path
+from artdiff.diffusion.codec import Codec
+from artdiff.diffusion.conditioning import drop_labels
+from artdiff.diffusion.noise import LABELS, NOISE, TIMES, PictureRandom
+from artdiff.diffusion.path import Network
+
+
+class Target(NamedTuple):
+    """What an output is compared with: `image` ImageNet-normalised (B,3,H,W).
+
+    `index` int64 (B,) on the CPU says which pictures of the data set these are; None if their pixels change from epoch
+    to epoch, so that nothing about them can be cached.
+    """
+
+    image: Tensor
+    index: Tensor | None = None
+
+
+class Losses(NamedTuple):
+    """`loss`, a scalar to train on, and the named terms it is made of, each (B,)."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Loss(Protocol):
+    """How to compare an output with its target, both ImageNet-normalised (B,3,H,W).
+
+    `weight` (B,) multiplies the error of each picture. `gate` (B,), 0 or 1, selects the pictures for terms that need a
+    recognisable picture.
+    """
+
+    def __call__(
+        self, output: Tensor, target: Target, *, weight: Tensor | None = None, gate: Tensor | None = None
+    ) -> Losses: ...
+
+
+class Batch(Protocol):
+    """Signed pictures (B,3,H,W), their labels int64 (B,), and their `index` as in `Target`."""
+
+    @property
+    def image(self) -> Tensor: ...
+    @property
+    def label(self) -> Tensor: ...
+    @property
+    def index(self) -> Tensor | None: ...
+
+
+class Denoised(NamedTuple):
+    """`Losses` with the time (B,) that each picture was denoised at."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    time: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Denoise pictures at random times; the loss is weighted and gated by time.
+
+    Args:
+        codec: between pictures and what the network denoises.
+        time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
+        gate: the time from which on the perceptual term counts.
+        label_dropout: share of the labels replaced by the null label.
+    """
+
+    codec: Codec
+    time_mean: float
+    time_std: float
+    gate: float
+    label_dropout: float
+
+    def __call__(self, network: Network, batch: Batch, rng: PictureRandom, loss: Loss) -> Denoised:
+        """The loss of `network` on a batch, with all random numbers from `rng`."""
+        time = path.sampled_times(rng.normal(TIMES), mean=self.time_mean, std=self.time_std)
+        clean = self.codec.encode(batch.image)
+        noise = rng.normal(NOISE, clean.shape[1:])
+        label = drop_labels(batch.label, rng.uniform(LABELS), share=self.label_dropout)
+        noisy = path.interpolated(clean, noise, time)
+        return self.compare(network(noisy, time, label), batch, time, loss)
+
+    def at(self, network: Network, batch: Batch, *, time: Tensor, noise: Tensor, loss: Loss) -> Denoised:
+        """The loss at given times (B,) and noise, with all labels kept: what is validated."""
+        noisy = path.interpolated(self.codec.encode(batch.image), noise, time)
+        return self.compare(network(noisy, time, batch.label), batch, time, loss)
+
+    def compare(self, denoised: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
+        """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of signed pictures."""
+        image = self.codec.decode(denoised)
+        target = Target(images.signed_to_imagenet(batch.image), batch.index)
+        weight, gate = path.weight(time), path.gate(time, opens=self.gate)
+        losses = loss(images.signed_to_imagenet(image), target, weight=weight, gate=gate)
+        mse = (image.detach() - batch.image).square().flatten(1).mean(dim=1)
+        return Denoised(losses.loss, {**losses.terms, "mse": mse}, time)

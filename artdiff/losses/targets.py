@@ -1,0 +1,183 @@
+"""Cached features of target pictures that never change.
+
+On a CPU they are kept on disk under the content keys of the pictures, for later runs as well; on a GPU in its memory,
+by index. What is read is bit for bit what was computed.
+"""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from artdiff.store import Contents, RowStore
+
+log = logging.getLogger(__name__)
+
+VERSION = 2
+"""Part of every file's name: increase it if the same recipe gives other features."""
+
+GPU_SHARE = 0.1
+"""Share of a GPU's memory that features may take; if they need more, none are cached, and training keeps the rest."""
+
+IN_USE = 24 * 3600
+"""Files used in the last so many seconds are not removed to make room: another run may be using them."""
+
+
+class Backend(Protocol):
+    """Features of pictures by index, all of one shape."""
+
+    def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
+        """The places in `index` whose features are there, and these features (K,…); None if there are none."""
+
+    def write(self, index: list[int], features: Tensor) -> None:
+        """Keep `features` (B,…), as far as there is room."""
+
+
+class OnDisk:
+    """In a `RowStore` of at most `max_bytes`. Raises `OSError` if the file cannot be opened."""
+
+    def __init__(self, path: Path, keys: list[bytes], like: Tensor, *, max_bytes: float) -> None:
+        self.keys = keys
+        self.shape, self.dtype = like.shape, like.dtype
+        self.store = RowStore(path, like.nbytes, max_bytes=max_bytes)
+
+    def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
+        found = self.store.read([self.keys[one] for one in index])
+        contents = {place: content for place, content in enumerate(found) if content is not None}
+        if not contents:
+            return [], None
+        features = torch.frombuffer(bytearray().join(contents.values()), dtype=self.dtype)
+        return list(contents), features.view(len(contents), *self.shape)
+
+    def write(self, index: list[int], features: Tensor) -> None:
+        rows = [row.tobytes() for row in features.flatten(1).view(torch.uint8).numpy()]
+        self.store.append([self.keys[one] for one in index], rows)
+
+
+class OnDevice:
+    """In the memory of the device of `like`, for `count` pictures."""
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
+            self.features = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
+        self.known = [False] * count  # on the CPU, to be looked up without waiting for the device
+
+    def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
+        if not all(self.known[one] for one in index):  # features of a part would be computed at another batch size
+            return [], None
+        return list(range(len(index))), self.features[self._places(index)]
+
+    def write(self, index: list[int], features: Tensor) -> None:
+        self.features.index_copy_(0, self._places(index), features)
+        for one in index:
+            self.known[one] = True
+
+    def _places(self, index: list[int]) -> Tensor:
+        return torch.tensor(index).to(self.features.device, non_blocking=True)
+
+
+class FeatureCache:
+    """The features of the pictures of `contents`, in at most `gigabytes`.
+
+    `recipe` names everything that the features depend on beside the pixels.
+    """
+
+    def __init__(self, contents: Contents, recipe: str, gigabytes: float) -> None:
+        self.contents = contents
+        self.recipe = recipe
+        self.max_bytes = gigabytes * 1e9
+        self.backend: Backend | None = None
+        self.is_open = False
+
+    def __call__(self, index: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
+        """The features (B,C,H,W) of the pictures `index`, int64 (B,) on the CPU.
+
+        `compute` makes those of some places in the batch, and is called for what is not cached. The result is
+        channels-last, as convolutions leave it.
+        """
+        features = self._cached(index, lambda places: compute(places).permute(0, 2, 3, 1).contiguous())
+        return features.permute(0, 3, 1, 2)
+
+    def _cached(self, index: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
+        """The same as (B,H,W,C)."""
+        wanted = index.tolist()
+        places, cached = self.backend.read(wanted) if self.backend is not None else ([], None)
+        missing = sorted({*range(len(wanted))} - {*places})
+        if cached is not None and not missing:
+            return cached
+        fresh = compute(missing)
+        if not self.is_open:
+            self.backend, self.is_open = self._open(fresh[0]), True
+        if self.backend is not None:
+            self.backend.write([wanted[place] for place in missing], fresh)
+        if cached is None:
+            return fresh
+        result = fresh.new_empty(len(wanted), *fresh.shape[1:])
+        result[missing], result[places] = fresh, cached
+        return result
+
+    def _open(self, like: Tensor) -> Backend | None:
+        """Where features like `like` are kept, or None."""
+        if like.device.type == "cuda":
+            return self._on_device(like)
+        return self._on_disk(like) if like.device.type == "cpu" else None
+
+    def _on_device(self, like: Tensor) -> Backend | None:
+        needed = len(self.contents.keys) * like.nbytes
+        room = min(self.max_bytes, GPU_SHARE * torch.cuda.get_device_properties(like.device).total_memory)
+        if needed > room:
+            log.info("target features are not cached: they take %.1f GB, room for %.1f", needed / 1e9, room / 1e9)
+            return None
+        log.info("target features are cached in the memory of %s: %.1f GB", like.device, needed / 1e9)
+        return OnDevice(len(self.contents.keys), like)
+
+    def _on_disk(self, like: Tensor) -> Backend | None:
+        folder, needed = self.contents.folder, len(self.contents.keys) * like.nbytes
+        recipe = f"{VERSION} {self.recipe} {like.dtype} {tuple(like.shape)}"
+        path = folder / f"{hashlib.sha256(recipe.encode()).hexdigest()[:32]}.rows"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            room = self.max_bytes - make_room(path, self.max_bytes - needed)
+            room = min(room, shutil.disk_usage(folder).free / 2 + taken(path))
+            backend = OnDisk(path, list(self.contents.keys), like, max_bytes=room)
+        except OSError as error:
+            log.warning("target features are not cached: %s, %s", folder, error.strerror)
+            return None
+        log.info("target features are cached in %s: %.1f GB", folder, min(needed, max(room, 0)) / 1e9)
+        return backend
+
+
+def make_room(path: Path, most: float) -> float:
+    """Remove the files beside `path` that were unused for longest until the others take `most` bytes; returns what
+    they take then. Files in use stay.
+    """
+    others = [one for pattern in ("*.rows", "*.features") for one in path.parent.glob(pattern) if one != path]
+    total = sum(taken(one) for one in others)
+    used = {}
+    for one in others:
+        with suppress(OSError):  # another program has just removed it
+            used[one] = one.stat().st_mtime
+    for one in sorted(used, key=lambda one: used[one]):
+        size = taken(one)
+        if total > most and time.time() - used[one] > IN_USE:
+            with suppress(OSError):
+                one.with_suffix(".keys").unlink(missing_ok=True)
+                one.unlink()
+                total -= size
+    return total
+
+
+def taken(path: Path) -> int:
+    """Bytes that a file takes on the disk, without its holes; 0 if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size

@@ -1,0 +1,121 @@
+"""Where the weights of VGG16 come from: torchvision's download, a file, or a fixed random initialisation."""
+
+import hashlib
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
+
+from artdiff import UserError
+
+log = logging.getLogger(__name__)
+
+DOWNLOAD_SECONDS = 20
+"""A download that is silent for this long is given up."""
+
+
+def _layers() -> dict[str, int]:
+    layers, entries = {}, 0
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for convolution in range(1, convolutions + 1):
+            entries += 2  # convolution, ReLU
+            layers[f"relu{block}_{convolution}"] = entries
+        entries += 1  # pool
+    return layers
+
+
+LAYERS = _layers()
+"""Where VGG16 may be cut, with the number of entries of its `features` up to there: relu1_1 is 2, relu3_3 is 16."""
+
+
+def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
+    """Load weights into the first layers of VGG16, up to `layer`; returns where they came from.
+
+    `weights` is `imagenet`, `random`, `auto` (`imagenet`, or `random` if that cannot be had) or a file. Raises
+    `UserError`.
+    """
+    if weights == "random":
+        _initialise(features)
+        return "random"
+    if weights in ("imagenet", "auto"):
+        try:
+            with _timeout(DOWNLOAD_SECONDS):
+                found = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        except Exception as error:  # no network, no disk, an incomplete download, a damaged file in the cache
+            reason = " ".join(str(error).split())
+            if weights == "imagenet":
+                raise UserError(
+                    f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 "
+                    f"as .pth or .safetensors) or =random, or put the file "
+                    f"{VGG16_Weights.IMAGENET1K_V1.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
+                ) from None
+            log.info("VGG16's ImageNet weights cannot be had (%s)", reason)
+            _initialise(features)
+            return "random, since ImageNet's could not be had"
+        _copy(found, features, layer, "imagenet")
+        return "imagenet"
+    path = Path(weights).expanduser()
+    _copy(_read(path), features, layer, str(path))
+    return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Give up on a connection that is silent for this long; torch's download would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _initialise(features: nn.Sequential) -> None:
+    """He initialisation (arXiv:1502.01852) from a fixed seed, so that the losses of two runs can be compared."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(
+            f"loss.perceptual.weights={path} is no file; expected imagenet, random, auto or a file (.pth, .safetensors)"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the readers raise anything
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise UserError(f"loss.perceptual.weights={path} cannot be read as weights: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"loss.perceptual.weights={path} holds no state_dict of tensors")
+    return state
+
+
+def _copy(found: dict[str, Tensor], features: nn.Sequential, layer: str, name: str) -> None:
+    """Copy what `features` needs from a VGG16 state_dict, whose keys may have the prefix `features.`."""
+    found = {key.removeprefix("features."): value for key, value in found.items()}
+    wanted = features.state_dict()
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        has = [name for name, entries in LAYERS.items() if f"{entries - 2}.weight" in found]
+        remedy = f"it reaches to {has[-1]}: set loss.perceptual.layer={has[-1]}" if has else "it holds no VGG16 layers"
+        raise UserError(f"loss.perceptual.weights={name} has no {missing[0]}, needed for {layer}; {remedy}")
+    for key, value in wanted.items():
+        if found[key].shape != value.shape:
+            raise UserError(
+                f"loss.perceptual.weights={name} is not VGG16: "
+                f"expected {key} of shape {tuple(value.shape)}, got {tuple(found[key].shape)}"
+            )
+    features.load_state_dict({key: found[key] for key in wanted})

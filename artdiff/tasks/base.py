@@ -1,0 +1,220 @@
+"""What both tasks share: a network, an optimizer, a loss, the checks of a step, and what a checkpoint holds."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+
+from artdiff import UserError, __version__
+from artdiff.compiled import FixedBatch
+from artdiff.data.loader import Batch
+from artdiff.losses import Loss, Losses, PerceptualLoss
+
+
+class Task(L.LightningModule, ABC):
+    """Trains `network` under a loss.
+
+    `network`, `optimizer` and `scheduler` are plain `_target_` mappings that are kept in the checkpoint, so that it is
+    enough to paint with. `loss` is needed only to train, and is not kept. `seed` is that of training; `built_with` is
+    passed to the network beside its settings.
+
+    A step may accumulate the gradients of several batches. What acts once a step is done when the last one is in.
+    """
+
+    network: torch.nn.Module
+    failed_at: Tensor
+    grad_norm: Tensor
+    """Norm of all gradients of the latest step before clipping, on the device. Reading it waits for the device."""
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None,
+        loss: Loss | None,
+        seed: int,
+        **built_with: object,
+    ) -> None:
+        super().__init__()
+        self.network = instantiate(network, _convert_="all", **built_with).to(memory_format=torch.channels_last)
+        self.train_network = FixedBatch(self.network)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.loss = loss
+        self.seed = seed
+        self.seen = 0
+        """Images trained on so far, by all ranks."""
+        self.step = Step()
+        self.register_buffer("failed_at", torch.tensor(-1), persistent=False)  # the first bad step, on the device
+        self.register_buffer("grad_norm", torch.tensor(torch.nan), persistent=False)
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Losses:
+        """The losses of a training batch."""
+
+    @abstractmethod
+    def sample_rows(self, image: Tensor) -> list[Tensor]:
+        """Lines of a grid of signed pictures, each (B,3,H,W), that shows what the model does with some validation
+        pictures (B,3,H,W).
+        """
+
+    def facts(self) -> dict[str, object]:
+        """What a run's description says about the model."""
+        return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._loss_facts()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = instantiate(self.optimizer)(self.network.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": instantiate(self.scheduler)(optimizer)}
+
+    @property
+    def perceptual(self) -> PerceptualLoss | None:
+        """The perceptual term of the loss, if it has one of ours."""
+        found = getattr(self.loss, "perceptual", None)
+        return found if isinstance(found, PerceptualLoss) else None
+
+    @property
+    def reads_values(self) -> bool:
+        """True if this step's values may be read. Reading synchronises a GPU, so there only on logging steps."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.device.type != "cuda" or (every > 0 and (self.global_step + 1) % every == 0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(self._batch_seed())  # for dropout; noise and times have their own numbers
+        losses = self.losses(batch)
+        self.seen += len(batch.image) * self.trainer.world_size
+        return self.step.add(losses, len(batch.image), keep_terms=self.reads_values)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skip the update if the loss or a gradient is NaN or infinite; raise at the next logging step.
+
+        A fused optimizer skips without waiting for the device. In 16-bit precision gradients may overflow, and
+        Lightning skips such a step itself.
+        """
+        step, self.step = self.step, Step()
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        correction = step.correction(self.trainer.accumulate_grad_batches)
+        if correction != 1:
+            torch._foreach_mul_(gradients, correction)
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        has_failed = ~step.is_finite
+        is_fused = all(group.get("fused") for group in optimizer.param_groups)
+        if self.trainer.precision != "16-mixed":
+            has_failed = has_failed | ~torch.isfinite(self.grad_norm)
+            if is_fused:
+                optimizer.found_inf = has_failed.float()  # type: ignore[attr-defined]
+        self._remember(has_failed)
+        if self.reads_values:
+            self.log_terms("train", step.means(), step.count)
+        if self.reads_values or not is_fused:
+            self._raise_if_failed()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients. Lightning's own hook refuses fused optimizers in any precision."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), gradient_clip_val, self.grad_norm)
+
+    def on_validation_epoch_end(self) -> None:
+        self._raise_if_failed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._raise_if_failed()
+        about = {"version": __version__, "task": type(self).__name__, "seen": self.seen}
+        checkpoint["artdiff"] = {**about, **self._loss_facts()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seen = checkpoint.get("artdiff", {}).get("seen", 0)  # version 0.1 did not count what it reconstructed
+
+    def log_terms(self, stage: Literal["train", "val"], means: Mapping[str, Tensor], count: int) -> None:
+        """Log the loss and its terms, each the mean of `count` pictures."""
+        for name, value in means.items():
+            self.log(f"{stage}/{name}", value, batch_size=count)
+
+    def log_validation(self, losses: Losses, count: int) -> None:
+        """Log the losses of a validation batch, whose values are checked when the validation ends."""
+        self._remember(~torch.isfinite(losses.loss))
+        terms = {name: value.mean() for name, value in losses.terms.items()}
+        self.log_terms("val", {"loss": losses.loss, **terms}, count)
+
+    @property
+    def needed_loss(self) -> Loss:
+        """The loss, in training."""
+        assert self.loss is not None, "built without a loss: this model can paint but not be trained"
+        return self.loss
+
+    def _batch_seed(self) -> int:
+        """A seed that depends on the run's seed, the images seen and the rank."""
+        return int(np.random.SeedSequence((self.seed, self.seen, self.global_rank)).generate_state(1)[0])
+
+    def _remember(self, has_failed: Tensor) -> None:
+        """Remember the first step that failed, without reading whether this one has."""
+        self.failed_at = torch.where(has_failed & (self.failed_at < 0), self.global_step, self.failed_at)
+
+    def _raise_if_failed(self) -> None:
+        step = int(self.failed_at)
+        if step >= 0:
+            raise UserError(
+                f"the loss or a gradient is NaN or infinite at step {step:,}, so nothing more can be learned: "
+                f"begin anew with a lower optimizer.lr or with trainer.precision=32-true"
+            )
+
+    def _loss_facts(self) -> dict[str, object]:
+        return {"perceptual_weights": self.perceptual.source if self.perceptual is not None else "none"}
+
+
+class Step:
+    """The batches of an optimizer step so far.
+
+    Lightning divides the loss of each batch by the number of batches in a step. That gives the mean over all pictures
+    only if there are as many batches, all equally large, and an epoch's last step may have fewer. So the loss of each
+    batch is scaled by its size against the first one's, and the sum of the gradients by `correction`.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.kept: list[dict[str, Tensor]] = []
+        self.is_finite: Tensor
+
+    def add(self, losses: Losses, count: int, *, keep_terms: bool) -> Tensor:
+        """Take in the losses of `count` pictures; returns the loss to train on."""
+        loss = losses.loss.detach()
+        finite = torch.isfinite(loss)
+        self.is_finite = self.is_finite & finite if self.counts else finite
+        self.counts.append(count)
+        if keep_terms:
+            self.kept.append({"loss": loss, **{name: term.detach().mean() for name, term in losses.terms.items()}})
+        share = count / self.counts[0]
+        return losses.loss if share == 1 else losses.loss * share
+
+    @property
+    def count(self) -> int:
+        """Pictures of all batches."""
+        return sum(self.counts)
+
+    def correction(self, usual_batches: int) -> float:
+        """The factor that makes the accumulated gradients those of the mean over all pictures."""
+        return usual_batches * self.counts[0] / self.count
+
+    def means(self) -> dict[str, Tensor]:
+        """The loss and its terms, averaged over all pictures."""
+        if len(self.kept) == 1:
+            return self.kept[0]
+        means = {}
+        for name in self.kept[0]:
+            values = torch.stack([terms[name] for terms in self.kept])
+            means[name] = (values * values.new_tensor(self.counts)).sum() / self.count
+        return means
