@@ -1,0 +1,341 @@
+"""Fixed-size rows in one file, each under a 32-byte key: decoded pixels, perceptual features.
+
+A store is two files that only grow:
+
+- `NAME.rows`: the rows; row n begins at byte n * row_bytes;
+- `NAME.keys`: entries of 48 bytes: row number, CRC-32 of the row, key, CRC-32 of the entry.
+
+A row is written before its entry. Entries that are incomplete or fail their CRC are ignored, later entries for a key
+replace earlier ones, and a row without an entry is free. So a killed program loses at most what it was writing. All
+writers hold the lock `NAME.lock`. After a build both files are synced to disk and a *seal* is appended: entries before
+it are trusted, rows after it are checked against their CRC when the next build starts.
+"""
+
+import errno
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import repeat
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+
+ENTRY = np.dtype([("row", "<i8"), ("crc", "<u4"), ("key", f"V{KEY_BYTES}"), ("check", "<u4")])
+DROPPED, SEAL = -1, -2
+"""Row numbers with a meaning: the key has no row any more; everything before this entry is on disk."""
+
+
+class Contents(NamedTuple):
+    """The pictures of a data set whose pixels never change.
+
+    `keys` has 32 bytes for each index of the data set, the same for the same pixels. Rows that are derived from the
+    pixels may be kept in `folder`.
+    """
+
+    keys: Sequence[bytes]
+    folder: Path
+
+
+class RowStore:
+    """Rows of `row_bytes` bytes in the file `path` (`NAME.rows`), which is created if it does not exist.
+
+    `append` keeps no more rows than fit into `max_bytes`. A store in a folder that may only be read can be read. Raises
+    `OSError` if the files cannot be opened.
+    """
+
+    def __init__(self, path: Path, row_bytes: int, *, max_bytes: float | None = None) -> None:
+        self.path = path
+        self.row_bytes = row_bytes
+        self.max_bytes = max_bytes
+        self._is_building = False
+        self._lock = FileLock(path.with_suffix(".lock"))
+        self._is_full = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+        with suppress(OSError):
+            os.utime(path)  # the time of the last use, for `prune`
+
+    def _open(self) -> None:
+        self._payload, self._keys = _opened(self.path), _opened(self.path.with_suffix(".keys"))
+        self._row_of: dict[bytes, int] = {}
+        self._crc_of: dict[bytes, int] = {}
+        self._verified: set[bytes] = set()
+        self._unsealed: set[bytes] = set()
+        self._loaded = 0  # bytes of the key file
+        self._end = 0  # the row after the last one that is in use
+        self._map: np.memmap | None = None
+        self._load()
+
+    # reading
+
+    def find(self, keys: Sequence[bytes], *, sealed: bool = False) -> np.ndarray:
+        """The row of each key, int64 (K,); -1 for a key that is absent.
+
+        With `sealed`, rows count as absent while they may be incomplete: after a crash, or in another program's build.
+        """
+        rows = self._rows_of(keys)
+        if (rows < 0).any() and self._load():
+            rows = self._rows_of(keys)
+        if sealed and self._unsealed and not self._is_building:
+            rows[[key in self._unsealed for key in keys]] = -1
+        return rows
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The row of each key; None where it is absent or fails its CRC, which is checked the first time it is read."""
+        return [self._read(key, row) if row >= 0 else None for key, row in zip(keys, self.find(keys), strict=True)]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows, uint8 (N, row_bytes), mapped into memory for reading. Rows are not checked against their CRC."""
+        count = self._rows_in_file()
+        if self._map is None or len(self._map) != count:
+            if not count:
+                return np.empty((0, self.row_bytes), np.uint8)
+            self._map = np.memmap(self.path, np.uint8, "r", shape=(count, self.row_bytes))
+        return self._map
+
+    # writing
+
+    def append(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
+        """Keep rows, except those whose key is there already → how many of the keys have a row now.
+
+        A full disk or `max_bytes` keeps fewer; that is logged once.
+        """
+        try:
+            with self._locked():
+                new = {key: row for key, row in zip(keys, rows, strict=True) if self._row_of.get(key, -1) < 0}
+                self._append(new)
+        except OSError as error:
+            self._say_full(error.strerror or str(error))
+        return int((self._rows_of(keys) >= 0).sum())
+
+    @contextmanager
+    def building(self, waiting: str) -> Iterator[None]:
+        """Hold the lock for `reserve` and `record`; seal the store if no error is raised.
+
+        Logs `waiting` if another program holds the lock. Rows that an interrupted build left are checked first: those
+        that fail their CRC are dropped.
+        """
+        with self._locked(waiting):
+            self._wait_for_writers(waiting)
+            self._check_unsealed()
+            used = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
+            self._free = np.setdiff1d(np.arange(self._end), used).tolist()
+            self._is_building = True
+            try:
+                yield
+                self._seal()
+            finally:
+                self._is_building = False
+                os.ftruncate(self._payload.fileno(), self._end * self.row_bytes)
+
+    def reserve(self, count: int) -> list[int]:
+        """Rows that may be written to in place while `building`, with room on the disk. Raises `OSError`."""
+        reused, self._free = self._free[:count], self._free[count:]
+        fresh = list(range(self._end, self._end + count - len(reused)))
+        if fresh:
+            _allocate(self._payload.fileno(), (fresh[-1] + 1) * self.row_bytes)
+        return reused + fresh
+
+    def record(self, key: bytes, row: int, crc: int) -> None:
+        """Note that a reserved row has been written for this key."""
+        self._add_entries([(row, crc, key)])
+
+    # inside
+
+    def _rows_of(self, keys: Sequence[bytes]) -> np.ndarray:
+        rows = np.fromiter(map(self._row_of.get, keys, repeat(-1)), np.int64, len(keys))
+        rows[rows >= self._rows_in_file()] = -1
+        return rows
+
+    def _rows_in_file(self) -> int:
+        return os.fstat(self._payload.fileno()).st_size // self.row_bytes
+
+    def _read(self, key: bytes, row: int) -> bytes | None:
+        content = os.pread(self._payload.fileno(), self.row_bytes, row * self.row_bytes)
+        if key not in self._verified:
+            if len(content) < self.row_bytes or zlib.crc32(content) != self._crc_of[key]:
+                self._row_of[key] = -1  # `append` may replace it
+                return None
+            self._verified.add(key)
+        return content
+
+    def _load(self) -> bool:
+        """Read the entries that were added since the last call → whether there were any."""
+        size = os.fstat(self._keys.fileno()).st_size
+        count = (size - self._loaded) // ENTRY.itemsize
+        if count <= 0:
+            return False
+        entries = np.frombuffer(os.pread(self._keys.fileno(), count * ENTRY.itemsize, self._loaded), ENTRY)
+        self._loaded += len(entries) * ENTRY.itemsize
+        self._take(entries[entries["check"] == _checks(entries)])
+        return True
+
+    def _take(self, entries: np.ndarray) -> None:
+        seals = np.flatnonzero(entries["row"] == SEAL)
+        if len(seals):
+            self._unsealed = set()
+        keys = entries["key"].tolist()
+        self._unsealed.update(keys[seals[-1] + 1 :] if len(seals) else keys)
+        plain = np.flatnonzero(entries["row"] != SEAL) if len(seals) else slice(None)
+        keys = entries["key"][plain].tolist()
+        self._row_of.update(zip(keys, entries["row"][plain].tolist(), strict=True))
+        self._crc_of.update(zip(keys, entries["crc"][plain].tolist(), strict=True))
+        self._verified.difference_update(keys)
+        self._end = max(self._end, int(entries["row"].max(initial=-1)) + 1)
+
+    def _add_entries(self, entries: Sequence[tuple[int, int, bytes]]) -> None:
+        """Append entries (row, CRC, key) to the key file, all or none."""
+        made = np.array([(row, crc, key, 0) for row, crc, key in entries], ENTRY)
+        made["check"] = _checks(made)
+        try:
+            _write(self._keys.fileno(), made.tobytes(), self._loaded)
+        except OSError:
+            os.ftruncate(self._keys.fileno(), self._loaded)
+            raise
+        self._loaded += made.nbytes
+        self._take(made)
+
+    def _append(self, new: dict[bytes, bytes]) -> None:
+        """Write rows behind the last one in use: those that fit."""
+        room = len(new) if self.max_bytes is None else int(self.max_bytes / self.row_bytes) - self._end
+        fitting = list(new.items())[: max(room, 0)]
+        written, content = 0, b"".join(row for _, row in fitting)
+        try:
+            while written < len(content):
+                written += os.pwrite(self._payload.fileno(), content[written:], self._end * self.row_bytes + written)
+        except OSError as error:
+            self._say_full(error.strerror)
+        if len(fitting) < len(new):
+            self._say_full(f"it may take {(self.max_bytes or 0) / 1e9:.2f} GB")
+        done = fitting[: written // self.row_bytes]
+        if done:
+            self._add_entries([(self._end + place, zlib.crc32(row), key) for place, (key, row) in enumerate(done)])
+            self._verified.update(key for key, _ in done)
+
+    def _say_full(self, reason: str) -> None:
+        if not self._is_full:
+            self._is_full = True
+            log.warning("no more rows are kept in %s: %s", self.path, reason)
+
+    @contextmanager
+    def _locked(self, waiting: str | None = None) -> Iterator[None]:
+        """Hold the lock, with all that other programs have written."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                log.info(waiting)
+            self._lock.acquire()
+        try:
+            if self._was_removed():
+                self._open()
+            torn = os.fstat(self._keys.fileno()).st_size % ENTRY.itemsize
+            if torn:
+                os.ftruncate(self._keys.fileno(), os.fstat(self._keys.fileno()).st_size - torn)
+            self._load()
+            if self._end > self._rows_in_file():  # the file was cut or replaced
+                self._drop([key for key, row in self._row_of.items() if row >= self._rows_in_file()])
+            yield
+        finally:
+            self._lock.release()
+
+    def _was_removed(self) -> bool:
+        """True if another program has removed or replaced the files since they were opened."""
+        for stream in (self._payload, self._keys):
+            try:
+                if not os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name)):  # noqa: PTH116
+                    return True
+            except FileNotFoundError:
+                return True
+        return False
+
+    def _wait_for_writers(self, waiting: str) -> None:
+        """Wait until no process of a killed program can still write to a row that it was given.
+
+        Whoever writes rows in place holds a shared `flock` on the file with the rows.
+        """
+        if fcntl is None:
+            return
+        stream = self._payload.fileno()
+        with suppress(OSError):  # a disk without locks
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info(waiting)
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+    def _check_unsealed(self) -> None:
+        left = [key for key in self._unsealed if self._row_of[key] >= 0]
+        self._drop([key for key in left if self._read(key, self._row_of[key]) is None])
+
+    def _drop(self, keys: list[bytes]) -> None:
+        if keys:
+            self._add_entries([(DROPPED, 0, key) for key in keys])
+        self._end = max(self._row_of.values(), default=-1) + 1
+
+    def _seal(self) -> None:
+        if self._unsealed:
+            os.fsync(self._payload.fileno())
+            os.fsync(self._keys.fileno())
+            self._add_entries([(SEAL, 0, bytes(KEY_BYTES))])
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file for reading and writing, or only for reading where writing is not allowed."""
+    try:
+        return open(path, "r+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return path.open("rb", buffering=0)
+
+
+def _write(stream: int, content: bytes, offset: int) -> None:
+    if os.pwrite(stream, content, offset) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _allocate(stream: int, size: int) -> None:
+    """Make the file at least `size` bytes long and take the room on the disk at once, where the system can."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(stream, 0, size)
+        except OSError as error:  # not every file system can
+            if error.errno == errno.ENOSPC:
+                raise
+    if os.fstat(stream).st_size < size:
+        os.ftruncate(stream, size)
+
+
+def _crc_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _checks(entries: np.ndarray) -> np.ndarray:
+    """The CRC-32 of each entry without its last field, uint32 (N,): `zlib.crc32` for all of them at once."""
+    data = np.ascontiguousarray(entries).view(np.uint8).reshape(-1, ENTRY.itemsize)[:, :-4]
+    crc = np.full(len(data), 0xFFFFFFFF, np.uint32)
+    for column in np.ascontiguousarray(data.T):
+        crc = _CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> 8)
+    return ~crc
