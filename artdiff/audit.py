@@ -10,9 +10,9 @@ from PIL import Image
 from artdiff import UserError, runs
 from artdiff.cli import command, given, plain, typed
 from artdiff.ingest import scan
-from artdiff.ingest.index import Picture
-from artdiff.ingest.pool import Limits, read
-from artdiff.settings import AuditSettings, user_path
+from artdiff.ingest.picture import Picture
+from artdiff.ingest.pool import read
+from artdiff.settings import AuditSettings, Limits, user_path
 
 log = logging.getLogger(__name__)
 
@@ -36,24 +36,24 @@ def audit(cfg: DictConfig) -> list[Path]:
     from artdiff.ingest.card import data_card, report
 
     data = instantiate(config["data"])
-    root, catalogue = data.take_stock()
-    if not catalogue.used:
-        raise UserError(catalogue.lack(root))
+    index, root = data.build_index(), data.source.root
+    if not index.used:
+        raise UserError(index.problem(root))
     runs.make(out, name="out")
-    catalogue.write_set_aside(out / runs.SET_ASIDE)
-    catalogue.write_manifest(out / MANIFEST)
-    (out / CARD).write_text(data_card(catalogue, root.absolute().name), encoding="utf-8")
+    index.write_rejected(out / runs.SET_ASIDE)
+    index.write_manifest(out / MANIFEST)
+    (out / CARD).write_text(data_card(index, root.absolute().name), encoding="utf-8")
     written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
-    for number, label in enumerate([*catalogue.classes, None]):
-        pictures = [picture for picture in catalogue.used if picture.label == label]
+    for number, label in enumerate([*index.classes, None]):
+        pictures = [picture for picture in index.used if picture.label == label]
         sheet = _contact_sheet(root, pictures, settings.contact_sheet, data.limits)
         if sheet is not None:
             written.append(out / _sheet_name(number, label))
             sheet.save(written[-1])
-    log.info("\n%s", report(catalogue, root.absolute().name))
+    log.info("\n%s", report(index, root.absolute().name))
     log.info("written: %s", ", ".join(str(path) for path in written))
-    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", catalogue.digest(), runs.METADATA)
-    if {"train", "validation"} <= {picture.split for picture in catalogue.used}:
+    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", index.digest(), runs.METADATA)
+    if {"train", "validation"} <= {picture.split for picture in index.used}:
         log.info("next:")
         log.info("  %s", typed("artdiff.train", *(word for word in given() if word.startswith("data."))))
     return written

@@ -1,50 +1,45 @@
-"""The folder that keeps what artdiff can make again: the files' hashes, decoded maps (`maps`), the sample art.
+"""The cache folder holds what artdiff can make again: where it is, what is in it, and how to remove it.
 
-- `files/ROOT.json`: the SHA-256 of every file of a root, which holds as long as its size and times do;
-- `decoded/TRANSFORM-CONTENTS.*`: a map and what belongs to it;
-- `features/NAME.features`: what a network makes of the pictures of a map.
+- `files/ROOT.json` and `.near`: the SHA-256 of every file of a folder, and which pictures look alike;
+- `decoded/KIND.*`: decoded pixels (a row store) and what became of each file;
+- `features/NAME.*`: perceptual features of pictures (a row store);
+- the built-in sample art, which `prune` leaves alone.
 """
 
 import hashlib
 import json
-import logging
 import os
 import re
-import sys
-import time
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
-from tqdm import tqdm
 
 from artdiff import UserError
 
-log = logging.getLogger(__name__)
+ROOMS = ("files", "decoded", "features", "latents")
+"""Folders of the cache whose files `prune` may remove."""
 
 OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
-KINDS = ("json", "npy", "partial", "journal", "unfinished", "building", "features")
-"""Names and extensions of what is kept here: whatever else lies in the cache's folder is not artdiff's to remove."""
-
-SECONDS_A_LINE = 20.0
-"""Between two lines of progress where there is no terminal to draw a bar on."""
+SUFFIXES = ("rows", "keys", "jsonl", "json", "near", "unfinished")
+EARLIER_SUFFIXES = ("npy", "partial", "journal", "building", "features")
+"""Names and extensions of artdiff's own files, up to version 0.1.0 and now: nothing else is ever removed."""
 
 
 def default_folder() -> Path:
-    """Where artdiff keeps what it can make again: ARTDIFF_CACHE, or `artdiff` in the user's cache folder."""
+    """The cache folder: ARTDIFF_CACHE, or `artdiff` in the user's cache folder."""
     return Path(os.environ.get("ARTDIFF_CACHE") or user_cache_path("artdiff"))
 
 
 def chosen_folder(cache_dir: str | None) -> Path:
-    """The folder that the setting `cache_dir` asks for."""
+    """The folder that the setting `cache_dir` names."""
     return default_folder() if cache_dir is None else Path(cache_dir).expanduser()
 
 
 def make(folder: Path) -> None:
-    """Make the folder below the cache. Raises `UserError` where that cannot be done."""
+    """Make a folder of the cache. Raises `UserError` if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,7 +49,7 @@ def make(folder: Path) -> None:
 
 
 class Kept(NamedTuple):
-    """Something in the cache: its files, what it is, its `bytes` on disk and when it was last `used` (Unix seconds)."""
+    """An entry of the cache: its files, a description, its `bytes` on disk and when it was last `used` (Unix time)."""
 
     paths: list[Path]
     what: str
@@ -63,32 +58,22 @@ class Kept(NamedTuple):
 
 
 def kept(folder: Path) -> list[Kept]:
-    """Maps, interrupted ones, features and lists of hashes in the cache, the longest unused first."""
-    by_name: dict[str, list[Path]] = {}
-    for path in (path for kind in ("files", "decoded", "features") for path in (folder / kind).glob("*.*")):
-        name, _, kind = path.name.partition(".")
-        if OWN.fullmatch(name) and kind.rpartition(".")[2] in KINDS:
-            by_name.setdefault(name, []).append(path)
+    """All entries of the cache that can be removed, the longest unused first."""
+    by_name: dict[tuple[str, str], list[Path]] = {}
+    for path in (path for room in ROOMS for path in (folder / room).glob("*.*")):
+        name, _, suffix = path.name.partition(".")
+        if OWN.fullmatch(name) and suffix.rpartition(".")[2] in (*SUFFIXES, *EARLIER_SUFFIXES):
+            by_name.setdefault((path.parent.name, name), []).append(path)
     found = []
-    for paths in by_name.values():
-        listing = next((path for path in paths if path.suffix == ".json"), None)
-        said = read_json(listing) if listing is not None else None
-        what = "an interrupted build"
-        if paths[0].parent.name == "files":
-            what = "hashes of a folder's files"
-        elif paths[0].parent.name == "features":
-            what = "perceptual features of pictures"
-        elif isinstance(said, dict):
-            size, fit, _ = said["transform"]
-            what = f"{len(said['outcomes']):,} files of {said['root']}, {fit} to {size} px"
+    for (room, _), paths in by_name.items():
         status = [path.stat() for path in paths]
-        used = (listing.stat() if listing is not None else max(status, key=lambda one: one.st_mtime)).st_mtime
-        found.append(Kept(sorted(paths), what, sum(one.st_blocks * 512 for one in status), used))
+        used = max(one.st_mtime for one in status)
+        found.append(Kept(sorted(paths), _described(room, paths), sum(one.st_blocks * 512 for one in status), used))
     return sorted(found, key=lambda one: one.used)
 
 
 def remove(one: Kept) -> bool:
-    """Remove something from the cache → whether that could be done: not while it is being built."""
+    """Remove an entry → whether that was possible: not while it is being built."""
     lock = one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock")
     try:
         with FileLock(lock, timeout=0):
@@ -99,34 +84,19 @@ def remove(one: Kept) -> bool:
     return True
 
 
-Item = TypeVar("Item")
-
-
-def progress(items: Iterable[Item], total: int, name: str) -> Iterator[Item]:
-    """Pass the items on, with a bar on a terminal and else with a line now and then."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=name, unit=" files")
-        return
-    said = time.monotonic()
-    for count, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() - said > SECONDS_A_LINE:
-            said = time.monotonic()
-            log.info("%s: %s of %s files", name, f"{count:,}", f"{total:,}")
-
-
 def mark_used(path: Path) -> None:
-    """Note when it was last used, for `prune`; not in a cache that is somebody else's."""
+    """Set the time of the last use, for `prune`; does nothing in a cache that belongs to somebody else."""
     with suppress(OSError):
         os.utime(path)
 
 
 def key(*parts: object) -> str:
+    """A name of 32 hexadecimal digits for whatever JSON can write."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def read_json(path: Path) -> Any:
-    """What a file of ours holds; None where there is none that is whole."""
+    """The content of a file of ours; None if it is absent or incomplete."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -134,10 +104,38 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Put the file there at once, whole. Raises `UserError` where it cannot be written."""
+    """Replace a file in one step. Raises `UserError` if it cannot be written."""
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     try:
         unfinished.write_text(json.dumps(content))
         unfinished.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _described(room: str, paths: list[Path]) -> str:
+    """What an entry is, for a person."""
+    if room == "files":
+        return "hashes of a folder's files"
+    if room == "features":
+        return "perceptual features of pictures"
+    if room == "latents":
+        return "latents of pictures"
+    by_suffix = {path.suffix: path for path in paths}
+    if ".jsonl" in by_suffix:
+        return _decoded(by_suffix[".jsonl"])
+    listing = read_json(by_suffix[".json"]) if ".json" in by_suffix else None
+    if isinstance(listing, dict):
+        size, fit, _ = listing["transform"]
+        return f"{len(listing['outcomes']):,} files of {listing['root']}, {fit} to {size} px"
+    return "an interrupted build"
+
+
+def _decoded(ledger: Path) -> str:
+    with ledger.open("rb") as stream:
+        first, count = stream.readline(), sum(1 for _ in stream)
+    try:
+        size, fit, _ = json.loads(first)["transform"]
+    except (ValueError, KeyError, TypeError):
+        return f"{count:,} decoded files"
+    return f"{count:,} decoded files, {fit} to {size} px"

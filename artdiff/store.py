@@ -12,6 +12,7 @@ it are trusted, rows after it are checked against their CRC when the next build 
 """
 
 import errno
+import fcntl
 import logging
 import os
 import zlib
@@ -23,11 +24,6 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +214,7 @@ class RowStore:
             while written < len(content):
                 written += os.pwrite(self._payload.fileno(), content[written:], self._end * self.row_bytes + written)
         except OSError as error:
-            self._say_full(error.strerror)
+            self._say_full(error.strerror or str(error))
         if len(fitting) < len(new):
             self._say_full(f"it may take {(self.max_bytes or 0) / 1e9:.2f} GB")
         done = fitting[: written // self.row_bytes]
@@ -268,8 +264,6 @@ class RowStore:
 
         Whoever writes rows in place holds a shared `flock` on the file with the rows.
         """
-        if fcntl is None:
-            return
         stream = self._payload.fileno()
         with suppress(OSError):  # a disk without locks
             try:

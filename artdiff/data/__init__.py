@@ -1,4 +1,4 @@
-"""From a folder of files to batches: `folder` finds and reads, `cache` keeps, `sampler` orders, `datamodule` serves.
+"""From the index to batches: `pixels` reads, `loader` orders and groups, `augment` varies, `datamodule` serves.
 
-Nothing is imported here, so that a door can look at a folder before torch is loaded.
+Nothing is imported here, so that a command can check a folder before torch is loaded.
 """

@@ -1,79 +1,178 @@
-"""Where the pixels of a batch come from: the decoded map, or the files themselves."""
+"""Batches in an order that can be repeated and resumed: a pure function of (seed, epoch, position)."""
 
-import hashlib
-import mmap
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from artdiff.ingest.decode import Transform, Unreadable, decode
-from artdiff.ingest.scan import shown
-
-HELD = 2**26
-"""Bytes of the map that are read before its pages are given back to the system, which keeps them as it sees fit: the
-memory of training does not grow with the set."""
+from artdiff import UserError
+from artdiff.data.pixels import Pixels
+from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.ingest.index import Index
 
 
-class Found(NamedTuple):
-    """`pixels` uint8 (B,size,size,3), the places in the request that they are for, and the files that are `gone`."""
+class Batch(NamedTuple):
+    """What a task gets: on the accelerator, signed `image` float32 (B,3,H,W) and class numbers `label` int64 (B,).
 
-    pixels: np.ndarray
-    places: list[int]
+    `index` int64 (B,) is on the CPU: the place of each picture in the data set. None if the pixels change from epoch to
+    epoch or are not kept.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor | None = None  # type: ignore[assignment]  # not the method of a tuple
+
+
+class Wire(NamedTuple):
+    """What a loader yields.
+
+    `image` uint8 (B,3,H,W), None if the set is in the accelerator's memory; `index` int64 (B,), the places in the data
+    set; `label` int64 (B,); `chance` float32 (B,4) in [0,1), for training; files that are `gone` since the start.
+    """
+
+    image: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]
+    label: Tensor
+    chance: Tensor | None
     gone: list[str]
 
 
-class Source(Protocol):
-    def read(self, rows: np.ndarray) -> Found:
-        """The pixels of some rows, int (B,)."""
+class Turn(NamedTuple):
+    """The picture that is served at `position` of `epoch`."""
+
+    picture: int
+    epoch: int
+    position: int
 
 
-class FromMap:
-    """The rows of a decoded map on disk."""
+def chance(seed: int, turns: list[Turn]) -> np.ndarray:
+    """Four random numbers for each turn, float32 (B,4) in [0,1): a function of (seed, epoch, position).
 
-    def __init__(self, pixels: np.memmap) -> None:
-        self.pixels = pixels
-        self.path = Path(pixels.filename or "")
-        self._read = 0
-
-    def read(self, rows: np.ndarray) -> Found:
-        found = np.take(self.pixels, rows, axis=0)
-        self._read += found.nbytes
-        if self._read > HELD:
-            self._read = 0
-            memory: mmap.mmap = self.pixels._mmap  # type: ignore[attr-defined]
-            if hasattr(memory, "madvise"):
-                memory.madvise(mmap.MADV_DONTNEED)
-        return Found(found, list(range(len(rows))), [])
-
-    def __getstate__(self) -> Path:
-        return self.path  # a process that loads pictures maps the file itself
-
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(np.load(path, mmap_mode="r"))  # type: ignore[misc]
+    They come from Philox, a function of a key and a counter (Salmon et al. 2011, doi:10.1145/2063384.2063405). The
+    turns must follow each other in one epoch.
+    """
+    key = np.array((seed, turns[0].epoch), np.uint64)
+    counter = np.array((turns[0].position, 0, 0, 0), np.uint64)  # each step gives four numbers
+    numbers = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((len(turns), 4))
+    return (np.floor(numbers * 2**24) / 2**24).astype(np.float32)  # exact in float32: rounding could give 1
 
 
-class FromFiles:
-    """The files, decoded whenever they are asked for: `files` has the path and the SHA-256 of each row.
+class Pictures(Dataset):
+    """One side of the split: `indices` int64 (N,) in the data set and `labels` int64 (N,), read in whole batches.
 
-    One that cannot be read any more, or is not what it was when it was judged, is `gone`.
+    With `indices_only` a batch has indices instead of pixels. With a `seed` it has the numbers that augmentation needs.
     """
 
-    def __init__(self, files: dict[int, tuple[Path, bytes]], transform: Transform) -> None:
-        self.files = files
-        self.transform = transform
+    def __init__(self, source: Pixels, indices: np.ndarray, labels: np.ndarray, *, seed: int | None) -> None:
+        self.source = source
+        self.indices = indices
+        self.labels = torch.from_numpy(labels)
+        self.seed = seed
+        self.indices_only = False
 
-    def read(self, rows: np.ndarray) -> Found:
-        pixels, places, gone = [], [], []
-        for place, row in enumerate(rows.tolist()):
-            path, digest = self.files[row]
-            try:
-                content = path.read_bytes()
-                if hashlib.sha256(content).digest() != digest:
-                    raise Unreadable("it changed meanwhile")
-                pixels.append(decode(content, self.transform)[0])
-                places.append(place)
-            except (OSError, Unreadable) as error:
-                gone.append(f"{shown(str(path))}: {getattr(error, 'strerror', None) or error}")
-        shape = (len(pixels), self.transform.size, self.transform.size, 3)
-        return Found(np.array(pixels, np.uint8).reshape(shape), places, gone)
+    @classmethod
+    def of(cls, index: Index, side: str, source: Pixels, *, seed: int | None = None) -> Self:
+        """The pictures of the index that are on `side`: `train` or `validation`. Without a class, a label is -1."""
+        number = {name: place for place, name in enumerate(index.classes)} | {None: NO_LABEL}
+        indices = [place for place, one in enumerate(index.used) if one.split == side]
+        return cls(source, np.array(indices), np.array([number[one.label] for one in index.on(side)]), seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, turns: list[Turn] | list[int]) -> Wire:
+        pictures = [turn.picture if isinstance(turn, Turn) else turn for turn in turns]
+        numbers = None
+        if self.seed is not None and isinstance(turns[0], Turn):
+            numbers = torch.from_numpy(chance(self.seed, turns))
+        indices, labels = torch.from_numpy(self.indices[pictures]), self.labels[pictures]
+        if self.indices_only:
+            return Wire(None, indices, labels, numbers, [])
+        pixels, places, gone = self.source.read(self.indices[pictures])
+        image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        return Wire(image, indices[places], labels[places], None if numbers is None else numbers[places], gone)
+
+    def spread(self, count: int, *, label: int | None = None) -> Tensor:
+        """At most `count` pictures, spread evenly over all or those with a label: uint8 (B,3,H,W), always the same.
+
+        Raises `UserError` if none can be read any more.
+        """
+        indices = self.indices if label is None else self.indices[self.labels.numpy() == label]
+        places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+        pixels, _, gone = self.source.read(indices[places])
+        if gone and not len(pixels):
+            raise UserError(f"no picture can be read any more: {gone[0]}")
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+class ShuffledOrder(Sampler[Turn]):
+    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Turn]:
+        generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
+        order = torch.randperm(self.length, generator=generator)[self.start :].tolist()
+        for position, index in enumerate(order, self.start):
+            yield Turn(index, self.epoch, position)
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader over a `ShuffledOrder` that can resume in the middle of an epoch.
+
+    It counts epochs itself: Lightning's count is off by one after some resumes. A batch counts when it is yielded.
+    """
+
+    batch_size: int
+    epoch = 0
+    served = 0
+    _loaded = False
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if not self._loaded and self.served:
+            self.epoch, self.served = self.epoch + 1, 0
+        self._loaded = False
+        if isinstance(self.sampler, ShuffledOrder):  # Lightning replaces it to overfit one batch
+            self.sampler.epoch, self.sampler.start = self.epoch, self.served * self.batch_size
+        for batch in super().__iter__():
+            self.served += 1
+            yield batch
+
+    def position(self) -> dict[str, int]:
+        """Where the order stands. Not called `state_dict`, or Lightning would restore it as well."""
+        return {"epoch": self.epoch, "served": self.served}
+
+    def go_to(self, position: dict[str, int]) -> None:
+        """Resume at a `position`."""
+        self.epoch, self.served = position["epoch"], position["served"]
+        self._loaded = self.served < len(self)  # otherwise the next epoch is due
+
+
+def options(workers: int, device: torch.device) -> dict[str, Any]:
+    """Arguments of a DataLoader that feeds `device` from so many processes."""
+    return {
+        "collate_fn": _whole,
+        "num_workers": workers,
+        "worker_init_fn": _one_thread if workers else None,
+        "persistent_workers": workers > 0,
+        "pin_memory": device.type == "cuda",
+    }
+
+
+def _whole(batch: Any) -> Any:
+    """`Pictures` reads whole batches: there is nothing to collate."""
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Disk to index: which files a folder holds, what is in each, and which are used.
+"""From a folder on disk to an index: which files there are, what is in each, and which are used.
 
-Nothing is imported here, so that a command can look at a folder before torch is loaded.
+Nothing is imported here, so that a command can check a folder before torch is loaded.
 """

@@ -1,6 +1,6 @@
-"""From the bytes of a file to right pixels: decoded in full, upright, sRGB, nothing transparent, fitted to a square.
+"""Decodes the bytes of a file to pixels: the whole picture, upright, sRGB, on a background, fitted to a square.
 
-Needs Pillow and numpy only, so that a process that decodes starts in a fifth of a second.
+Needs Pillow and numpy only, so that a child process that decodes starts in a fifth of a second.
 """
 
 import io
@@ -9,32 +9,32 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from artdiff.ingest import duplicates
+from artdiff.ingest.fingerprint import SIDE, fingerprint
+from artdiff.settings import Fit
 
 MAX_PIXELS = 178_956_970
-"""The most pixels that are decoded of one picture: Pillow's own bound against decompression bombs. A JPEG is decoded
-at a fraction of its size where less is needed, and counts as that fraction."""
+"""Pictures with more pixels are rejected: Pillow's own bound against decompression bombs. A JPEG that is decoded at a
+fraction of its size counts as that fraction."""
 
 MAX_TEXT = 64 * 2**20
-"""The most bytes of text that a PNG may unpack to: editors keep their history in it, and Pillow's 1 MiB is too few."""
+"""Bytes of text that a PNG may unpack to: editors keep their history there, for which Pillow's 1 MiB is too little."""
 
 SEEN = 256
-"""Pixels a side, at least, at which a picture is looked at for its facts: they do not depend on the size trained at."""
+"""Facts are taken at this many pixels a side at least, so that they do not depend on the size of training."""
 
 NOT_PICTURES = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-"""What Pillow opens without decoding it itself: EPS would start a program, the others are stubs."""
+"""Formats that Pillow opens but does not decode itself: EPS would start a program, the others are stubs."""
 
 GREY = 3.0
-"""A picture is grey where its channels differ by less than this on average, of 255."""
+"""A picture is grey if its channels differ by less than this on average, of 255."""
 
 WHITE = (255, 255, 255)
 Colour = tuple[int, int, int]
-Fit = Literal["squash", "crop", "pad"]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +45,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → what makes it upright (EXIF 2.32, tag 0x0112)."""
+"""EXIF orientation → the operation that makes a picture upright (EXIF 2.32, tag 0x0112)."""
 
 _SIGNS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("SVG", lambda head: b"<svg" in head.lower()),
@@ -59,15 +59,15 @@ _SIGNS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("Radiance HDR", lambda head: head.startswith(b"#?")),
     ("text", lambda head: b"\0" not in head and head.isascii()),
 )
-"""What lies in folders of pictures and is none, each with how its first bytes look."""
+"""What else lies in folders of pictures, and how to tell from its first bytes."""
 
 
 class Unreadable(Exception):
-    """This is not a picture that can be used; the message is the reason, in words for a person."""
+    """The file is not a picture that can be used; the message says why, in words for a person."""
 
 
 class Transform(NamedTuple):
-    """How every picture becomes a square: `size` pixels a side; `background` shows through and fills up."""
+    """How a picture becomes a square of `size` pixels; `background` shows through transparency and pads."""
 
     size: int
     fit: Fit
@@ -75,7 +75,7 @@ class Transform(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a picture: its upright size in pixels, whether it is grey, and its `duplicates.fingerprint`."""
+    """A picture's upright size in pixels, whether it is grey, and its fingerprint in hexadecimal digits."""
 
     width: int
     height: int
@@ -84,7 +84,7 @@ class Facts(NamedTuple):
 
 
 def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
-    """A file's bytes → uint8 (size,size,3) and its facts. Raises `Unreadable`."""
+    """The bytes of a file → uint8 (size,size,3) and its facts. Raises `Unreadable`."""
     background, enough = transform.background, max(2 * transform.size, SEEN)
     with large_accepted(), _reasons(content):
         opened, (width, height) = _open(content, draft=enough)
@@ -93,14 +93,15 @@ def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
             opened, _ = _open(content, draft=SEEN)
         same = enough == SEEN and background == WHITE
         seen = picture if same else flat(opened, WHITE, enough=SEEN)
-        small = np.asarray(_resized(seen, (duplicates.SIDE, duplicates.SIDE)).convert("RGB"))
+        small = np.asarray(_resized(seen, (SIDE, SIDE)).convert("RGB"))
         square = np.asarray(fitted(picture, transform).convert("RGB"))
-        return square, Facts(width, height, _is_grey(small), duplicates.fingerprint(small))
+        return square, Facts(width, height, _is_grey(small), fingerprint(small))
 
 
 def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = None) -> Image.Image:
-    """A file's bytes → the whole picture, upright sRGB; maybe smaller, if `enough` pixels a side are. Raises
-    `Unreadable`.
+    """The bytes of a file → the whole picture, upright sRGB. It may be smaller if `enough` pixels a side are enough.
+
+    Raises `Unreadable`.
     """
     with large_accepted(), _reasons(content):
         picture, _ = _open(content, draft=enough)
@@ -108,16 +109,16 @@ def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = N
 
 
 def flat(picture: Image.Image, background: Colour, *, enough: int | None = None) -> Image.Image:
-    """A Pillow picture of any mode → upright, sRGB, mode RGB or L, laid on `background` where it is transparent.
+    """A Pillow picture of any mode → upright, sRGB, mode RGB or L; `background` shows through transparency.
 
-    A picture with more than twice `enough` pixels on its shorter side is first shrunk to no less than `enough`.
+    A picture with more than twice `enough` pixels on its shorter side is first reduced, to no less than `enough`.
     """
     profile, deep = picture.info.get("icc_profile"), _range(picture)
     picture, alpha = _apart(_upright(picture), deep)
     if enough is not None and (alpha is not None or profile or picture.mode not in ("L", "RGB")):
         factor = min(picture.size) // enough
         if factor > 1:
-            if alpha is not None:  # what is transparent must not colour what is not
+            if alpha is not None:  # transparent pixels must not colour opaque ones
                 both = Image.merge("RGBA", (*picture.convert("RGB").split(), alpha)).reduce(factor)
                 picture, alpha = both.convert("RGB"), both.getchannel("A")
             else:
@@ -129,7 +130,7 @@ def flat(picture: Image.Image, background: Colour, *, enough: int | None = None)
 
 
 def fitted(picture: Image.Image, transform: Transform) -> Image.Image:
-    """A picture of mode RGB or L → a square: squashed, cropped to its middle, or padded with the background."""
+    """A picture of mode RGB or L → a square of the transform's size."""
     width, height = picture.size
     square = (transform.size, transform.size)
     if transform.fit == "squash":
@@ -153,7 +154,7 @@ def _is_grey(looks: np.ndarray) -> bool:
 
 @contextmanager
 def large_accepted() -> Iterator[None]:
-    """While it lasts, `MAX_PIXELS` and `MAX_TEXT` bound a picture instead of Pillow's own bounds, without warnings."""
+    """Replace Pillow's bounds and their warnings by `MAX_PIXELS` and `MAX_TEXT` for a while."""
     bounds = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         Image.MAX_IMAGE_PIXELS = None
@@ -174,25 +175,25 @@ def _resized(picture: Image.Image, size: tuple[int, int], box: Box | None = None
 
 @lru_cache
 def _formats() -> tuple[str, ...]:
-    Image.preinit()  # so that the usual formats are the first that a file is tried as
+    Image.preinit()  # the usual formats are tried first
     Image.init()
     return tuple(name for name in Image.ID if name not in NOT_PICTURES)
 
 
 def _open(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode in full → the picture, and its upright size; a JPEG at a fraction of its size, `draft` a side at least."""
+    """Decode → the picture and its upright size. A JPEG may come smaller, with at least `draft` pixels a side."""
     picture = Image.open(io.BytesIO(content), formats=_formats())
     header = picture.size
     drafted = draft is not None and picture.draft(None, (draft, draft)) is not None
     if picture.width * picture.height > MAX_PIXELS:
         raise Unreadable(f"too large: {header[0]:,} x {header[1]:,}")
     picture.load()
-    width, height = header if drafted else picture.size  # a TIFF is turned as it is loaded
+    width, height = header if drafted else picture.size  # Pillow turns a TIFF while loading it
     return picture, (width, height) if _orientation(picture) < 5 else (height, width)
 
 
 class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
-    """Turns whatever the decoders raise on damaged input into `Unreadable`, in words."""
+    """Turns whatever the decoders raise on damaged input into `Unreadable` with a readable reason."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -217,7 +218,7 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
 
 
 def _looks_like(content: bytes) -> str | None:
-    """The format whose signature the file begins with."""
+    """The format whose signature the file begins with, if any."""
     head = content[:16].ljust(16, b"\0")  # some of Pillow's plugins read past the end of less
     for name in _formats():
         accept = Image.OPEN[name][1]
@@ -227,7 +228,7 @@ def _looks_like(content: bytes) -> str | None:
 
 
 def _refusal(name: str, content: bytes) -> Exception:
-    """What the decoder for format `name` has against the file: `Image.open` keeps it to itself."""
+    """Why the decoder of format `name` refuses the file; `Image.open` does not say."""
     try:
         Image.OPEN[name][0](io.BytesIO(content), "")
     except Exception as error:
@@ -246,7 +247,7 @@ def _not_a_picture(content: bytes) -> str:
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF says nothing of the picture
+    except Exception:  # the picture may still be fine
         return 1
 
 
@@ -256,10 +257,10 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _apart(picture: Image.Image, deep: tuple[float, float] | None) -> tuple[Image.Image, Image.Image | None]:
-    """→ (a picture without transparency, 8 bits a channel; what is opaque in it as mode L, or None)."""
+    """A picture → the same with 8 bits a channel and without transparency, and its alpha as mode L or None."""
     if deep is not None:
         return _eight_bits(picture, *deep), _key_colour(picture)
-    if picture.mode in ("La", "RGBa"):  # multiplied by their alpha
+    if picture.mode in ("La", "RGBa"):  # premultiplied alpha
         picture = picture.convert(picture.mode.upper())
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -273,9 +274,9 @@ def _apart(picture: Image.Image, deep: tuple[float, float] | None) -> tuple[Imag
 
 
 def _range(picture: Image.Image) -> tuple[float, float] | None:
-    """The values of black and white in a grey picture of more than 8 bits; None for any other.
+    """The values of black and white in a grey picture of more than 8 bits; None for other pictures.
 
-    The format says them, but for 32-bit integers and floats: there it is the smallest usual range that holds them all.
+    The format says them, except for 32-bit integers and floats: there it is the smallest usual range that fits.
     """
     if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
         return None
@@ -286,7 +287,7 @@ def _range(picture: Image.Image) -> tuple[float, float] | None:
     values = np.asarray(picture)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("it holds values that are no numbers")
+        raise ValueError("it holds values that are not finite")
     if low < 0:
         return low, max(high, low + 1e-9)
     usual = (1.0, 255.0, 65535.0) if picture.mode == "F" else (255.0, 65535.0, 2.0**32 - 1)
@@ -294,13 +295,13 @@ def _range(picture: Image.Image) -> tuple[float, float] | None:
 
 
 def _eight_bits(picture: Image.Image, black: float, white: float) -> Image.Image:
-    """Grey of more than 8 bits → mode L."""
+    """Grey with more than 8 bits → mode L."""
     scaled = (np.asarray(picture).astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
     return Image.fromarray((scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8))
 
 
 def _key_colour(picture: Image.Image) -> Image.Image | None:
-    """What is opaque in a deep grey picture, of which PNG names one value that is not."""
+    """The alpha of a grey PNG with more than 8 bits, which may name one value as transparent."""
     key = picture.info.get("transparency")
     if not isinstance(key, int):
         return None
@@ -308,7 +309,7 @@ def _key_colour(picture: Image.Image) -> Image.Image | None:
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """L, RGB, CMYK or LAB → L or RGB, by the embedded ICC profile where there is one that fits."""
+    """L, RGB, CMYK or LAB → L or RGB, by the embedded ICC profile if it fits."""
     if profile or picture.mode == "LAB":
         convert = _conversion(profile, picture.mode)
         if convert is not None:
@@ -320,7 +321,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _conversion(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform to sRGB; None where the profile is sRGB already, is damaged, or is of other colours than `mode`."""
+    """The transform to sRGB; None if the profile is sRGB already, is damaged, or is not for `mode`."""
     spaces = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
     try:
         if mode == "LAB":

@@ -1,259 +1,185 @@
-"""Decoded pictures: one `uint8` memory map per (contents, transform), in the cache's folder.
+"""Every content is decoded once: its pixels go into a row store, what became of it into a ledger.
 
-- `decoded/TRANSFORM-CONTENTS.json`: what became of each content, in the order of their hashes, and which look alike;
-- `decoded/TRANSFORM-CONTENTS.npy`: their pixels, one row each, in the same order.
+Both lie in the cache folder and are shared by all folders of pictures that are decoded in the same way (a *kind*: the
+transform, Pillow's version and `VERSION`):
 
-A map is built under a lock, row by row beside a journal with a checksum of each, and moved into place when it is whole:
-two programs build it once, and one that is killed leaves what the next carries on from. Rows that a map of the same
-transform has already, whole or not, are copied.
+- `decoded/KIND.rows` and `.keys`: the pixels, keyed by the SHA-256 of the content (see `artdiff.store`);
+- `decoded/KIND.jsonl`: a line per content, `[sha256, facts, reason]`, with the limits where the reason depends on them.
+
+Only contents without a line, or without a row, are decoded.
 """
 
-import errno
 import json
 import logging
-import os
 import shutil
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 
 from artdiff import UserError, cache
-from artdiff.ingest import duplicates, pool
+from artdiff.ingest import earlier_cache, pool
+from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Facts, Transform
-from artdiff.ingest.pool import Job, Limits, Outcome, Rows
-from artdiff.ingest.scan import File
+from artdiff.ingest.pool import Outcome
+from artdiff.ingest.source import Record
+from artdiff.progress import progress
+from artdiff.settings import Limits
+from artdiff.store import RowStore
 
 log = logging.getLogger(__name__)
 
 VERSION = 3
-"""Part of every key: raise it when the pixels or facts that a content decodes to change."""
+"""Part of every kind: raise it when the pixels or facts that a content decodes to change."""
+
+WAITING = "another program is decoding pictures in the same way: waiting for it"
 
 
 class Decoded(NamedTuple):
-    """`outcomes` by content, in the order of the rows of `pixels`, uint8 (N,size,size,3), if they are kept; and the
-    pairs of rows that look alike.
-
-    The row of a content that is no picture holds zeros.
-    """
+    """`outcomes` by content, and the row of each content in `pixels`, uint8 (N,size,size,3), if they are kept."""
 
     outcomes: dict[str, Outcome]
-    alike: list[tuple[int, int]]
-    pixels: np.memmap | None
+    rows: dict[str, int]
+    pixels: np.ndarray | None
+
+
+def kind_of(transform: Transform) -> str:
+    """The name of everything that is decoded with a transform, 32 hexadecimal digits."""
+    return cache.key(VERSION, PIL.__version__, transform)
 
 
 def decoded(
-    root: Path, contents: dict[str, File], transform: Transform, limits: Limits, folder: Path, *, keep_pixels: bool
+    root: Path, contents: Mapping[str, Record], transform: Transform, limits: Limits, folder: Path, *, keep_pixels: bool
 ) -> Decoded:
-    """What each content (hash → a file that holds it) decodes to: from the map in `folder`, built if it is not there.
+    """What each content (its SHA-256 → a file that holds it) decodes to; new ones are decoded.
 
-    Without `keep_pixels` every file is decoded once to judge it, and only the outcome is kept.
+    Without `keep_pixels` a content is decoded once to judge it, and only the outcome is kept. Raises `UserError` if
+    the cache in `folder` cannot be written.
     """
-    digests = sorted(contents)
-    kind = cache.key(VERSION, PIL.__version__, transform)[:12]
-    listing = folder / "decoded" / f"{kind}-{cache.key(limits, keep_pixels, digests)}.json"
-    cache.make(listing.parent)
-    found = _open(listing, transform.size, keep_pixels)
-    if not _is_settled(found):
-        with _locked(listing.with_suffix(".lock")):
-            found = _open(listing, transform.size, keep_pixels)  # another program may have built it while we waited
-            if not _is_settled(found):
-                try:
-                    _build(root, contents, transform, limits, listing, keep_pixels=keep_pixels)
-                except OSError as error:
-                    raise UserError(f"the cache in {listing.parent} cannot be written: {error.strerror}") from None
-                found = _open(listing, transform.size, keep_pixels)
-    assert found is not None
-    cache.mark_used(listing)
-    return found
-
-
-def _is_settled(found: Decoded | None) -> bool:
-    """Whether it is there, and nothing in it is to be tried again."""
-    return found is not None and all(outcome.lasting for outcome in found.outcomes.values())
-
-
-def _open(listing: Path, size: int, keep_pixels: bool) -> Decoded | None:
-    """What lies in the cache; None where it is not there, or not whole."""
-    found = cache.read_json(listing)
-    if found is None:
-        return None
-    outcomes = {digest: _outcome(*entry) for digest, *entry in found["outcomes"]}
-    alike = [(one, other) for one, other in found["alike"]]
+    kind = kind_of(transform)
+    path = folder / "decoded" / f"{kind}.jsonl"
+    cache.make(path.parent)
+    ledger = Ledger(path, transform, limits)
+    try:
+        store = RowStore(path.with_suffix(".rows"), transform.size**2 * 3)
+        missing = _missing(contents, ledger, store, keep_pixels)
+        if missing:
+            with store.building(WAITING):
+                earlier_cache.take_over(kind, store, ledger)
+                ledger.load()
+                missing = _missing(contents, ledger, store, keep_pixels)
+                files = {digest: contents[digest] for digest in missing}
+                _decode(root, files, ledger, store if keep_pixels else None, total=len(contents))
+    except OSError as error:
+        raise UserError(f"the cache in {path.parent} cannot be written: {error.strerror or error}") from None
+    cache.mark_used(path)
+    outcomes = {digest: ledger.outcomes[digest] for digest in sorted(contents)}
     if not keep_pixels:
-        return Decoded(outcomes, alike, None)
-    try:
-        pixels = np.load(listing.with_suffix(".npy"), mmap_mode="r")
-    except (OSError, ValueError):
-        return None
-    return Decoded(outcomes, alike, pixels) if pixels.shape == (len(outcomes), size, size, 3) else None
+        return Decoded(outcomes, {}, None)
+    rows = store.find([bytes.fromhex(digest) for digest in outcomes])
+    pixels = store.rows.reshape(-1, transform.size, transform.size, 3)
+    return Decoded(outcomes, dict(zip(outcomes, rows.tolist(), strict=True)), pixels)
 
 
-def _build(
-    root: Path, contents: dict[str, File], transform: Transform, limits: Limits, listing: Path, *, keep_pixels: bool
-) -> None:
-    digests = sorted(contents)
-    place = {digest: row for row, digest in enumerate(digests)}
-    partial = listing.with_suffix(".partial")
-    rows = _reserve(partial, len(digests), transform.size) if keep_pixels else None
-    with _Journal(listing.with_suffix(".journal"), rows) as journal:
-        if rows is not None:
-            missing = {digest for digest in digests if place[digest] not in journal.outcomes}
-            with partial.open("r+b") as stream:
-                for digest, row, outcome in _in_other_maps(listing, transform.size, missing):
-                    stream.seek(rows.offset + place[digest] * rows.size)
-                    stream.write(row)
-                    journal.add(place[digest], digest, outcome._replace(crc=zlib.crc32(row)))
-        jobs = [
-            Job(str(root / contents[digest].path), contents[digest].bytes, contents[digest].mtime, row)
-            for digest, row in place.items()
-            if row not in journal.outcomes
-        ]
-        what = "decoding %s of %s files, to %s" if keep_pixels else "checking %s of %s files, noted in %s"
-        log.info(what, f"{len(jobs):,}", f"{len(digests):,}", listing.parent)
-        for job, outcome in cache.progress(pool.run(jobs, transform, limits, rows=rows), len(jobs), "decoding"):
-            journal.add(job.row, digests[job.row], outcome)
-    outcomes = [journal.outcomes[row] for row in range(len(digests))]
-    alike = duplicates.near_pairs([outcome.facts.fingerprint if outcome.facts else "" for outcome in outcomes])
-    entries = [[digest, *_entry(outcome)] for digest, outcome in zip(digests, outcomes, strict=True)]
-    said = {"root": str(root.absolute()), "transform": transform, "outcomes": entries, "alike": alike}
-    if rows is not None:
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(listing.with_suffix(".npy"))
-    cache.write_json(listing, said)
-    journal.path.unlink()
+class Ledger:
+    """What became of each content, a line of JSON each, in a file that only grows. Lines that are torn are ignored."""
 
-
-class _Journal:
-    """What became of each row of a map that is being built, a line each, so that the next program can carry on."""
-
-    def __init__(self, path: Path, rows: Rows | None) -> None:
+    def __init__(self, path: Path, transform: Transform, limits: Limits) -> None:
         self.path = path
-        self.outcomes = {row: outcome for row, _, outcome, _ in _proven(path, rows)}
+        self.transform = transform
+        self.limits = limits
+        self.outcomes: dict[str, Outcome] = {}
+        self._read = 0  # bytes of the file
+        self._stream: IO[bytes] | None = None
+        self.load()
 
-    def __enter__(self) -> Self:
-        self.stream = self.path.open("a")
-        self.stream.write("\n")  # behind a line that was being written
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stream.close()
-
-    def add(self, row: int, digest: str, outcome: Outcome) -> None:
-        self.outcomes[row] = outcome
-        if outcome.lasting:
-            self.stream.write(json.dumps([row, digest, outcome.crc, *_entry(outcome)]) + "\n")
-            self.stream.flush()
-
-
-def _proven(journal: Path, rows: Rows | None) -> Iterator[tuple[int, str, Outcome, bytes]]:
-    """(row, content, outcome, pixels) of what a journal says is done, and of which the pixels bear it out."""
-    for line in journal.read_text().splitlines() if journal.exists() else ():
-        try:
-            row, digest, crc, *entry = json.loads(line)
-        except ValueError:  # it was being written
-            continue
-        outcome = _outcome(*entry)._replace(crc=crc)
-        pixels = b"" if rows is None or outcome.facts is None else _read_row(rows, row)
-        if not pixels or zlib.crc32(pixels) == crc:
-            yield row, digest, outcome, pixels
-
-
-def _reserve(partial: Path, count: int, size: int) -> Rows:
-    """The file for `count` rows of size x size: the one that an interrupted build left, or a new one."""
-    shape = (count, size, size, 3)
-    if not partial.exists():
-        needed, free = int(np.prod(shape)), shutil.disk_usage(partial.parent).free
-        if needed > free:
-            raise UserError(
-                f"decoding {count:,} pictures needs {needed / 2**30:.1f} GiB in {partial.parent}, which has "
-                f"{free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
-            )
-        unfinished = partial.with_suffix(f".{os.getpid()}.unfinished")
-        np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
-        _allocate(unfinished, needed)
-        unfinished.replace(partial)
-    return _rows(partial)
-
-
-def _rows(partial: Path) -> Rows:
-    pixels = np.load(partial, mmap_mode="r")
-    return Rows(str(partial), pixels.offset, pixels[0].nbytes)
-
-
-def _is_final(outcome: Outcome) -> bool:
-    """Whether a file was set aside for what is in it, whatever the limits."""
-    return outcome.lasting and outcome.reason is not None and not outcome.reason.startswith(pool.COSTLY)
-
-
-def _allocate(path: Path, needed: int) -> None:
-    """Take the room on the disk at once, where the system can."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as stream:
-        try:
-            os.posix_fallocate(stream.fileno(), 0, needed)
-        except OSError as error:  # not every disk can
-            if error.errno == errno.ENOSPC:
-                path.unlink()
-                raise
-
-
-def _read_row(rows: Rows, row: int) -> bytes:
-    with Path(rows.path).open("rb") as stream:
-        stream.seek(rows.offset + row * rows.size)
-        return stream.read(rows.size)
-
-
-def _in_other_maps(listing: Path, size: int, wanted: set[str]) -> Iterator[tuple[str, bytes, Outcome]]:
-    """The rows of `wanted` contents that maps of the same transform hold, whole or interrupted; with what became of
-    them.
-    """
-    kind = listing.name.partition("-")[0]
-    for partial in sorted(listing.parent.glob(f"{kind}-*.partial")):
-        if partial.stem == listing.stem:
-            continue
-        for _, digest, outcome, pixels in _proven(partial.with_suffix(".journal"), _rows(partial)):
-            if digest in wanted and (pixels or _is_final(outcome)):
-                wanted.discard(digest)
-                yield digest, pixels, outcome
-    for other in sorted(listing.parent.glob(f"{kind}-*.json")):
-        if not wanted:
+    def load(self) -> None:
+        """Read the lines that were added since the last call."""
+        if not self.path.exists():
             return
-        found = _open(other, size, keep_pixels=True)
-        if found is None:
-            continue
-        assert found.pixels is not None
-        for row, (digest, outcome) in enumerate(found.outcomes.items()):
-            if digest in wanted and (outcome.facts is not None or _is_final(outcome)):
-                wanted.discard(digest)
-                yield digest, found.pixels[row].tobytes(), outcome
+        with self.path.open("rb") as stream:
+            stream.seek(self._read)
+            text, ending, _ = stream.read().rpartition(b"\n")
+        self._read += len(text) + len(ending)
+        for digest, facts, reason, *limits in _entries(text.split(b"\n")):
+            if not limits or limits[0] == self._bounds:
+                self.outcomes[digest] = Outcome(Facts(*facts) if facts is not None else None, reason)
+
+    def add(self, digest: str, outcome: Outcome) -> None:
+        """Note an outcome; one that may be different next time is not written to the file."""
+        self.outcomes[digest] = outcome
+        if outcome.lasting:
+            is_costly = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
+            self._write([digest, outcome.facts, outcome.reason, *([self._bounds] if is_costly else [])])
+
+    @property
+    def _bounds(self) -> list[float]:
+        return [self.limits.seconds, self.limits.gigabytes]
+
+    def _write(self, entry: Any) -> None:
+        if self._stream is None:
+            self._stream = self.path.open("ab", buffering=0)
+            heading = json.dumps({"transform": self.transform}).encode()
+            self._stream.write(heading + b"\n" if self._stream.tell() == 0 else b"\n")  # behind a line that was torn
+        self._stream.write(json.dumps(entry).encode() + b"\n")
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock, which another program may hold while it builds what we need."""
-    lock = FileLock(path)
+def _entries(lines: list[bytes]) -> list[list[Any]]:
+    """The entries among the lines: JSON lists. All lines are parsed at once if none is damaged, which is faster."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another program is decoding the same pictures: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        found = json.loads(b"[" + b",".join(line for line in lines if line) + b"]")
+    except ValueError:
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return [entry for entry in found if isinstance(entry, list)]
 
 
-def _entry(outcome: Outcome) -> list[Any]:
-    return [outcome.facts, outcome.reason, outcome.lasting]
+def _missing(contents: Mapping[str, Record], ledger: Ledger, store: RowStore, keep_pixels: bool) -> list[str]:
+    """The contents that must be decoded, sorted: without a lasting outcome, or without a row that is sealed."""
+    outcomes = ledger.outcomes
+    missing = {digest for digest in contents if digest not in outcomes or not outcomes[digest].lasting}
+    if keep_pixels:
+        wanted = [digest for digest in contents if digest not in missing and outcomes[digest].facts is not None]
+        rows = store.find([bytes.fromhex(digest) for digest in wanted], sealed=True)
+        missing |= {digest for digest, row in zip(wanted, rows.tolist(), strict=True) if row < 0}
+    return sorted(missing)
 
 
-def _outcome(facts: list[Any] | None, reason: str | None, lasting: bool) -> Outcome:
-    return Outcome(Facts(*facts) if facts is not None else None, reason, lasting=lasting)
+def _decode(root: Path, contents: Mapping[str, Record], ledger: Ledger, store: RowStore | None, *, total: int) -> None:
+    """Decode contents, of `total` in all, into the store that is being built."""
+    if not contents:
+        return
+    rows = _rows_for(list(contents), store) if store is not None else [-1] * len(contents)
+    jobs = {
+        Job(str(root / record.path), record.bytes, record.mtime, row): digest
+        for (digest, record), row in zip(contents.items(), rows, strict=True)
+    }
+    what = "decoding %s of %s files, to %s" if store is not None else "checking %s of %s files, noted in %s"
+    log.info(what, f"{len(jobs):,}", f"{total:,}", ledger.path.parent)
+    target = Rows(str(store.path), store.row_bytes) if store is not None else None
+    with closing(pool.run(jobs, ledger.transform, ledger.limits, rows=target)) as running:
+        for job, outcome in progress(running, len(jobs), "decoding"):
+            ledger.add(jobs[job], outcome)
+            if store is not None and outcome.facts is not None:
+                store.record(bytes.fromhex(jobs[job]), job.row, outcome.crc)
+
+
+def _rows_for(digests: list[str], store: RowStore) -> list[int]:
+    """A row for each content: its own if it has one, so that no row ever changes while somebody reads it."""
+    known = store.find([bytes.fromhex(digest) for digest in digests])
+    count = int((known < 0).sum())
+    needed, free = count * store.row_bytes, shutil.disk_usage(store.path.parent).free
+    if needed > free:
+        raise UserError(
+            f"decoding {count:,} pictures needs {needed / 2**30:.1f} GiB in {store.path.parent}, which has "
+            f"{free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
+        )
+    known[known < 0] = store.reserve(count)
+    return known.tolist()

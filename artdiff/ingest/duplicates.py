@@ -1,73 +1,120 @@
-"""Which pictures look alike: a fingerprint of each, and the groups of those whose fingerprints are near.
+"""Finds near-duplicates: the groups of pictures whose fingerprints are near. Only new fingerprints are compared."""
 
-The fingerprint follows the perceptual hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash
-Functions" (2010): signs of a picture's low frequencies, here 256 of them, with its colours on a 4 x 4 grid beside.
-"""
-
-from collections.abc import Iterable, Iterator
+import logging
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
-SIDE = 32
-"""Of the small picture that a fingerprint is taken of, in pixels."""
+from artdiff.ingest.fingerprint import BYTES, near
 
-FLAT = 6.0
-"""A picture whose greys deviate less than this (of 255) has no shapes to compare, and no fingerprint."""
+log = logging.getLogger(__name__)
 
-NEAR = 44
-"""Fingerprints of 256 bits that differ in so many at most are near; two that have nothing in common differ in 128.
-
-Seen on 2,851 artworks: the same picture recompressed, resized or in other contrast differs in 11 bits at most, cropped
-by 2 % in 36 (the median), and no two of the 4 million pairs of different pictures in fewer than 45."""
-
-NEAR_FIRST = 12
-"""The same for their first 64 bits, which are compared first."""
-
-NEAR_COLOUR = 32.0
-"""How far the colours of near pictures may lie apart, on average, of 255."""
+BATCH = 4096
+"""Fingerprints that are compared between two writes to the file."""
 
 
-def _cosines(count: int) -> np.ndarray:
-    """The first `count` rows of the discrete cosine transform (DCT-II) of `SIDE` values."""
-    place = (np.arange(SIDE) + 0.5) * np.pi / SIDE
-    return np.cos(np.arange(count)[:, None] * place).astype(np.float32)
+class Compared:
+    """Distinct fingerprints, all compared with each other, and which of them are near.
 
-
-_DCT = _cosines(17)
-_LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
-_EIGHTS = np.arange(0, SIDE, 8)
-_ORDER = np.array(sorted(((y, x) for y in range(17) for x in range(17) if (y, x) != (0, 0)), key=lambda p: (max(p), p)))
-_ORDER = _ORDER[:256]  # squares around the lowest frequency, so that the first bits are the coarsest
-
-
-def fingerprint(small: np.ndarray) -> str:
-    """uint8 (32,32,3) → 80 bytes as hexadecimal digits, or nothing for a picture without shapes."""
-    grey = small.astype(np.float32) @ _LUMA
-    if grey.std() < FLAT:
-        return ""
-    frequencies = (_DCT @ grey @ _DCT.T)[_ORDER[:, 0], _ORDER[:, 1]]
-    bits = np.packbits(frequencies > 0)
-    colours = (np.add.reduceat(np.add.reduceat(small, _EIGHTS, 0, np.int32), _EIGHTS, 1) // 64).astype(np.uint8)
-    return (bits.tobytes() + colours.tobytes()).hex()
-
-
-def near_pairs(fingerprints: list[str]) -> list[tuple[int, int]]:
-    """The pairs of places in the list whose fingerprints are near; an empty one is like none. Of several that are equal
-    each is paired with the first alone.
+    With a `path` they are kept in a file that only grows, so that only new fingerprints are compared. It consists of
+    batches: a header with the counts and a CRC-32, fingerprints (80 bytes each), and near pairs (two uint32 each, the
+    places of fingerprints in the file). Reading stops at a batch that is incomplete or damaged; it is compared again.
     """
-    places = [place for place, text in enumerate(fingerprints) if text]
-    if not places:
-        return []
-    data = np.frombuffer(bytes.fromhex("".join(fingerprints[place] for place in places)), np.uint8).reshape(-1, 80)
-    data, first, back = np.unique(data, axis=0, return_index=True, return_inverse=True)
-    back = back.ravel()
-    equal = [(int(first[back[place]]), place) for place in range(len(places)) if first[back[place]] != place]
-    near = [(int(first[one]), int(first[other])) for one, other in _near(data)]
-    return [(places[one], places[other]) for one, other in equal + near]
+
+    HEADER = struct.Struct("<4sIII")
+    MAGIC = b"near"
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.fingerprints = np.empty((0, BYTES), np.uint8)
+        self.pairs = np.empty((0, 2), np.uint32)
+        self.place_of: dict[bytes, int] = {}
+        self._read = 0  # bytes of the file
+        self._load()
+
+    def add(self, wanted: Collection[bytes]) -> None:
+        """Compare those fingerprints that are new with all others, and keep the result if the file can be written."""
+        if all(one in self.place_of for one in wanted):
+            return
+        if self.path is not None:
+            self._add_to_file(self.path, wanted)
+        for _ in self._compare(wanted):
+            pass
+
+    def _add_to_file(self, path: Path, wanted: Collection[bytes]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")), path.open("ab") as stream:
+                self._load()
+                stream.truncate(self._read)
+                for batch in self._compare(wanted):
+                    stream.write(batch)
+                    stream.flush()
+                    self._read += len(batch)
+        except OSError as error:
+            log.info("near-duplicates will be compared again next time: %s, %s", path, error.strerror)
+
+    def _compare(self, wanted: Collection[bytes]) -> Iterator[bytes]:
+        """Compare what is new; yields batches for the file."""
+        new = [one for one in wanted if one not in self.place_of]
+        for start in range(0, len(new), BATCH):
+            fingerprints = np.frombuffer(b"".join(new[start : start + BATCH]), np.uint8).reshape(-1, BYTES)
+            before = len(self.fingerprints)
+            pairs = near(np.concatenate([self.fingerprints, fingerprints]), before)
+            self._take(fingerprints, pairs)
+            content = fingerprints.tobytes() + pairs.tobytes()
+            yield self.HEADER.pack(self.MAGIC, len(fingerprints), len(pairs), zlib.crc32(content)) + content
+
+    def _take(self, fingerprints: np.ndarray, pairs: np.ndarray) -> None:
+        for one in fingerprints.view(f"V{BYTES}").ravel().tolist():
+            self.place_of[one] = len(self.place_of)
+        self.fingerprints = np.concatenate([self.fingerprints, fingerprints])
+        self.pairs = np.concatenate([self.pairs, pairs])
+
+    def _load(self) -> None:
+        """Read the batches that were added to the file since the last call."""
+        if self.path is None or not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self._read)
+            while len(head := stream.read(self.HEADER.size)) == self.HEADER.size:
+                magic, count, pairs, crc = self.HEADER.unpack(head)
+                content = stream.read(count * BYTES + pairs * 8)
+                is_whole = magic == self.MAGIC and len(content) == count * BYTES + pairs * 8
+                if not is_whole or zlib.crc32(content) != crc:
+                    return
+                self._read = stream.tell()
+                self._take(
+                    np.frombuffer(content, np.uint8, count * BYTES).reshape(-1, BYTES),
+                    np.frombuffer(content, np.uint32, pairs * 2, count * BYTES).reshape(-1, 2),
+                )
+
+
+def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) -> list[tuple[int, int]]:
+    """Pairs of places in the list whose fingerprints are near; an empty fingerprint is near none.
+
+    Of several equal fingerprints, each is paired with the first only.
+    """
+    compared = compared or Compared()
+    first: dict[bytes, int] = {}
+    equal = []
+    for place, text in enumerate(fingerprints):
+        if text and first.setdefault(one := bytes.fromhex(text), place) != place:
+            equal.append((first[one], place))
+    compared.add(first)
+    place_in_list = np.full(len(compared.fingerprints), -1)
+    place_in_list[[compared.place_of[one] for one in first]] = list(first.values())
+    found = place_in_list[compared.pairs.astype(np.int64)]
+    found = np.sort(found[(found >= 0).all(axis=1)], axis=1)
+    return equal + sorted((one, other) for one, other in found.tolist())
 
 
 def groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Pairs of places → the groups that they join in chains; each group and the list in rising order."""
+    """The groups that pairs of places join in chains; each group and the list are in rising order."""
     parent: dict[int, int] = {}
 
     def root(one: int) -> int:
@@ -81,16 +128,3 @@ def groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     for place in sorted(parent):
         found.setdefault(root(place), []).append(place)
     return sorted(found.values())
-
-
-def _near(data: np.ndarray) -> Iterator[tuple[int, int]]:
-    """uint8 (N,80), no two alike → the pairs of rows that are near."""
-    first = np.ascontiguousarray(data[:, :8]).view(np.uint64).ravel()
-    bits = np.ascontiguousarray(data[:, :32]).view(np.uint64)
-    colours = data[:, 32:].astype(np.int16)
-    for one in range(len(data) - 1):
-        others = np.flatnonzero(np.bitwise_count(first[one + 1 :] ^ first[one]) <= NEAR_FIRST) + one + 1
-        if len(others):
-            near = np.bitwise_count(bits[others] ^ bits[one]).sum(axis=1) <= NEAR
-            near &= np.abs(colours[others] - colours[one]).mean(axis=1) <= NEAR_COLOUR
-            yield from ((one, other) for other in others[near].tolist())

@@ -1,71 +1,94 @@
-"""The SHA-256 of every file of a folder, read once."""
+"""The SHA-256 of every file, which is read again only if its size or times change."""
 
 import errno
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from artdiff import cache
 from artdiff.ingest.pool import cores
-from artdiff.ingest.scan import File
+from artdiff.ingest.source import Record
+from artdiff.progress import progress
 
 SETTLED = 2.0
-"""Seconds after which a file that is written to again shows it in its times, whatever disk it lies on."""
+"""Seconds after which a change to a file is sure to change its times, on any file system."""
 
 MAX_BYTES = 2**30
-"""Of a file that is looked into: no picture that can be decoded here is larger."""
+"""Larger files are rejected unread: no picture that can be decoded here is that large."""
 
 
-def hashes(root: Path, files: list[File], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """→ (path → SHA-256 of the file, 64 hexadecimal digits; path → the reason why a file cannot be read).
+class Hashes(NamedTuple):
+    """The SHA-256 of files by path, 64 hexadecimal digits; and the reason why a file cannot be read, by path."""
 
-    A file is read only if its size or times are not those that it was last read with; reasons are never remembered.
+    digests: dict[str, str]
+    reasons: dict[str, str]
+
+
+def hashes(root: Path, records: Sequence[Record], folder: Path) -> Hashes:
+    """Hash the files below `root`; what was read is remembered in the cache `folder`, reasons are not.
+
+    A file that has just been written is not remembered either: the next change could have the same time.
     """
-    ledger = folder / "files" / f"{cache.key(str(root.resolve()))}.json"
+    ledger = ledger_of(root, folder)
     known: dict[str, list[Any]] = cache.read_json(ledger) or {}
-    stamps = {file.path: [file.bytes, file.mtime, file.ctime] for file in files}
+    stamps = {one.path: [one.bytes, one.mtime, one.ctime] for one in records}
     found = {path: known[path][3] for path, stamp in stamps.items() if known.get(path, ())[:3] == stamp}
-    unread = [file for file in files if file.path not in found]
+    unread = [one for one in records if one.path not in found]
     lasting = {path: [*stamps[path], digest] for path, digest in found.items()}
     reasons: dict[str, str] = {}
 
-    def read(file: File) -> None:
+    def read(record: Record) -> None:
         now = time.time_ns()
         try:
-            if file.bytes > MAX_BYTES:
-                reasons[file.path] = f"too large: a file of {file.bytes / 2**30:.1f} GiB"
-                return
-            with (root / file.path).open("rb") as stream:
-                found[file.path] = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = _digest(root, record)
         except OSError as error:
-            denied = error.errno in (errno.EACCES, errno.EPERM)
-            reasons[file.path] = "permission denied" if denied else f"cannot be read: {error.strerror}"
+            reasons[record.path] = _reason(error)
             return
-        if not any(abs(moment - now) < SETTLED * 1e9 for moment in (file.mtime, file.ctime)):
-            lasting[file.path] = [*stamps[file.path], found[file.path]]
+        found[record.path] = digest
+        if not any(abs(moment - now) < SETTLED * 1e9 for moment in (record.mtime, record.ctime)):
+            lasting[record.path] = [*stamps[record.path], digest]
 
     if not unread and len(found) == len(known):
         cache.mark_used(ledger)
-    else:
-        try:
-            _in_parallel(read, unread, "reading")
-        finally:
-            cache.make(ledger.parent)
-            cache.write_json(ledger, lasting)
-    return found, reasons
+        return Hashes(found, reasons)
+    try:
+        _in_parallel(read, unread, "reading")
+    finally:
+        cache.make(ledger.parent)
+        cache.write_json(ledger, lasting)
+    return Hashes(found, reasons)
+
+
+def ledger_of(root: Path, folder: Path) -> Path:
+    """The file in the cache `folder` that remembers the hashes of a root."""
+    return folder / "files" / f"{cache.key(str(root.resolve()))}.json"
+
+
+def _digest(root: Path, record: Record) -> str:
+    if record.bytes > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"too large: a file of {record.bytes / 2**30:.1f} GiB")
+    with (root / record.path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission denied"
+    return str(error.strerror) if error.errno == errno.EFBIG else f"cannot be read: {error.strerror}"
 
 
 Item = TypeVar("Item")
 
 
 def _in_parallel(work: Callable[[Item], None], items: list[Item], name: str) -> None:
+    """Do the work in threads: hashing does not hold Python's lock."""
     with ThreadPoolExecutor(cores()) as pool:
         try:
-            for _ in cache.progress(pool.map(work, items), len(items), name):
+            for _ in progress(pool.map(work, items), len(items), name):
                 pass
-        except BaseException:  # Ctrl-C: do not first do the rest
+        except BaseException:  # Ctrl-C: do not finish the rest first
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,121 +1,131 @@
-"""What a folder holds, file by file: what is used, where it is held out, what is a copy, and what is set aside, why.
+"""The index of a source: which pictures are used and on which side, which are copies, which files are rejected and why.
 
-A picture is its content: files with the same bytes count once. Which side of the split it is on depends on its content
-alone, unless the folders say so; pictures that look alike are on the same side.
+A picture is its content: files with the same bytes count once, and near-duplicates are on the same side of the split.
 """
 
-import csv
 import hashlib
-import io
 import logging
-import os
-import re
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from artdiff import UserError
-from artdiff.ingest import decoded, duplicates, hashing
-from artdiff.ingest.decode import Facts, Transform
-from artdiff.ingest.layout import Split, lay_out
-from artdiff.ingest.pool import Limits
-from artdiff.ingest.scan import EXPECTED, File, SetAside, elsewhere, scan, shown, some, tree, write_rows
+from artdiff.ingest import decoded, split
+from artdiff.ingest.decode import Transform
+from artdiff.ingest.duplicates import Compared
+from artdiff.ingest.exclude import excluded
+from artdiff.ingest.hashing import hashes, ledger_of
+from artdiff.ingest.picture import Picture
+from artdiff.ingest.scan import EXPECTED, Rejected, elsewhere, tree
+from artdiff.ingest.source import Record, Source
+from artdiff.ingest.tables import shown, some, table, write
+from artdiff.settings import Limits
 
 log = logging.getLogger(__name__)
 
-SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})(?: [ *].*)?")
-"""A content's hash, alone or in a line of `sha256sum`."""
+HEADING = ("file", "sha256", "bytes", "width", "height", "class", "split", "copy_of", "looks_like")
+"""Of a manifest, before the columns of the metadata."""
 
 
-class Picture(NamedTuple):
-    """A file that can be used. `row` is that of its content in the map, `digest` its SHA-256.
+class Index(NamedTuple):
+    """Everything that a source holds; each file is in exactly one of the first three lists, which are sorted by path.
 
-    `copy_of` is the path of the file with the same content that is used in its stead; `looks_like` that of the best
-    of the pictures that it looks like, itself maybe.
-    """
-
-    path: str
-    bytes: int
-    digest: str
-    facts: Facts
-    row: int
-    label: str | None
-    split: Split
-    columns: dict[str, str]
-    copy_of: str | None = None
-    looks_like: str | None = None
-
-
-class Catalogue(NamedTuple):
-    """All that a folder holds: every file is in one of the first three.
-
-    `astray` are the paths of copies that the folders put on another side of the split than the one used. `pixels` is
-    the map that `Picture.row` is of, where it is kept; `tree` the folders in a line.
+    `leaks` are the paths of copies that the folders put on another side of the split than the picture used. `pixels`,
+    uint8 (N,size,size,3), holds the decoded pictures by `Picture.row`, if they are kept. `tree` is the folders on one
+    line.
     """
 
     used: list[Picture]
     copies: list[Picture]
-    set_aside: list[SetAside]
-    astray: list[str]
-    pixels: np.memmap | None
+    rejected: list[Rejected]
+    leaks: list[str]
+    pixels: np.ndarray | None
     tree: str
 
     @property
     def classes(self) -> list[str]:
         return sorted({picture.label for picture in self.used if picture.label is not None})
 
+    @property
+    def near_duplicates(self) -> list[Picture]:
+        """The pictures that look like a better one."""
+        return [picture for picture in self.used if picture.looks_like not in (None, picture.path)]
+
+    def on(self, side: str) -> list[Picture]:
+        """The pictures on one side of the split: `train`, `validation` or `test`."""
+        return [picture for picture in self.used if picture.split == side]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many files are on each side of the split, copies, and set aside."""
+        sides = {side: len(self.on(side)) for side in ("train", "validation", "test")}
+        return {**sides, "copies": len(self.copies), "set_aside": len(self.rejected)}
+
+    def summary(self, root: Path, size: str) -> list[str]:
+        """The lines that a run logs about its data."""
+        counts = {name: f"{count:,}" for name, count in self.counts.items()}
+        line = f"{sum(self.counts.values()):,} files in {root}: {counts['train']} pictures for training"
+        line += f", {counts['validation']} for validation"
+        line += f", {counts['test']} for test (not used)" if self.counts["test"] else ""
+        line += f", {counts['copies']} copies" if self.copies else ""
+        line += f", {counts['set_aside']} set aside" + (f" ({reasons(self.rejected)})" if self.rejected else "")
+        lines = [line]
+        if self.near_duplicates:
+            lines.append(f"{len(self.near_duplicates):,} pictures look like another, and are on the same side as it")
+        named = [shown(name) for name in self.classes]
+        return [*lines, f"classes {some(named, most=8)}; {size}" if named else f"no classes; {size}"]
+
     def manifest(self) -> str:
-        """One tab-separated line for each picture and each copy, by path, under a heading."""
+        """A tab-separated line for each picture and each copy, by path, below a heading."""
         pictures = sorted([*self.used, *self.copies])
         columns = sorted({"license", "source"}.union(*(picture.columns for picture in pictures)))
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-        writer.writerow([*HEADING, *(f"metadata.{name}" if name in HEADING else name for name in columns)])
-        for one in pictures:
-            known = (one.path, one.digest, one.bytes, one.facts.width, one.facts.height, one.label, one.split)
-            writer.writerow([*known, one.copy_of, one.looks_like, *(one.columns.get(name) for name in columns)])
-        return text.getvalue()
+        heading = [*HEADING, *(f"metadata.{name}" if name in HEADING else name for name in columns)]
+        return table(heading, [(*_known(one), *(one.columns.get(name) for name in columns)) for one in pictures])
 
     def digest(self) -> str:
         """The SHA-256 of the manifest, as `sha256sum manifest.tsv` prints it."""
         return hashlib.sha256(self.manifest().encode(errors="surrogateescape")).hexdigest()
 
-    def lack(self, root: Path) -> str:
-        """Why there is nothing to train on, in a line."""
+    def problem(self, root: Path) -> str | None:
+        """Why the pictures cannot be trained on, in one line; None if they can."""
+        if self.on("train") and self.on("validation"):
+            return None
         if len(self.used) > 1:
             return f"data.root={root} holds pictures for {self.used[0].split} alone, expected training and validation"
-        files = len(self.used) + len(self.copies) + len(self.set_aside)
+        files = len(self.used) + len(self.copies) + len(self.rejected)
         found = f"data.root={root} holds {len(self.used)} usable pictures in {files:,} files, expected 2 that differ"
-        if self.set_aside:
-            found += f"; set aside: {reasons(self.set_aside)}"
+        if self.rejected:
+            found += f"; set aside: {reasons(self.rejected)}"
         if self.copies:
             found += f"; copies: {len(self.copies):,}"
-        if self.used or any(reason.startswith(("smaller", "left out")) for _, reason in self.set_aside):
+        if self.used or any(reason.startswith(("smaller", "left out")) for _, reason in self.rejected):
             return found
         return f"{found}; what is there: {self.tree}; {elsewhere(root, 'data.root')}{EXPECTED}"
 
-    def write_set_aside(self, path: Path) -> None:
-        write_rows(path, ("file", "reason"), self.set_aside)
+    def write_rejected(self, path: Path) -> None:
+        """Write `set_aside.tsv`: the rejected files and the reasons."""
+        write(path, table(("file", "reason"), self.rejected))
+
+    def write_duplicates(self, path: Path) -> None:
+        """Write `duplicates.tsv`: the copies and the near-duplicates, by file."""
+        found = sorted([*self.copies, *self.near_duplicates])
+        lines = [(one.path, one.copy_of or "", one.looks_like or "", one.split) for one in found]
+        write(path, table(("file", "copy_of", "looks_like", "split"), lines))
 
     def write_manifest(self, path: Path) -> None:
-        path.write_text(self.manifest(), encoding="utf-8", errors="surrogateescape", newline="")
+        write(path, self.manifest())
 
 
-def reasons(set_aside: list[SetAside]) -> str:
-    """How many files were set aside for what, in a line."""
-    counts = Counter(reason.partition(":")[0] for _, reason in set_aside)
+def reasons(rejected: Sequence[Rejected]) -> str:
+    """How many files were rejected for which reason, on one line."""
+    counts = Counter(reason.partition(":")[0] for _, reason in rejected)
     return some([f"{count:,} {reason}" for reason, count in counts.most_common()], most=8)
 
 
-HEADING = ("file", "sha256", "bytes", "width", "height", "class", "split", "copy_of", "looks_like")
-"""Of a manifest, before the columns of the metadata."""
-
-
-def take_stock(
-    root: Path,
+def build_index(
+    source: Source,
     *,
     transform: Transform,
     limits: Limits,
@@ -124,131 +134,72 @@ def take_stock(
     val_fraction: float,
     cache_dir: Path,
     keep_pixels: bool,
-) -> Catalogue:
-    """Look at every file below `root`, decode what is new, and say what becomes of each.
+) -> Index:
+    """Look at every file of a source, and decode what is new.
 
-    Raises `UserError` where the folder, a metadata file, the list to exclude or the cache's folder cannot be used.
+    Raises `UserError` if the source, a metadata file, the list to exclude or the cache cannot be used.
     """
-    files, hidden = scan(root)
-    layout = lay_out(root, files)
-    hashes, unread = hashing.hashes(root, layout.files, cache_dir)
-    set_aside = [*hidden, *layout.set_aside, *unread.items()]
-    excluded = _excluded(exclude, root, layout.files, hashes) if exclude is not None else {}
-    set_aside += excluded.items()
-    hashed = [
-        (file, place, hashes[file.path])
-        for file, place in zip(layout.files, layout.places, strict=True)
-        if file.path in hashes and file.path not in excluded
-    ]
-    contents = {digest: file for file, _, digest in reversed(hashed)}
-    outcomes, alike, pixels = decoded.Decoded({}, [], None)
+    records, rejected = source.records()
+    digests, unread = hashes(source.root, records, cache_dir)
+    left_out = excluded(exclude, source.root, records, digests) if exclude is not None else {}
+    rejected = [*rejected, *unread.items(), *left_out.items()]
+    wanted = [record for record in records if record.path in digests and record.path not in left_out]
+    contents = {digests[record.path]: record for record in reversed(wanted)}
+    found = decoded.Decoded({}, {}, None)
     if contents:
-        outcomes, alike, pixels = decoded.decoded(root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
-    rows = {digest: row for row, digest in enumerate(outcomes)}
-    found: dict[str, list[Picture]] = {}
-    for file, place, digest in hashed:
-        facts, reason = outcomes[digest].facts, outcomes[digest].reason
+        found = decoded.decoded(source.root, contents, transform, limits, cache_dir, keep_pixels=keep_pixels)
+    pictures, unusable = _judged(wanted, digests, found, min_side)
+    by_folders = any(record.split for record in records)
+    compared = Compared(ledger_of(source.root, cache_dir).with_suffix(".near"))
+    used, copies = _placed(pictures, compared, None if by_folders else val_fraction)
+    sides = {picture.path: picture.split for picture in pictures}
+    leaks = [copy.path for copy in copies if by_folders and copy.split != sides[copy.path]]
+    folders = tree([record.path for record in records] or [path for path, _ in rejected])
+    return Index(used, copies, sorted([*rejected, *unusable]), sorted(leaks), found.pixels, folders)
+
+
+def _judged(
+    records: Sequence[Record], digests: dict[str, str], found: decoded.Decoded, min_side: int
+) -> tuple[list[Picture], list[Rejected]]:
+    """The records that are pictures, and those that are not, with the reason."""
+    pictures: list[Picture] = []
+    rejected: list[Rejected] = []
+    for record in records:
+        digest = digests[record.path]
+        facts, reason = found.outcomes[digest].facts, found.outcomes[digest].reason
         if facts is not None and min(facts.width, facts.height) < min_side:
             reason = f"smaller than data.min_side: {facts.width} x {facts.height}"
         if facts is None or reason is not None:
-            set_aside.append((file.path, reason or "not a picture"))
+            rejected.append((record.path, reason or "not a picture"))
             continue
-        split = place.split or "train"
-        found.setdefault(digest, []).append(
-            Picture(file.path, file.bytes, digest, facts, rows[digest], place.label, split, place.columns)
-        )
-    by_folders = any(place.split for place in layout.places)
-    used = [min(same, key=_precedence) for same in found.values()]
-    used = _split(used, alike, None if by_folders else val_fraction)
+        row, side = found.rows.get(digest, -1), record.split or "train"
+        pictures.append(Picture(record.path, record.bytes, digest, facts, row, record.label, side, record.columns))
+    return pictures, rejected
+
+
+def _placed(
+    pictures: Sequence[Picture], compared: Compared, val_fraction: float | None
+) -> tuple[list[Picture], list[Picture]]:
+    """Choose one picture of each content and put it on a side, by the folders if `val_fraction` is None.
+
+    Returns the pictures used and their copies, each sorted by path; a copy is on the side of the picture used.
+    """
+    keepers: dict[str, Picture] = {}
+    for picture in sorted(pictures, key=split.precedence):
+        keepers.setdefault(picture.digest, picture)
+    used = sorted(keepers.values(), key=lambda one: one.digest)
+    groups = split.groups(used, compared)
+    used = split.by_folders(used, groups) if val_fraction is None else split.by_content(used, groups, val_fraction)
     keepers = {picture.digest: picture for picture in used}
-    others = [one for same in found.values() for one in same if one.path != keepers[one.digest].path]
-    astray = [one.path for one in others if by_folders and one.split != keepers[one.digest].split]
-    copies = [_copy_of(keepers[one.digest], one) for one in others]
-    return Catalogue(sorted(used), sorted(copies), sorted(set_aside), sorted(astray), pixels, tree(files))
+    copies = [
+        one._replace(copy_of=keeper.path, split=keeper.split, looks_like=keeper.looks_like)
+        for one in pictures
+        if one.path != (keeper := keepers[one.digest]).path
+    ]
+    return sorted(used), sorted(copies)
 
 
-def _copy_of(used: Picture, copy: Picture) -> Picture:
-    return copy._replace(copy_of=used.path, split=used.split, looks_like=used.looks_like)
-
-
-def _precedence(picture: Picture) -> tuple[int, str]:
-    """Of files with the same content, the first by this is used: held out rather than trained on."""
-    return ("test", "validation", "train").index(picture.split), picture.path
-
-
-def _split(pictures: list[Picture], alike: list[tuple[int, int]], val_fraction: float | None) -> list[Picture]:
-    """Say of each picture which side it is on, and which it looks like: `alike` are pairs of rows.
-
-    By content: the first 32 bits of the hash, as a number in [0,1), are below `val_fraction` for what is held out; the
-    least is held out and the greatest is not in any case. Without `val_fraction` the folders have said it. Pictures
-    that look alike go where the best of them goes (most pixels, then bytes); by the folders, where one is held out.
-    """
-    pictures = list(pictures)
-    place_of = {picture.row: place for place, picture in enumerate(pictures)}
-    pairs = [(place_of[one], place_of[other]) for one, other in alike if one in place_of and other in place_of]
-    groups = duplicates.groups(pairs)
-    if val_fraction is not None:
-        single = set(range(len(pictures))).difference(*groups)
-        bests = [pictures[place] for place in single] + [_best(pictures, group) for group in groups]
-        if len(bests) == 1 < len(pictures):
-            log.warning("all pictures look alike: those held out look like those trained on")
-            bests, groups = pictures, []
-        places = {best.digest: int(best.digest[:8], 16) / 2**32 for best in bests}
-        in_order = sorted(places, key=places.__getitem__)
-        held_out = {digest for digest in in_order[:-1] if places[digest] < val_fraction} | set(in_order[:1])
-        if in_order and places[in_order[0]] >= val_fraction:
-            log.warning("so few pictures that none falls into data.val_fraction=%s: one is held out", val_fraction)
-        pictures = [one._replace(split="validation" if one.digest in held_out else "train") for one in pictures]
-    for group in groups:
-        best = _best(pictures, group)
-        split = best.split if val_fraction is not None else min((pictures[one] for one in group), key=_precedence).split
-        for place in group:
-            pictures[place] = pictures[place]._replace(split=split, looks_like=best.path)
-    return pictures
-
-
-def _best(pictures: list[Picture], group: list[int]) -> Picture:
-    """Of pictures that look alike: a smaller or more compressed one that is added later moves none."""
-    alike = (pictures[place] for place in group)
-    return max(alike, key=lambda one: (one.facts.width * one.facts.height, one.bytes, one.digest))
-
-
-def _excluded(exclude: Path, root: Path, files: list[File], hashes: dict[str, str]) -> dict[str, str]:
-    """The files that the list leaves out, each with the reason: those named, those below a folder that is named, those
-    with a hash that is named, and all with the same content as any of these.
-    """
-    try:
-        lines = exclude.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UserError(f"data.exclude={exclude} cannot be read: {error.strerror}") from None
-    below: dict[str, set[str]] = defaultdict(set)  # a file's path, or a folder's → the files there
-    for file in files:
-        for depth in range(1, len(file.folders) + 1):
-            below[unicodedata.normalize("NFC", "/".join(file.folders[:depth]))].add(file.path)
-        below[unicodedata.normalize("NFC", file.path)].add(file.path)
-    present = set(hashes.values())
-    contents: set[str] = set()
-    named: set[str] = set()
-    unknown: list[str] = []
-    for line in lines:
-        entry = unicodedata.normalize("NFC", line.partition("\t")[0])
-        sha256 = SHA256.fullmatch(entry.strip())
-        spellings = (entry, entry.strip(), os.path.relpath(entry.strip(), root)) if entry.strip() else ()
-        matches = next((below[text] for text in map(os.path.normpath, spellings) if text in below), None)
-        if matches is not None:
-            named |= matches
-        elif sha256:
-            contents.add(sha256[1].lower())
-            if sha256[1].lower() not in present:
-                unknown.append(entry)
-        elif spellings and not entry.startswith("#"):  # else an empty line or a comment
-            unknown.append(entry)
-    if unknown:
-        few = some([shown(entry) for entry in unknown], most=3)
-        log.warning("%s entries of data.exclude=%s match no file: %s", f"{len(unknown):,}", exclude, few)
-    contents |= {hashes[path] for path in named if path in hashes}
-    return {
-        file.path: "left out by data.exclude" if file.path in named else "left out by data.exclude: the same content"
-        for file in files
-        if file.path in named or hashes.get(file.path) in contents
-    }
+def _known(one: Picture) -> tuple[object, ...]:
+    facts = one.facts
+    first = (one.path, one.digest, one.bytes, facts.width, facts.height)
+    return (*first, one.label, one.split, one.copy_of, one.looks_like)

@@ -1,7 +1,7 @@
-"""What a file's place in the tree and a metadata file say of it: its class, its split, and what is known of it.
+"""Reads a file's class, split and metadata from where it lies and from metadata files.
 
-Understood are class folders, nested or not, under the root or under one wrapping folder; a flat folder; splits
-(`train/ val/`, `training_set/ validation_set/`), anywhere in the tree and more than once, with classes below; and
+Understood are class folders, nested or not, in the root or in one wrapping folder; a flat folder; split folders
+(`train/ val/`, `training_set/ validation_set/`) anywhere in the tree, more than once, with classes below them; and
 `metadata.csv` or `metadata.jsonl` as in Hugging Face's imagefolder: https://huggingface.co/docs/datasets/image_dataset
 """
 
@@ -13,10 +13,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TextIO
 
 from artdiff import UserError
-from artdiff.ingest.scan import File, SetAside, shown, tree
+from artdiff.ingest.scan import File, Rejected, tree
+from artdiff.ingest.tables import shown
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ NAMES: dict[Split, tuple[str, ...]] = {
 SPLITS = {
     name + suffix: split for split, names in NAMES.items() for name in names for suffix in ("", "set", "data", "images")
 }
-"""What folders of splits are called, without case, spaces, `_` and `-`."""
+"""Names of split folders in lower case, without spaces, `_` and `-`."""
 
 
 class Place(NamedTuple):
-    """What is said of a file: its class, the split that its folders name, and the columns of its metadata."""
+    """A file's class, the split that its folders name, and the columns of its metadata."""
 
     label: str | None
     split: Split | None
@@ -44,58 +45,65 @@ class Place(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """What a metadata file says: its rows by the picture's path below the root, and whether they have labels."""
+    """A metadata file: its columns by the picture's path below the root, and whether one of them is `label`."""
 
-    rows: dict[str, dict[str, str]]
+    columns: dict[str, dict[str, str]]
     labelled: bool
 
 
 class Layout(NamedTuple):
-    """The `files` to look into, each with its place, and those that the layout itself sets aside."""
+    """The `files` to look into, each with its place, and those that the layout rejects."""
 
     files: list[File]
     places: list[Place]
-    set_aside: list[SetAside]
+    rejected: list[Rejected]
 
 
 def lay_out(root: Path, files: list[File]) -> Layout:
-    """Find out how the folder is laid out. Raises `UserError` for a metadata file that cannot be read."""
-    set_aside = [(file.path, "metadata of the pictures") for file in files if _is_metadata(file)]
+    """Find out how a folder is laid out. Raises `UserError` for a metadata file that cannot be read."""
     metadata = _read_metadata(root, files)
+    rejected = [(file.path, "metadata of the pictures") for file in files if _is_metadata(file)]
     files = [file for file in files if not _is_metadata(file)]
-    likely = [file for file in files if file.is_named_like_a_picture] or files
     parents = _parents_of_splits(files)
     if parents:
-        kept, places, beside = [], [], []
-        for file in files:
-            where = _in_split(file.folders, parents)
-            if where is None:
-                beside.append(file)
-            else:
-                kept.append(file)
-                places.append(Place(where[1], where[0], {}))
-        set_aside += [(file.path, "lies beside the folders of the split, not in them") for file in beside]
-        pictures = [file for file in beside if file.is_named_like_a_picture]
-        if pictures:
-            log.warning("set aside, since they lie beside the folders of the split in %s: %s", root, tree(pictures))
-        if not any(place.split == "validation" for place in places):  # train and test alone
-            places = [place._replace(split="validation") if place.split == "test" else place for place in places]
-        files = kept
+        layout = _in_splits(root, files, parents)
     else:
-        depth = _wrapping(root, likely)
-        places = [Place(next(iter(file.folders[depth:]), None), None, {}) for file in files]
-    places = [_described(file, place, metadata) for file, place in zip(files, places, strict=True)]
-    unlabelled = [file for file, place in zip(files, places, strict=True) if place.label is None]
+        depth = _wrapping(root, [file for file in files if file.is_named_like_a_picture] or files)
+        layout = Layout(files, [Place(next(iter(file.folders[depth:]), None), None, {}) for file in files], [])
+    places = [_described(file, place, metadata) for file, place in zip(layout.files, layout.places, strict=True)]
+    unlabelled = [file.path for file, place in zip(layout.files, places, strict=True) if place.label is None]
     if unlabelled and any(said.labelled for said in metadata.values()):
         log.warning("the metadata of %s gives no label to: %s", root, tree(unlabelled))
-    return Layout(files, [place._replace(label=_normal(place.label)) for place in places], set_aside)
+    places = [place._replace(label=_normal(place.label)) for place in places]
+    return Layout(layout.files, places, rejected + layout.rejected)
+
+
+def _in_splits(root: Path, files: list[File], parents: set[tuple[str, ...]]) -> Layout:
+    """The layout where the folders name the split; files outside the split folders are rejected.
+
+    `test` counts as `validation` if there is no other: train and test alone.
+    """
+    kept, places, beside = [], [], []
+    for file in files:
+        found = _in_split(file.folders, parents)
+        if found is None:
+            beside.append(file)
+        else:
+            kept.append(file)
+            places.append(Place(found[1], found[0], {}))
+    pictures = [file.path for file in beside if file.is_named_like_a_picture]
+    if pictures:
+        log.warning("set aside, since they lie beside the folders of the split in %s: %s", root, tree(pictures))
+    if not any(place.split == "validation" for place in places):
+        places = [place._replace(split="validation") if place.split == "test" else place for place in places]
+    return Layout(kept, places, [(file.path, "lies beside the folders of the split, not in them") for file in beside])
 
 
 def _parents_of_splits(files: list[File]) -> set[tuple[str, ...]]:
-    """The folders that hold a folder for training beside one that is not.
+    """The folders that hold split folders: one for training and another.
 
-    Where other folders with pictures lie beside these, they may all be classes (`boat/ car/ train/ test/`): they are,
-    unless the two have folders of the same name in them.
+    If other folders with pictures lie beside them, all of these may be classes (`boat/ car/ train/ test/`). They are
+    taken for classes unless the split folders contain folders of the same name.
     """
     inside: dict[tuple[str, ...], dict[Split, set[str]]] = defaultdict(lambda: defaultdict(set))
     for folders in {file.folders for file in files}:
@@ -120,7 +128,7 @@ def _parents_of_splits(files: list[File]) -> set[tuple[str, ...]]:
 
 
 def _in_split(folders: tuple[str, ...], parents: set[tuple[str, ...]]) -> tuple[Split, str | None] | None:
-    """→ (split, class) of a file in `folders`; None where it lies in no split."""
+    """(split, class) of a file in `folders`; None if it lies in no split folder."""
     for depth, name in enumerate(folders):
         split = _split(name)
         if split is not None and folders[:depth] in parents:
@@ -133,7 +141,7 @@ def _split(name: str) -> Split | None:
 
 
 def _wrapping(root: Path, files: list[File]) -> int:
-    """How many folders wrap everything: each the only one, with nothing but several folders in the last."""
+    """How many folders wrap everything: each is the only one on its level, and the last holds several folders."""
     folders = {file.folders for file in files} or {()}
     first, last = min(folders), max(folders)  # what these share, all share
     common = first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
@@ -141,7 +149,8 @@ def _wrapping(root: Path, files: list[File]) -> int:
     if not common or len(inside) < 2 or () in inside:
         return 0
     right = root.joinpath(*common)
-    log.warning("data.root=%s wraps one folder; reading it as data.root=%s (%s)", root, right, tree(files, depth=3))
+    inner = tree((file.path for file in files), depth=3)
+    log.warning("data.root=%s wraps one folder; reading it as data.root=%s (%s)", root, right, inner)
     return len(common)
 
 
@@ -150,78 +159,83 @@ def _is_metadata(file: File) -> bool:
 
 
 def _read_metadata(root: Path, files: list[File]) -> dict[str, Metadata]:
-    """→ what the metadata files say, by the folder that they lie in."""
+    """The metadata files, by the folder that they lie in."""
     found: dict[str, Metadata] = {}
     known = {unicodedata.normalize("NFC", file.path) for file in files}
     for path in (file.path for file in files if _is_metadata(file)):
         folder = path.rpartition("/")[0]
-        rows, twice = found.pop(folder, Metadata({}, False)).rows, 0
-        for line, row in _rows(root / path):
-            name = row.pop("file_name", "").replace("\\", "/")
+        columns, twice = found.pop(folder, Metadata({}, False)).columns, 0
+        for number, line in _lines(root / path):
+            name = line.pop("file_name", "").replace("\\", "/")
             if not name:
-                raise UserError(f"{shown(str(root / path))}, line {line}: no file_name, which is the picture's path")
+                raise UserError(f"{shown(str(root / path))}, line {number}: no file_name, which is the picture's path")
             place = unicodedata.normalize("NFC", posixpath.normpath(posixpath.join(folder, name)))
-            twice += place in rows
-            rows[place] = row
+            twice += place in columns
+            columns[place] = line
         if twice:
             log.warning("%s describes %s files twice: the last line counts", root / path, f"{twice:,}")
-        absent = len(rows.keys() - known)
+        absent = len(columns.keys() - known)
         if absent:
             log.warning("%s describes %s files that are not there", root / path, f"{absent:,}")
-        found[folder] = Metadata(rows, any("label" in row for row in rows.values()))
+        found[folder] = Metadata(columns, any("label" in line for line in columns.values()))
     return found
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a metadata file, with their numbers."""
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a metadata file, with their numbers. Raises `UserError`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            if path.suffix == ".csv":
-                reader = csv.DictReader(stream)
-                if "file_name" not in (reader.fieldnames or ()):
-                    raise UserError(f"{path} has the columns {reader.fieldnames}, expected file_name among them")
-                for row in reader:
-                    if None in row:
-                        many = len(reader.fieldnames or ())
-                        raise UserError(
-                            f"{path}, line {reader.line_num}: more than the {many} fields of the heading; "
-                            f"a field with a comma in it must stand in quotes"
-                        )
-                    yield reader.line_num, {key: value or "" for key, value in row.items()}
-                return
-            for line, text in enumerate(stream, 1):
-                if not text.strip():
-                    continue
-                row = json.loads(text)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {line}: expected an object, got {text.strip()[:40]}")
-                yield line, {key: _text(value) for key, value in row.items()}
+            yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
+    except UserError:
+        raise
     except (ValueError, csv.Error) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def _csv(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(stream)
+    names = reader.fieldnames or ()
+    if "file_name" not in names:
+        raise UserError(f"{path} has the columns {reader.fieldnames}, expected file_name among them")
+    for line in reader:
+        if None in line:
+            raise UserError(
+                f"{path}, line {reader.line_num}: more than the {len(names)} fields of the heading; "
+                f"a field with a comma in it must stand in quotes"
+            )
+        yield reader.line_num, {key: value or "" for key, value in line.items()}
+
+
+def _jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, text in enumerate(stream, 1):
+        if not text.strip():
+            continue
+        line = json.loads(text)
+        if not isinstance(line, dict):
+            raise UserError(f"{path}, line {number}: expected an object, got {text.strip()[:40]}")
+        yield number, {key: _text(value) for key, value in line.items()}
+
+
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
-    return text.encode(errors="replace").decode()  # half a character, as a cut text may end in
+    return text.encode(errors="replace").decode()  # a lone surrogate, at the end of a text that was cut
 
 
 def _normal(label: str | None) -> str | None:
-    """The same name however its accents were written."""
+    """Compose accents (NFC): the same name may be stored in two ways."""
     return None if label is None else unicodedata.normalize("NFC", label)
 
 
 def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place:
-    """`place` with what the nearest metadata file above says; where that has labels, folders have no say."""
+    """`place` with the columns of the nearest metadata file above; its labels, if it has any, replace the folders'."""
     if not metadata:
         return place
     for depth in range(len(file.folders), -1, -1):
         said = metadata.get("/".join(file.folders[:depth]))
         if said is not None:
-            columns = dict(said.rows.get(unicodedata.normalize("NFC", file.path), {}))
+            columns = dict(said.columns.get(unicodedata.normalize("NFC", file.path), {}))
             label = columns.pop("label", None) or None
             return Place(label if said.labelled else place.label, place.split, columns)
     return place

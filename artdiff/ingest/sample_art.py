@@ -1,6 +1,6 @@
-"""Paints the built-in sample art: five styles as class folders of real JPEG files, the same for the same seed.
+"""Paints the built-in sample art: class folders of JPEG files in several styles, the same for the same seed.
 
-It is for the first run, the tests and the notebook, offline. It is not art, and no figure about art is quoted on it.
+It serves the first run, the tests and the notebook, offline. No result about art is quoted on it.
 """
 
 import logging
@@ -25,7 +25,7 @@ SIDE = 160
 """Longer side of a picture in pixels."""
 
 OVERSAMPLING = 2
-"""Pictures are drawn this many times larger and reduced, for smooth edges."""
+"""Pictures are drawn this many times larger, then reduced: that smooths edges."""
 
 PALETTES = (
     ("#f4ecd8", "#1d3557", "#e63946", "#457b9d", "#e9c46a"),
@@ -35,7 +35,7 @@ PALETTES = (
     ("#fbf5ef", "#432818", "#99582a", "#bb9457", "#6f1d1b"),
     ("#edf6f9", "#006d77", "#83c5be", "#e29578", "#ffddd2"),
 )
-"""Each: the ground first, then what is painted on it."""
+"""Background first, then the colours to paint with."""
 
 
 def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0) -> Path:

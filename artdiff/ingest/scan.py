@@ -1,10 +1,9 @@
-"""Finds the files of a folder, and says what was found where a folder cannot be used.
+"""Finds every file below a folder, and explains what is wrong with a folder that cannot be used.
 
-Every file below the root is listed, or set aside with the reason: what is hidden (its name, or a folder's, begins with
-a dot) and what may not be looked into. Links to folders are followed, each folder once.
+Files and folders whose name begins with a dot are rejected as hidden, and whatever cannot be read is rejected with the
+reason. Links to folders are followed, each folder once.
 """
 
-import csv
 import difflib
 import os
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artdiff import UserError
+from artdiff.ingest.tables import shown, some
 
 EXPECTED = "expected pictures in class subfolders (DIR/engraving/a.jpg) or in the folder itself (DIR/a.jpg)"
 
@@ -21,11 +21,17 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga"}
     | {".ico", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
 )
-"""What pictures are usually called: only for hints and the layout. What a file is shows when it is decoded."""
+"""The usual extensions of pictures, for hints and the layout only: the decoder looks at the content."""
+
+Rejected = tuple[str, str]
+"""(file, relative to the root; the reason why it is not used)."""
+
+
+LINKED_TWICE = "a link to a folder that is read already, or that holds this one"
 
 
 class File(NamedTuple):
-    """A file below the root as the disk lists it: `path` relative to the root, with `/`; times in nanoseconds."""
+    """A file as the disk lists it: `path` relative to the root, with `/`; times in nanoseconds."""
 
     path: str
     bytes: int
@@ -34,42 +40,38 @@ class File(NamedTuple):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The names of the folders that it lies in, from the root down."""
-        return tuple(self.path.split("/")[:-1])
+        """The names of the folders above the file, from the root down."""
+        return folders_of(self.path)
 
     @property
     def is_named_like_a_picture(self) -> bool:
         return os.path.splitext(self.path)[1].lower() in EXTENSIONS  # noqa: PTH122 (a hundred thousand times)
 
 
-SetAside = tuple[str, str]
-"""(file, relative to the root; the reason why it is not used)."""
-
-
 class Listing(NamedTuple):
-    """What a folder holds: `files` to look into, sorted by path, and those that are not."""
+    """The files of a folder that may be pictures, sorted by path, and those that are rejected."""
 
     files: list[File]
-    set_aside: list[SetAside]
+    rejected: list[Rejected]
 
 
 def scan(root: Path, *, name: str = "data.root") -> Listing:
-    """All files below `root`. Raises `UserError`, in which `root` goes by `name`, if there are none to look into."""
+    """All files below `root`. Raises `UserError` if there is none; `name` is the setting to name in the message."""
     check(root, name=name)
     files: list[File] = []
-    set_aside: list[SetAside] = []
+    rejected: list[Rejected] = []
     for found in _walk(root):
-        (files if isinstance(found, File) else set_aside).append(found)  # type: ignore[arg-type]
+        (files if isinstance(found, File) else rejected).append(found)  # type: ignore[arg-type]
     if not files:
-        denied = next((path for path, reason in set_aside if reason.startswith("permission")), None)
+        denied = next((path for path, reason in rejected if reason.startswith("permission")), None)
         if denied is not None:
             raise UserError(f"{name}={root} cannot be listed: permission denied for {shown(denied)}")
         raise UserError(f"{name}={root} holds {_content(root)}; {elsewhere(root, name)}{EXPECTED}")
-    return Listing(sorted(files), sorted(set_aside))
+    return Listing(sorted(files), sorted(rejected))
 
 
 def check(root: Path, *, name: str = "data.root") -> None:
-    """Raise `UserError` where `root` is no folder that can be looked into; cheap, and needs nothing heavy."""
+    """Raise `UserError` unless `root` is a folder that can be listed. Fast: nothing heavy is imported."""
     if not _exists(root):
         raise UserError(f"{name}={root} does not exist; {_nearest(root, name)}")
     if not root.is_dir():
@@ -78,30 +80,21 @@ def check(root: Path, *, name: str = "data.root") -> None:
         raise UserError(f"{name}={root} cannot be listed: permission denied")
 
 
-def tree(files: Iterable[File], *, depth: int = 2) -> str:
-    """The folders that the files lie in, with how many each holds, in one line: `a/b 12, c 3`."""
-    counts = Counter("/".join(file.folders[:depth]) or "." for file in files)
+def folders_of(path: str) -> tuple[str, ...]:
+    """The names of the folders above a file, from the root down."""
+    return tuple(path.split("/")[:-1])
+
+
+def tree(paths: Iterable[str], *, depth: int = 2) -> str:
+    """The folders that files lie in and how many each holds, on one line: `a/b 12, c 3`."""
+    counts = Counter("/".join(folders_of(path)[:depth]) or "." for path in paths)
     return some([f"{shown(name)} {count:,}" for name, count in sorted(counts.items())], most=8)
 
 
-def shown(path: str) -> str:
-    """A file's name fit for a line of text: what is no character or begins a new line is escaped."""
-    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def _walk(root: Path) -> Iterator[File | Rejected]:
+    """Walk real folders first, then linked ones, then hidden ones, so that each is listed once under its best name.
 
-
-def write_rows(path: Path, heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Write a list as tab-separated lines with a heading; names that are no text are written as they are."""
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(heading)
-        writer.writerows(rows)
-
-
-def _walk(root: Path) -> Iterator[File | SetAside]:
-    """Real folders first, then those that links lead to, hidden ones last: so each is seen once, where it belongs.
-
-    A link to a folder above the root is not followed: it would lead to what is not the user's to give.
+    Links to a folder above the root are not followed: they lead to files that the user did not point at.
     """
     above = {_identity(str(folder)) for folder in root.resolve().parents}
     seen: set[tuple[int, int]] = set()
@@ -116,7 +109,7 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
             identity = _identity(folder)
             if identity in above or identity in seen:
                 if not is_hidden:
-                    yield prefix, "a link to a folder that is read already, or that holds this one"
+                    yield prefix, LINKED_TWICE
                 continue
             seen.add(identity)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -136,7 +129,7 @@ def _walk(root: Path) -> Iterator[File | SetAside]:
 
 
 def _hides(name: str) -> bool:
-    """A name that begins with a dot, or that of the folder in which macOS keeps its notes in an archive."""
+    """A name that begins with a dot, or the folder that macOS adds to its archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -152,7 +145,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _file(entry: "os.DirEntry[str]", path: str) -> File | SetAside:
+def _file(entry: "os.DirEntry[str]", path: str) -> File | Rejected:
     try:
         status = entry.stat()
     except OSError as error:
@@ -171,7 +164,7 @@ def _exists(root: Path) -> bool:
 
 
 def _nearest(root: Path, name: str) -> str:
-    """What there is instead of a folder that does not exist."""
+    """A hint for a folder that does not exist: the closest name, and what the nearest existing folder holds."""
     parents = [folder for folder in root.absolute().parents if _exists(folder) and os.access(folder, os.R_OK)]
     parent = parents[0]
     missing = root.absolute().relative_to(parent).parts[0]
@@ -187,7 +180,7 @@ def _nearest(root: Path, name: str) -> str:
 
 
 def elsewhere(root: Path, name: str) -> str:
-    """A hint at a folder beside or above `root`, which does not, that holds pictures: a question, or nothing."""
+    """A question that points at a folder with pictures beside or above `root`; empty if there is none."""
     for folder in (*_folders(root.absolute().parent)[:50], root.absolute().parent):
         if folder != root.absolute() and _holds_pictures(folder):
             return f"did you mean {name}={folder}? "
@@ -195,7 +188,7 @@ def elsewhere(root: Path, name: str) -> str:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    """Whether a file in `folder` or in one of its subfolders is named like a picture; looks no further."""
+    """True if a file in `folder` or in a direct subfolder is named like a picture."""
     inside = [*_folders(folder), folder]
     for one in inside[-50:]:
         try:
@@ -216,7 +209,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _content(folder: Path) -> str:
-    """What a folder holds, in words: `a, b and 3 more`, or nothing."""
+    """What a folder holds, in words: `a, b and 3 more`, or `nothing`."""
     try:
         names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
     except OSError:
@@ -226,8 +219,3 @@ def _content(folder: Path) -> str:
         return "nothing"
     only = len(names) == 1 and (folder / names[0]).is_dir() and not any(os.scandir(folder / names[0]))
     return ("only the empty folder " if only else "") + some([shown(name) for name in names], most=5)
-
-
-def some(names: list[str], *, most: int) -> str:
-    """A list in a line, cut after `most`."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

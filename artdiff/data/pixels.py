@@ -1,0 +1,129 @@
+"""Where the pixels of a batch come from: the store of decoded pixels, the files, or the accelerator's memory.
+
+An *index* is the place of a picture in the data set.
+"""
+
+import hashlib
+import logging
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artdiff.ingest import decoded
+from artdiff.ingest.decode import Transform, Unreadable, decode
+from artdiff.ingest.index import Index
+from artdiff.ingest.tables import shown
+from artdiff.store import Contents
+
+log = logging.getLogger(__name__)
+
+HELD = 2**26
+"""Bytes that are read from the store before its pages are given back to the system, so that the memory of training does
+not grow with the set."""
+
+
+class Found(NamedTuple):
+    """`pixels` uint8 (B,size,size,3), their places in the request, and the files that are `gone`."""
+
+    pixels: np.ndarray
+    places: list[int]
+    gone: list[str]
+
+
+class Pixels(Protocol):
+    def read(self, indices: np.ndarray) -> Found:
+        """The pixels of some pictures by index, int (B,)."""
+
+
+class FromStore:
+    """Rows of the store of decoded pixels: `pixels` uint8 (N,size,size,3), of which `rows` (int64) gives each index."""
+
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+        self.pixels = pixels
+        self.rows = rows
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all pictures of the data set."""
+        return len(self.rows) * int(np.prod(self.pixels.shape[1:]))
+
+    def read(self, indices: np.ndarray) -> Found:
+        found = np.take(self.pixels, self.rows[indices], axis=0)
+        self._read += found.nbytes
+        if self._read > HELD:
+            self._read = 0
+            memory: mmap.mmap = self.pixels._mmap  # type: ignore[attr-defined]
+            if hasattr(memory, "madvise"):
+                memory.madvise(mmap.MADV_DONTNEED)
+        return Found(found, list(range(len(indices))), [])
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.pixels.filename, self.pixels.shape, self.rows  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        path, shape, rows = state  # a loader's process maps the file itself
+        self.__init__(np.memmap(path, np.uint8, "r", shape=shape), rows)  # type: ignore[misc]
+
+
+class FromFiles:
+    """The files, decoded each time they are asked for: by index the path and the SHA-256 that was judged.
+
+    A file that cannot be read any more or has changed since is `gone`.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, bytes]], transform: Transform) -> None:
+        self.files = files
+        self.transform = transform
+
+    def read(self, indices: np.ndarray) -> Found:
+        pixels, places, gone = [], [], []
+        for place, index in enumerate(indices.tolist()):
+            path, digest = self.files[index]
+            try:
+                content = path.read_bytes()
+                if hashlib.sha256(content).digest() != digest:
+                    raise Unreadable("it changed meanwhile")
+                pixels.append(decode(content, self.transform)[0])
+                places.append(place)
+            except (OSError, Unreadable) as error:
+                gone.append(f"{shown(str(path))}: {getattr(error, 'strerror', None) or error}")
+        shape = (len(pixels), self.transform.size, self.transform.size, 3)
+        return Found(np.array(pixels, np.uint8).reshape(shape), places, gone)
+
+
+def pixels_of(index: Index, root: Path, transform: Transform) -> FromStore | FromFiles:
+    """The pixels of the pictures that are used, from the store if they are kept."""
+    if index.pixels is not None:
+        return FromStore(index.pixels, np.array([one.row for one in index.used]))
+    return FromFiles([(root / one.path, bytes.fromhex(one.digest)) for one in index.used], transform)
+
+
+def contents_of(index: Index, transform: Transform, cache_dir: Path) -> Contents:
+    """A key for the pixels of each picture: the same content, decoded in the same way."""
+    kind = decoded.kind_of(transform).encode()
+    keys = [hashlib.sha256(kind + bytes.fromhex(one.digest)).digest() for one in index.used]
+    return Contents(keys, cache_dir / "features")
+
+
+def fits_on(device: torch.device, source: FromStore) -> bool:
+    """True if `device` is a GPU with room for twice the data set."""
+    return device.type == "cuda" and 2 * source.nbytes < torch.cuda.mem_get_info(device)[0]
+
+
+def uploaded(source: FromStore, device: torch.device) -> Tensor:
+    """The whole data set, uint8 (N,size,size,3), in the memory of `device`."""
+    resident = torch.empty((len(source), *source.pixels.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, len(source), 1024):
+        part = np.arange(start, min(start + 1024, len(source)))
+        resident[start : start + 1024] = torch.from_numpy(source.read(part).pixels)
+    log.info("the whole set lies in the memory of %s: %.2f GB", device, source.nbytes / 1e9)
+    return resident

@@ -1,0 +1,141 @@
+"""The program of a process that decodes files for `artdiff.ingest.pool`: `python -m artdiff.ingest.child FD`.
+
+It answers one message per file over a socket, in order, and ends when the other side does. Messages are JSON, never a
+pickle: a decoder that was taken over by a hostile file must not be able to run code in the parent.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import zlib
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from artdiff.ingest import decode
+from artdiff.ingest.decode import Transform, Unreadable
+
+
+class Job(NamedTuple):
+    """A file to decode: its path, its size and time when it was listed, and the row to write it to (-1: none)."""
+
+    path: str
+    bytes: int
+    mtime: int
+    row: int
+
+
+class Rows(NamedTuple):
+    """A file of rows of `bytes` bytes each."""
+
+    path: str
+    bytes: int
+
+
+Answer = tuple[dict[str, Any], bytes]
+"""The message for a job, and the whole picture if it was asked for."""
+
+
+def main() -> None:
+    """Answer one job after the other until nobody asks any more."""
+    connection = Connection(int(sys.argv[1]))
+    transform, (seconds, gigabytes), rows = json.loads(connection.recv_bytes())
+    _bound_memory(gigabytes)
+    work = ToRow(Transform(*transform), rows) if isinstance(transform, list) else ToPicture(transform)
+    connection.send_bytes(b"{}")
+    while True:
+        try:
+            job = Job(*json.loads(connection.recv_bytes()))
+        except (EOFError, OSError):
+            return
+        _end_after(2 * seconds + 10)  # in case the parent cannot end this process any more
+        message, picture = _answer(work, job, gigabytes)
+        _end_after(0)
+        connection.send_bytes(json.dumps(message).encode())
+        if picture:
+            connection.send_bytes(picture)
+
+
+class ToPicture:
+    """Decodes a file and hands over the whole picture."""
+
+    def __init__(self, enough: int | None) -> None:
+        self.enough = enough
+
+    def __call__(self, job: Job) -> Answer:
+        picture = decode.to_rgb(_content(job), enough=self.enough)
+        return {"facts": None, "reason": None, "size": picture.size}, picture.tobytes()
+
+
+class ToRow:
+    """Decodes a file, fits it to a square and writes its row.
+
+    While it lives it holds a shared `flock` on the file, so that nobody gives its rows to others.
+    """
+
+    def __init__(self, transform: Transform, rows: list[Any] | None) -> None:
+        red, green, blue = transform.background
+        self.transform = transform._replace(background=(red, green, blue))
+        self.rows = Rows(*rows) if rows is not None else None
+        self.stream = os.open(self.rows.path, os.O_WRONLY) if self.rows is not None else -1
+        if self.rows is not None:
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(self.stream, fcntl.LOCK_SH)
+
+    def __call__(self, job: Job) -> Answer:
+        pixels, facts = decode.decode(_content(job), self.transform)
+        if self.rows is None:
+            return {"facts": facts, "reason": None}, b""
+        row = pixels.tobytes()
+        try:
+            written = os.pwrite(self.stream, row, job.row * self.rows.bytes)
+        except OSError as error:
+            return {"cannot write": f"{self.rows.path} cannot be written: {error.strerror}"}, b""
+        if written < len(row):
+            return {"cannot write": f"{self.rows.path} cannot be written: no space left on its disk"}, b""
+        return {"facts": facts, "reason": None, "crc": zlib.crc32(row)}, b""
+
+
+def _answer(work: ToRow | ToPicture, job: Job, gigabytes: float) -> Answer:
+    try:
+        return work(job)
+    except Unreadable as error:
+        return {"facts": None, "reason": str(error)}, b""
+    except MemoryError:
+        return {"facts": None, "reason": f"needs more than {gigabytes:g} GB of memory to decode"}, b""
+    except OSError as error:
+        return {"facts": None, "reason": f"cannot be read: {error.strerror}", "lasting": False}, b""
+
+
+def _content(job: Job) -> bytes:
+    with Path(job.path).open("rb") as stream:
+        content = stream.read()
+        status = os.fstat(stream.fileno())
+    if (status.st_size, status.st_mtime_ns) != (job.bytes, job.mtime):
+        raise OSError(0, "it changed meanwhile")
+    return content
+
+
+def _end_after(seconds: float) -> None:
+    """Have the system kill this process after so long, whatever it is doing; 0 cancels that."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _bound_memory(gigabytes: float) -> None:
+    """Allow this process so much more memory than it has now, and no core dump if it crashes. Linux only."""
+    try:
+        import resource
+
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + int(gigabytes * 1e9),) * 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Takes over what version 0.1.0 kept in the cache, so that an upgrade decodes nothing again.
+
+It kept one map for each set of contents, `decoded/KIND12-CONTENTS`, where KIND12 is the first 12 digits of the kind:
+
+- `.json`: `outcomes`, a list of `[sha256, facts, reason, lasting]`, and `.npy`: their pixels in the same order;
+- `.partial` and `.journal`: the same of an interrupted build; each line of the journal is
+  `[row, sha256, crc, facts, reason, lasting]`.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from artdiff import cache
+from artdiff.ingest import pool
+from artdiff.ingest.decode import Facts
+from artdiff.ingest.pool import Outcome
+from artdiff.store import RowStore
+
+if TYPE_CHECKING:
+    from artdiff.ingest.decoded import Ledger
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 256
+"""Rows that are copied at once."""
+
+
+class Entry(NamedTuple):
+    """A content, what became of it, and its pixels; none if they were not kept."""
+
+    digest: str
+    outcome: Outcome
+    pixels: bytes
+
+
+def take_over(kind: str, store: RowStore, ledger: "Ledger") -> None:
+    """Move all maps of this kind into the store and the ledger, and remove them.
+
+    A map that an older program is building, or that does not fit on the disk, is left alone.
+    """
+    names = {path.name.partition(".")[0] for path in ledger.path.parent.glob(f"{kind[:12]}-*.*")}
+    for name in sorted(names):
+        lock = ledger.path.with_name(f"{name}.lock")
+        try:
+            with FileLock(lock, timeout=0):
+                if _take(ledger.path.with_name(name), store, ledger):
+                    for path in ledger.path.parent.glob(f"{name}.*"):
+                        path.unlink(missing_ok=True)
+        except Timeout:
+            continue
+
+
+def _take(stem: Path, store: RowStore, ledger: "Ledger") -> bool:
+    """Copy a map → whether everything in it has a place now."""
+    count, entries = 0, _entries(stem, store.row_bytes)
+    while batch := list(islice(entries, AT_ONCE)):
+        kept = [one for one in batch if one.pixels]
+        if kept and store.append([bytes.fromhex(one.digest) for one in kept], [one.pixels for one in kept]) < len(kept):
+            return False
+        for one in batch:
+            if one.digest not in ledger.outcomes:
+                ledger.add(one.digest, one.outcome)
+        count += len(batch)
+    if count:
+        log.info("%s pictures decoded by an earlier version are kept in %s", f"{count:,}", store.path.parent)
+    return True
+
+
+def _entries(stem: Path, row_bytes: int) -> Iterator[Entry]:
+    listing = cache.read_json(stem.with_suffix(".json"))
+    if listing is not None:
+        rows = _rows(stem.with_suffix(".npy"), row_bytes)
+        whole = enumerate([digest, None, *rest] for digest, *rest in listing["outcomes"])
+        yield from _kept(whole, rows if len(rows) == len(listing["outcomes"]) else rows[:0])
+    journal = stem.with_suffix(".journal")
+    if journal.exists():
+        yield from _kept(_noted(journal), _rows(stem.with_suffix(".partial"), row_bytes))
+
+
+def _kept(entries: Iterable[tuple[int, list]], rows: np.ndarray) -> Iterator[Entry]:
+    """The entries that are still valid: pixels as their CRC says, and reasons that the limits had no part in."""
+    for row, (digest, crc, facts, reason, lasting) in entries:
+        if not lasting or (reason is not None and reason.startswith(pool.COSTLY)):
+            continue
+        outcome = Outcome(Facts(*facts) if facts is not None else None, reason)
+        pixels = rows[row].tobytes() if facts is not None and row < len(rows) else b""
+        if not pixels or crc is None or zlib.crc32(pixels) == crc:
+            yield Entry(digest, outcome, pixels)
+
+
+def _noted(journal: Path) -> Iterator[tuple[int, list]]:
+    for line in journal.read_text().splitlines():
+        try:
+            row, *entry = json.loads(line)
+        except ValueError:  # it was being written
+            continue
+        yield row, entry
+
+
+def _rows(path: Path, row_bytes: int) -> np.ndarray:
+    """The rows of a map, uint8 (N, row_bytes); none if it is absent or damaged."""
+    try:
+        return np.load(path, mmap_mode="r").reshape(-1, row_bytes)
+    except (OSError, ValueError):
+        return np.empty((0, row_bytes), np.uint8)

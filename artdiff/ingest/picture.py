@@ -1,0 +1,30 @@
+"""A picture of the index."""
+
+from typing import NamedTuple
+
+from artdiff.ingest.decode import Facts
+from artdiff.ingest.layout import Split
+
+
+class Picture(NamedTuple):
+    """A file that can be used.
+
+    `digest` is the SHA-256 of its content, `row` the content's row in the store of decoded pixels (-1: not kept).
+    `copy_of` is the path of the file with the same content that is used instead. `looks_like` is the path of the best
+    picture of a group of near-duplicates, which may be the picture itself.
+    """
+
+    path: str
+    bytes: int
+    digest: str
+    facts: Facts
+    row: int
+    label: str | None
+    split: Split
+    columns: dict[str, str]
+    copy_of: str | None = None
+    looks_like: str | None = None
+
+    @property
+    def pixels(self) -> int:
+        return self.facts.width * self.facts.height

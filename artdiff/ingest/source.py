@@ -1,0 +1,49 @@
+"""Where pictures come from: a source lists records, and everything after it works on records alone.
+
+A folder is one source. Any class with a `root` and a method `records` is another: name it as `data.source._target_`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from artdiff.ingest.layout import Split, lay_out
+from artdiff.ingest.scan import Rejected, scan
+
+
+class Record(NamedTuple):
+    """A file that may be a picture.
+
+    `path` is relative to the source's root, with `/`. `mtime` and `ctime` are in nanoseconds: a file whose size and
+    times have not changed is not read again. `split` is None unless the source says on which side the picture is;
+    `columns` is what else is known of it, such as `license` and `source`.
+    """
+
+    path: str
+    bytes: int
+    mtime: int
+    ctime: int
+    label: str | None
+    split: Split | None
+    columns: dict[str, str]
+
+
+class Source(Protocol):
+    """Lists the files of a collection that lies below the folder `root`."""
+
+    root: Path
+
+    def records(self) -> tuple[list[Record], list[Rejected]]:
+        """The files to look into, and those that are not used. Raises `UserError` if there are none to look into."""
+
+
+class Folder:
+    """A folder of pictures, laid out as `artdiff.ingest.layout` describes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def records(self) -> tuple[list[Record], list[Rejected]]:
+        files, hidden = scan(self.root)
+        layout = lay_out(self.root, files)
+        records = [Record(*file, *place) for file, place in zip(layout.files, layout.places, strict=True)]
+        return records, [*hidden, *layout.rejected]
