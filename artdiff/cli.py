@@ -136,6 +136,7 @@ def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], No
 
     def main() -> None:
         sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
+        failures.clear()
         guarded()
         if failures:
             sys.exit(1)

@@ -1,13 +1,20 @@
+import io
+import logging
 import os
 import subprocess
 import sys
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import vgg16
 
 from artdiff import cli
 from artdiff.ingest import sample_art
@@ -21,6 +28,24 @@ def own_folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARTDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_vgg16():
+    """Build VGG16 without the 138 million weights that torchvision draws (0.7 s), all of which are then replaced.
+
+    It draws them from torch's global generator, so networks that are built afterwards get other initial weights.
+    """
+    from artdiff.losses import perceptual
+
+    def quick(**how):
+        with torch.device("meta"):
+            network = vgg16(**how)
+        return SimpleNamespace(features=network.features.to_empty(device="cpu"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perceptual, "vgg16", quick)
         yield
 
 
@@ -71,8 +96,28 @@ def generate(config: dict[str, Any]) -> list[Path]:
     return generate(GenerateSettings.of(config))
 
 
+def in_process(module: str, *words: object, cwd: Path, expect: int = 0) -> str:
+    """Run `python -m MODULE WORDS` without a new process, which would cost seconds of imports; return its output."""
+    root, output, code = logging.getLogger(), io.StringIO(), 0
+    handlers, level = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [module, *(str(word) for word in words)])
+        try:
+            import_module(module).main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+    assert code == expect, output.getvalue()
+    return output.getvalue()
+
+
 def command_line(*words: object, cwd: Path, expect: int = 0) -> str:
-    """Run `python -m WORDS` as a user would → what it printed."""
+    """Run `python -m WORDS` in a process of its own; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", *(str(word) for word in words)],
         cwd=cwd,

@@ -1,0 +1,124 @@
+"""Callbacks act once per optimizer step, also with accumulated gradients, and log what the board shows."""
+
+import csv
+import logging
+import math
+from types import SimpleNamespace
+
+import lightning.pytorch as L
+import pytest
+import torch
+from conftest import small, train
+
+from artdiff.training import trainer as trainers
+from artdiff.training.grids import SampleGrids
+from artdiff.training.last_checkpoint import LastCheckpoint
+from artdiff.training.monitor import memory, resident
+from artdiff.training.progress import PlainProgress, ProgressBar
+
+ACCUMULATE = ("data.image_size=16", "loss=mse", "data.batch_size=4", "+trainer.accumulate_grad_batches=2")
+STEPS_PER_EPOCH = 5
+"""Nine batches in an epoch of the sample art: four steps of two, and one of the last batch alone."""
+
+
+@pytest.fixture(scope="module")
+def accumulated(art, tmp_path_factory):
+    """A run of six optimizer steps, and at which step each callback acted."""
+    run, acted = tmp_path_factory.mktemp("accumulated"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, method in ((SampleGrids, "_show"), (LastCheckpoint, "_save"), (PlainProgress, "_say")):
+            original = getattr(kind, method)
+
+            def noted(self, trainer, *words, original=original, kind=kind):
+                acted.append((kind, trainer.global_step))
+                original(self, trainer, *words)
+
+            patch.setattr(kind, method, noted)
+        patch.setattr(trainers, "PlainProgress", lambda seconds: PlainProgress(seconds=0))
+        words = ("callbacks.grids.every_n_steps=1", "callbacks.last.pause=0", "logger=csv", "trainer.max_steps=6")
+        decay = ("scheduler.step_size=1", "scheduler.gamma=0.5", "trainer.log_every_n_steps=1")
+        train(small(art, run, *ACCUMULATE, *words, *decay))
+    return run, acted
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        (SampleGrids, [1, 2, 3, 4, 5, 6]),
+        (LastCheckpoint, [5, 5, 6, 6]),  # after the last batch of an epoch or run, and after its validation
+        (PlainProgress, [1, 2, 3, 4, 5, 5, 6, 6]),
+    ],
+)
+def test_a_callback_acts_once_per_optimizer_step(accumulated, kind, steps):
+    assert [step for who, step in accumulated[1] if who is kind] == steps
+
+
+def test_the_monitor_logs_plain_scalars(accumulated):
+    with (accumulated[0] / "csv/metrics.csv").open() as stream:
+        logged = [row for row in csv.DictReader(stream) if row["train/lr"]]
+    assert [float(row["train/lr"]) for row in logged] == pytest.approx(STEPS_PER_EPOCH * [1e-3] + [5e-4])
+    for row in logged:
+        assert row["train/loss"]  # logged with the losses, at the same step
+        assert 0 < float(row["train/grad_norm"]) < math.inf
+        assert float(row["train/images_per_second"]) > 0
+        assert 0.05 < float(row["memory/resident"]) < 1024
+
+
+def test_images_per_second_counts_all_batches_of_a_step(art, tmp_path, monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr("artdiff.training.monitor.time", SimpleNamespace(monotonic=lambda: 10 * next(now)))
+    words = ("logger=csv", "trainer.max_steps=4", "trainer.log_every_n_steps=2", "callbacks.grids=null")
+    train(small(art, tmp_path, *ACCUMULATE, *words))
+    with (tmp_path / "csv/metrics.csv").open() as stream:
+        logged = [float(row["train/images_per_second"]) for row in csv.DictReader(stream) if row["train/lr"]]
+    assert logged == pytest.approx([1.6, 1.6])  # 2 steps of 2 batches of 4 in 10 seconds
+
+
+class StopsBetween(L.Callback):
+    """Asks the run to stop after the first batch, as a timer may."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = True
+
+
+def test_a_run_never_ends_between_the_batches_of_a_step(art, tmp_path):
+    stop = "+callbacks.stop._target_=test_callbacks.StopsBetween"
+    run = train(small(art, tmp_path, *ACCUMULATE, stop, "trainer.max_steps=6", "callbacks.grids=null"))
+    assert run.metadata["steps"] == 1
+    last = torch.load(run.last, weights_only=True)
+    assert last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 2
+
+
+def test_progress_lines_tell_the_speed_and_the_time_left(caplog):
+    caplog.set_level(logging.INFO)
+    progress = PlainProgress(seconds=0)
+    metrics = {"train/loss": torch.tensor(0.5), "train/lr": torch.tensor(1e-3), "memory/resident": torch.tensor(1.0)}
+    trainer = SimpleNamespace(
+        global_step=0, current_epoch=0, estimated_stepping_batches=1000, callback_metrics=metrics, callbacks=[]
+    )
+    trainer.accumulate_grad_batches, trainer.is_last_batch = 1, False
+    progress.on_train_start(trainer, None)
+    progress.started -= 60
+    trainer.global_step = 10
+    progress.on_train_batch_end(trainer, None, None, [range(30)], 9)
+    assert caplog.messages == ["step 10 of 1,000, epoch 1, 0.5 images/s, train/loss 0.5, about 1 h 39 min left"]
+
+
+def test_the_bar_reads_the_loss_when_it_is_drawn():
+    metrics = {"train/loss": torch.tensor(0.5), "train/mse": torch.tensor(0.25), "val/psnr": torch.tensor(20.0)}
+    trainer = SimpleNamespace(callback_metrics=metrics, progress_bar_metrics={}, loggers=[])
+    assert ProgressBar().get_metrics(trainer, None) == {"train/loss": 0.5, "val/psnr": 20.0}
+
+
+def test_memory_of_a_gpu_is_what_torch_counts(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * 2**29)
+    assert set(memory(torch.device("cpu"))) == {"memory/resident"}
+    found = memory(torch.device("cuda"))
+    assert (found["memory/allocated"], found["memory/reserved"]) == (1.0, 1.5)
+
+
+def test_resident_memory_is_that_of_the_process():
+    before = resident()
+    kept = torch.ones(2**26)  # 256 MiB
+    assert 0.9 * kept.nbytes < resident() - before < 1.5 * kept.nbytes
