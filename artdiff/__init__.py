@@ -1,7 +1,48 @@
-"""artdiff: a folder of art goes in, a model that paints comes out."""
+"""artdiff: a folder of art goes in, a model that paints comes out.
 
-__version__ = "0.1.0"
+    import artdiff
+
+    run = artdiff.train("paint32", data={"root": "DIR"}, trainer={"max_time": "00:00:10:00"})
+    painter = artdiff.load(run)
+    for painting in painter.paint(n=4, label="engraving", seed=7):
+        painting.save(f"{painting.name}.png")
+
+Importing artdiff imports neither torch nor anything else that is slow: each name is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+__all__ = ["Painter", "Painting", "Run", "UserError", "inspect", "load", "train"]
+
+if TYPE_CHECKING:
+    from artdiff.audit import inspect
+    from artdiff.painter import Painter, Painting, load
+    from artdiff.runs import Run
+    from artdiff.train import train
+
+_HOMES = {
+    "Painter": "artdiff.painter",
+    "Painting": "artdiff.painter",
+    "Run": "artdiff.runs",
+    "inspect": "artdiff.audit",
+    "load": "artdiff.painter",
+}
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: its message is the one line that says how."""
+    """A mistake that the user can correct; the message is one line that says how."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # the module `artdiff.train`, which can be called
+        return import_module("artdiff.train")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'artdiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

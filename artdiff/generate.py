@@ -1,100 +1,80 @@
 """Paint with a trained model: `python -m artdiff.generate ckpt=RUN_OR_FILE n=16 label=NAME out=DIR`."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from artdiff import UserError, __version__, runs
+from artdiff import runs
 from artdiff.cli import command, plain
-from artdiff.settings import GenerateSettings
+from artdiff.settings import GenerateSettings, user_path
 
-if TYPE_CHECKING:  # what is heavy is imported once the configuration has been accepted
+if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
 
-    from artdiff.ingest.decode import Transform
-    from artdiff.tasks import Generation, Reconstruction
+    from artdiff.painter import Painter
 
 log = logging.getLogger(__name__)
 
 
 def generate(settings: GenerateSettings) -> list[Path]:
     """Paint what `settings` say; returns the files written: a PNG for each picture, then the sheet."""
-    config = asdict(settings)
-    ckpt = runs.find_checkpoint(config["ckpt"], newest_in=Path(config["runs_dir"]), prefer=runs.BEST)
-    out = Path(config["out"]).expanduser()
+    ckpt = runs.find_checkpoint(settings.ckpt, newest_in=Path(settings.runs_dir), prefer=runs.BEST)
+    out = user_path(settings.out)
 
-    from artdiff import checkpoints, hardware
-    from artdiff.tasks import Generation
+    from artdiff import hardware
+    from artdiff.painter import load
 
-    device = hardware.device(config["device"])
-    task, transform = checkpoints.restore(ckpt, ranges=config["ranges"])
-    task.to(device)
-    log.info("painting with %s, on %s", ckpt, hardware.describe(device))
-    known: dict[str, object] = {"artdiff": __version__, "checkpoint": ckpt.name}
-    if isinstance(task, Generation):
-        written = _create(task, transform, config, out, known)
-    else:
-        written = _reconstruct(task, transform, config, out, known)
+    painter = load(ckpt, device=settings.device, ranges=settings.ranges, trust_code=settings.trust_code)
+    painter.check(settings)
+    log.info("painting with %s, on %s", ckpt, hardware.describe(painter.task.device))
+    runs.make(out, name="out")
+    written = (_paint if painter.paints else _reconstruct)(painter, settings, out)
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
     log.info("all on one sheet: %s", written[-1])
     return written
 
 
+def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
+    """What the model makes of each muse, and a sheet of muses over pictures."""
+    from artdiff import images
+
+    written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
+    for painting in painter.each(settings):
+        written.append(runs.free(out / f"{painting.name}.png"))
+        painting.save(written[-1])
+        if len(pairs) < settings.sheet:
+            assert painting.muse is not None
+            pairs.append((images.thumbnail(painting.muse), images.thumbnail(painting.picture)))
+    written.append(runs.free(out / "sheet.png"))
+    images.save_generated(images.sheet(pairs), written[-1], painter.known)
+    return written
+
+
+def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
+    """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
+    from artdiff import images
+
+    rows = painter.rows(settings)
+    paintings = painter.fill([canvas for row in rows for canvas in row], settings)
+    written, sheet = list[Path](), images.Sheet(settings.sheet)
+    for row in rows:
+        sheet.begin(row[0].muse.picture if row[0].muse is not None else None)
+        for _, painting in zip(row, paintings, strict=False):
+            written.append(runs.free(out / f"{painting.name}.png"))
+            painting.save(written[-1])
+            if painting.trajectory is not None:
+                strip = runs.free(out / f"{painting.name}_trajectory.png")
+                images.save_generated(painting.trajectory, strip, painting.settings)
+            sheet.add(painting.picture)
+    written.append(runs.free(out / "sheet.png"))
+    images.save_generated(sheet.picture(), written[-1], painter.known)
+    return written
+
+
 def _job(cfg: DictConfig) -> None:
     generate(GenerateSettings.of(plain(cfg)))
-
-
-def _reconstruct(
-    task: "Reconstruction", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
-) -> list[Path]:
-    """What the model makes of each muse, and a sheet of muses over pictures."""
-    from artdiff import images, painter
-
-    for name in ("n", "label", "interpolate"):
-        if config[name] is not None:
-            raise UserError(f"{name}={config[name]} needs a model that paints anew; this one reconstructs its muse")
-    runs.make(out, name="out")
-    written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
-    for muse in painter.read_muses(config["muse"], config, transform):
-        picture = painter.reconstruct(task, muse.picture)
-        written.append(runs.free(out / f"{muse.path.stem}.png"))
-        images.save_generated(picture, written[-1], settings | {"muse": muse.path.name, "size": config["size"]})
-        if len(pairs) < config["sheet"]:
-            pairs.append((images.thumbnail(muse.picture), images.thumbnail(picture)))
-    written.append(runs.free(out / "sheet.png"))
-    images.save_generated(images.sheet(pairs), written[-1], settings)
-    return written
-
-
-def _create(
-    task: "Generation", transform: "Transform", config: dict[str, Any], out: Path, settings: dict[str, object]
-) -> list[Path]:
-    """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
-    from artdiff import images, painter
-
-    if config["size"] != "train":
-        raise UserError(f"size={config['size']} needs a model that reconstructs; this one paints {transform.size} px")
-    painter.plan(config, task.classes, [])  # an unknown label is said before anything is read or made
-    runs.make(out, name="out")
-    muses = list(painter.read_muses(config["muse"], config, transform)) if config["muse"] is not None else []
-    rows = painter.plan(config, task.classes, muses)
-    painted = painter.paint(task, [canvas for row in rows for canvas in row], config, transform.size)
-    written, sheet = list[Path](), painter.Sheet(config["sheet"])
-    for row in rows:
-        sheet.begin(row[0].muse)
-        for canvas, one in zip(row, painted, strict=False):
-            written.append(runs.free(out / f"{canvas.name}.png"))
-            images.save_generated(one.picture, written[-1], settings | canvas.settings)
-            if config["trajectory"]:
-                strip = runs.free(out / f"{canvas.name}_trajectory.png")
-                images.save_generated(one.trajectory, strip, settings | canvas.settings)
-            sheet.add(one.picture)
-    written.append(runs.free(out / "sheet.png"))
-    images.save_generated(sheet.picture(), written[-1], settings)
-    return written
 
 
 main = command(_job, config="generate")

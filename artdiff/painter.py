@@ -1,252 +1,255 @@
-"""What a trained model is asked to paint, and the painting of it, in batches that suit the memory."""
+"""A trained model, ready to paint: the same for the command line, the notebooks and Python."""
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artdiff import UserError, cache, compiled, hardware, images
-from artdiff.data.datamodule import NO_LABEL
+from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, runs
 from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import between, from_muse, seeded_noise
-from artdiff.ingest import pool, sample_art, scan
-from artdiff.ingest.decode import Transform, fitted
-from artdiff.settings import MULTIPLE
+from artdiff.ingest.decode import Transform
+from artdiff.plan import Canvas, canvases, read_muses
+from artdiff.runs import Run
+from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges
 from artdiff.tasks import Generation, Reconstruction
 
 log = logging.getLogger(__name__)
 
-PICTURES, VARIATIONS = 8, 1
-"""How many of each label are painted where that is not said: from noise, and from a muse."""
-
 STAGES = 8
-"""Pictures of a trajectory."""
-
-COLUMNS = 16
-"""Pictures side by side on a sheet, at most."""
-
-BRUSH = ("steps", "solver", "guidance", "guidance_interval")
-"""Settings that a picture's file keeps, beside what it was painted from."""
+"""Pictures in a trajectory."""
 
 
-class Muse(NamedTuple):
-    """A picture to start from, at the size to paint at, and its file."""
+class Painting(NamedTuple):
+    """A painted picture, RGB, with the settings that paint it again, a name for its file, and maybe how it emerged.
 
-    path: Path
-    picture: Image.Image
-
-
-class Canvas(NamedTuple):
-    """A picture to paint: `share` of the way from the noise of one seed and one label to those of the others."""
+    `muse` is what it was painted from, at the same size. `trajectory` is a strip from noise to picture.
+    """
 
     name: str
-    seeds: tuple[int, int]
-    labels: tuple[int, int]
-    share: float
-    muse: Muse | None
-    settings: dict[str, object]
-
-
-class Painted(NamedTuple):
-    """A finished picture, and how it emerged: its stages from left to right."""
-
     picture: Image.Image
-    trajectory: Image.Image
+    settings: dict[str, object]
+    muse: Image.Image | None = None
+    trajectory: Image.Image | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG that says that a model made it, and with which settings."""
+        images.save_generated(self.picture, Path(path), self.settings)
 
 
-def read_muses(muse: str | None, config: dict[str, Any], transform: Transform) -> Iterator[Muse]:
-    """The pictures of a file or a folder that can be read, at the size to paint at; others are set aside with a word.
-
-    None is one of each style of the sample art. Raises `UserError` where there is none.
-    """
-    paths, own = _paths(muse), config["size"] == "own"
-    decoded = pool.read(paths, pool.Limits(**config["limits"]), enough=None if own else 2 * transform.size)
-    read = 0
-    for path, answer in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
-        found = answer
-        if isinstance(found, Image.Image) and own and found.width * found.height > config["max_pixels"]:
-            found = f"{found.width} x {found.height} is more than max_pixels={config['max_pixels']:,}"
-        if isinstance(found, str):
-            log.warning("set aside: %s (%s)", scan.shown(str(path)), found)
-            continue
-        read += 1
-        yield Muse(path, found if own else fitted(found, transform).convert("RGB"))
-    if not read:
-        raise UserError(f"muse={muse} holds no picture that can be read: {len(paths)} files set aside")
-
-
-def reconstruct(task: Reconstruction, picture: Image.Image) -> Image.Image:
-    """What the model makes of a picture of any size."""
-    image = images.pad_to_multiple(images.from_pillow(picture)[None].to(task.device), MULTIPLE)
-    with torch.inference_mode():
-        return images.to_pillow(task(image)[0, :, : picture.height, : picture.width])
-
-
-def plan(config: dict[str, Any], classes: Sequence[str], muses: Sequence[Muse]) -> list[list[Canvas]]:
-    """The rows of pictures that `config` asks for. Raises `UserError` for a label that is none of `classes`."""
-    count = config["n"]
-    if count is None:
-        count = PICTURES if config["muse"] is None else VARIATIONS
-    labels = _labels(config["label"], classes)
-    if config["label"] is None and classes:
-        labels = [*range(len(classes))] if config["muse"] is None else [NO_LABEL]
-    if config["interpolate"] is None:
-        numbers = range(config["seed"], config["seed"] + count)
-        rows = [[((seed, seed), (label, label), 0.0) for seed in numbers] for label in labels]
-    else:
-        first, last = config["interpolate"]
-        shares = [index / max(1, count - 1) for index in range(count)]
-        is_way = isinstance(config["label"], list) and len(labels) == 2
-        between = [(labels[0], labels[1])] if is_way else [(label, label) for label in labels]
-        rows = [[((first, last), ends, share) for share in shares] for ends in between]
-    sources: list[Muse | None] = [*muses] or [None]
-    return [
-        [_canvas(config, classes, muse, seeds=seeds, labels=ends, share=share) for seeds, ends, share in row]
-        for muse in sources
-        for row in rows
-    ]
-
-
-def paint(task: Generation, canvases: Sequence[Canvas], config: dict[str, Any], image_size: int) -> Iterator[Painted]:
-    """Paint, as many at once as suit the memory of `task`'s device; a canvas is painted alike in whatever company."""
-    at_once = config["batch_size"]
-    if at_once is None:
-        at_once = hardware.pictures_at_once(task.device, image_size)
-    start = 1 - config["strength"] if canvases[0].muse is not None else 0.0
-    along = samplers.times(config["steps"], start=start)
-    groups = min(at_once, len(canvases)) / hardware.pictures_at_once(task.device, image_size)
-    steps = math.ceil(len(canvases) / at_once) * len(along)
-    calls = math.ceil(groups) * steps * (1 if config["solver"] == "euler" else 2)
-    mode = compiled.mode(config["compile"], task.device, calls=calls)
-    if mode is not None:
-        compiled.compile_in_place(task.ema, mode)
-    shown = [round(stage * (len(along) - 1) / (STAGES - 1)) for stage in range(STAGES)]
-    with tqdm(total=len(canvases) * (len(along) - 1), desc="painting", unit=" steps", disable=None) as bar:
-        for first in range(0, len(canvases), at_once):
-            batch = canvases[first : first + at_once]
-            with torch.inference_mode(), _fast(task.device):
-                begun, denoise = _prepared(task, batch, config, image_size)
-                places = {0: begun.cpu()}
-                for step, noisy in enumerate(samplers.follow(denoise, begun, along, solver=config["solver"]), start=1):
-                    if step in shown:
-                        places[step] = noisy.cpu()
-                    bar.update(len(batch))
-            for stages in torch.stack([places[step] for step in shown], dim=1):  # (STAGES,3,H,W) of each picture
-                strip = images.grid([stages.clamp(-1, 1)], max_side=images.CELL)
-                yield Painted(images.to_pillow(stages[-1]), images.to_pillow(strip))
-
-
-class Sheet:
-    """At most so many lines of small copies, each line the rest of a row of pictures, behind its muse if it has one."""
-
-    def __init__(self, lines: int) -> None:
-        self.most = lines
-        self.lines = list[list[Image.Image]]()
-        self.full = False
-
-    def begin(self, muse: Muse | None) -> None:
-        """Begin a row."""
-        self.full = len(self.lines) == self.most
-        if not self.full:
-            self.lines.append([] if muse is None else [images.thumbnail(muse.picture)])
-
-    def add(self, picture: Image.Image) -> None:
-        """Add to the row."""
-        if not self.full and len(self.lines[-1]) == COLUMNS:
-            self.begin(None)
-        if not self.full:
-            self.lines[-1].append(images.thumbnail(picture))
-
-    def picture(self) -> Image.Image:
-        """All that was added."""
-        columns = max(len(line) for line in self.lines)
-        blank = Image.new("RGB", self.lines[0][0].size, "white")
-        cells = [picture for line in self.lines for picture in [*line, *[blank] * (columns - len(line))]]
-        return images.sheet([(picture,) for picture in cells], columns=columns)
-
-
-def _prepared(
-    task: Generation, batch: Sequence[Canvas], config: dict[str, Any], image_size: int
-) -> tuple[Tensor, guidance.Denoiser]:
-    """Where a batch of canvases starts, (B,3,H,W), and what denoises it."""
-    device, shape = task.device, (3, image_size, image_size)
-    share = torch.tensor([canvas.share for canvas in batch])
-    interval = tuple(config["guidance_interval"])
-
-    def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
-        label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
-        noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
-        return noise, task.denoiser(label, guidance=config["guidance"], interval=interval)
-
-    (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
-    noisy = between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
-    if any(canvas.labels[0] != canvas.labels[1] for canvas in batch):
-        denoise = guidance.blended(denoise, other_denoise, share.to(device))
-    muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
-    if muses:
-        noisy, _ = from_muse(torch.stack(muses).to(device), noisy, strength=config["strength"])
-    return noisy, denoise
-
-
-def _fast(device: torch.device) -> torch.autocast:
-    """Compute in bf16 where the device does."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")
-
-
-def _canvas(
-    config: dict[str, Any],
-    classes: Sequence[str],
-    muse: Muse | None,
+def load(
+    run: Run | str | Path,
     *,
-    seeds: tuple[int, int],
-    labels: tuple[int, int],
-    share: float,
-) -> Canvas:
-    """A canvas named after what is to be on it."""
-    names = [classes[label] if label != NO_LABEL else None for label in labels]
-    ends = [f"{_plain(name)}_{seed}" if name else str(seed) for name, seed in zip(names, seeds, strict=True)]
-    stem = ends[0]
-    settings = {"label": names[0], "seed": seeds[0], **{name: config[name] for name in BRUSH}}
-    if ends[0] != ends[1]:
-        stem = f"{ends[0]}_to_{ends[1]}_{share:.3f}"
-        settings |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
-    if muse is not None:
-        stem = f"{muse.path.stem[:50]}_{stem}"
-        settings |= {"muse": muse.path.name, "strength": config["strength"]}
-    return Canvas(stem, seeds, labels, share, muse, settings)
+    device: Accelerator = "auto",
+    ranges: Ranges | None = None,
+    trust_code: bool = False,
+    runs_dir: str | Path = "runs",
+) -> "Painter":
+    """The painter of a run, of a checkpoint's file, or of a `.pth` that the article's program saved.
+
+    Args:
+        run: what `artdiff.train` returned, a run's folder (its best checkpoint is taken), a file, or `"last"`.
+        device: where to paint.
+        ranges: what a reconstruction's output means, for a file that does not say.
+        trust_code: load a checkpoint that names code outside artdiff, which is then run.
+        runs_dir: where `"last"` looks for the newest run.
+
+    Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
+    """
+    ckpt = str(run.folder if isinstance(run, Run) else run)
+    path = runs.find_checkpoint(ckpt, newest_in=Path(runs_dir), prefer=runs.BEST)
+    on = hardware.device(device)
+    task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
+    return Painter(task.to(on), transform, path)
 
 
-def _labels(asked: Any, classes: Sequence[str]) -> list[int]:
-    """The numbers of the labels that are asked for by name; the null label without a name."""
-    if asked is None:
-        return [NO_LABEL]
-    names = [str(name) for name in (asked if isinstance(asked, list) else [asked])]
-    numbers = {"all": [*range(len(classes))] or [NO_LABEL], "none": [NO_LABEL]}
-    numbers |= {name: [index] for index, name in enumerate(classes)}
-    for name in names:
-        if name not in numbers:
-            known = scan.some([scan.shown(one) for one in classes], most=20)
-            knows = f"it knows {known} (and all, none)" if classes else "it was trained on pictures without classes"
-            raise UserError(f"label={name} is not known to this model; {knows}")
-    return [number for name in names for number in numbers[name]]
+class Painter:
+    """Paints with a trained model. `load` makes one.
+
+    Attributes:
+        classes: the labels it knows by name; empty for a model without.
+        image_size: side in pixels of the pictures that it was trained on.
+        paints: True if it paints new pictures, False if it reconstructs a muse.
+    """
+
+    def __init__(self, task: Reconstruction | Generation, transform: Transform, path: Path) -> None:
+        self.task = task
+        self.transform = transform
+        self.path = path
+        self.image_size = transform.size
+        self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
+        self.paints = isinstance(task, Generation)
+        self.known: dict[str, object] = {"artdiff": __version__, "checkpoint": path.name}
+
+    def paint(
+        self,
+        *,
+        n: int | None = None,
+        label: str | Sequence[str] | None = None,
+        muse: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None = None,
+        strength: float | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        interpolate: tuple[int, int] | None = None,
+        trajectory: bool = False,
+        size: str | None = None,
+        batch_size: int | None = None,
+        compile: str | None = None,
+    ) -> list[Painting]:
+        """Paint; what is None is as in `conf/generate.yaml`.
+
+        Args:
+            n: pictures of each label: 8, or 1 of each muse.
+            label: a class by name, several, `"all"` or `"none"`; all without a muse, none with one.
+            muse: a picture or pictures to start from: paths, folders or Pillow pictures of any mode.
+            strength: how far to leave the muse, 0 (the muse itself) to 1 (noise).
+            seed: of the first picture; the next one has the next number. A seed always gives the same picture.
+            steps: from noise to picture.
+            solver: `"heun"` (two network calls a step) or `"euler"` (one).
+            guidance: how much closer to the label; 1.0 is off, and twice as fast.
+            guidance_interval: the times at which guidance acts; 0 is noise, 1 a picture.
+            interpolate: two seeds: `n` pictures on the way from one to the other.
+            trajectory: also keep a strip of each picture emerging from noise.
+            size: `"own"` reconstructs a muse at its own size.
+            batch_size: pictures at once, by default what suits the memory; does not change them.
+            compile: torch.compile's mode, `"auto"` or `"none"`.
+
+        Raises `artdiff.UserError` for an unknown label, a value out of range or a muse that cannot be read.
+        """
+        labels = list(label) if isinstance(label, tuple) else label
+        settings = PaintSettings.with_defaults(
+            n=n, label=labels, muse=str(muse) if isinstance(muse, Path) else muse, strength=strength, seed=seed,
+            steps=steps, solver=solver, guidance=guidance, interpolate=interpolate and list(interpolate),
+            guidance_interval=guidance_interval and list(guidance_interval), trajectory=trajectory, size=size,
+            batch_size=batch_size, compile=compile,
+        )  # fmt: skip
+        return list(self.each(settings))
+
+    def interpolate(self, first: int, last: int, *, n: int = 8, **how: object) -> list[Painting]:
+        """`n` pictures on the way from the one of seed `first` to that of `last`; `how` as for `paint`.
+
+        With two labels, also on the way from one label to the other.
+        """
+        return self.paint(n=n, interpolate=(first, last), **how)  # type: ignore[arg-type]
+
+    def reconstruct(self, picture: Image.Image) -> Image.Image:
+        """What a reconstruction model makes of an RGB picture of any size. Raises `artdiff.UserError` for a painter."""
+        if not isinstance(self.task, Reconstruction):
+            raise UserError("this model paints new pictures; paint(muse=…) starts from one")
+        image = images.pad_to_multiple(images.from_pillow(picture.convert("RGB"))[None].to(self.task.device), MULTIPLE)
+        with torch.inference_mode():
+            return images.to_pillow(self.task(image)[0, :, : picture.height, : picture.width])
+
+    def each(self, settings: PaintSettings) -> Iterator[Painting]:
+        """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first."""
+        if self.paints:
+            return self._paintings(settings)
+        return self._reconstructions(settings)
+
+    def check(self, settings: PaintSettings) -> None:
+        """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
+        if self.paints:
+            if settings.size != "train":
+                raise UserError(f"size={settings.size} needs a model that reconstructs; this one paints "
+                                f"{self.image_size} px")  # fmt: skip
+            canvases(settings, self.classes, [])
+            return
+        for name in ("n", "label", "interpolate"):
+            value = getattr(settings, name)
+            if value is not None:
+                raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
+
+    def rows(self, settings: PaintSettings) -> list[list[Canvas]]:
+        """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
+        self.check(settings)
+        muses = list(read_muses(settings, self.transform)) if settings.muse is not None else []
+        return canvases(settings, self.classes, muses)
+
+    def _reconstructions(self, settings: PaintSettings) -> Iterator[Painting]:
+        self.check(settings)
+        for muse in read_muses(settings, self.transform):
+            told = self.known | {"muse": muse.file, "size": settings.size}
+            yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture)
+
+    def _paintings(self, settings: PaintSettings) -> Iterator[Painting]:
+        yield from self.fill([canvas for row in self.rows(settings) for canvas in row], settings)
+
+    def fill(self, planned: Sequence[Canvas], settings: PaintSettings) -> Iterator[Painting]:
+        """Paint canvases, as many at once as suit the device's memory; their company does not change them."""
+        task = self.task
+        assert isinstance(task, Generation)
+        at_once = settings.batch_size or hardware.pictures_at_once(task.device, self.image_size)
+        times = samplers.times(settings.steps, start=1 - settings.strength if planned[0].muse is not None else 0.0)
+        sampler = samplers.get(settings.solver)
+        self._compile(settings, len(planned), at_once, calls=len(times) * sampler.calls_per_step)
+        shown = [round(stage * (len(times) - 1) / (STAGES - 1)) for stage in range(STAGES)]
+        with tqdm(total=len(planned) * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
+            for first in range(0, len(planned), at_once):
+                batch, stages = planned[first : first + at_once], dict[int, Tensor]()
+                with torch.inference_mode(), _autocast(task.device):
+                    begun, denoise = self._begun(batch, settings)
+                    steps = (
+                        enumerate([begun]) if len(times) == 1 else enumerate(sampler(denoise, begun, times), start=1)
+                    )
+                    if settings.trajectory:
+                        stages[0] = task.codec.decode(begun).cpu()
+                    for step, noisy in steps:
+                        bar.update(len(batch) if step else 0)
+                        if step == len(times) - 1 or (settings.trajectory and step in shown):
+                            stages[step] = task.codec.decode(noisy).cpu()
+                for index, canvas in enumerate(batch):
+                    strip = _strip([stages[step][index] for step in shown]) if settings.trajectory else None
+                    picture = images.to_pillow(stages[len(times) - 1][index])
+                    muse = canvas.muse.picture if canvas.muse is not None else None
+                    yield Painting(canvas.name, picture, self.known | canvas.settings, muse, strip)
+
+    def _compile(self, settings: PaintSettings, count: int, at_once: int, *, calls: int) -> None:
+        """Compile the network if there is so much to paint that it pays; `calls` are those of one batch."""
+        together = hardware.pictures_at_once(self.task.device, self.image_size)
+        batches = math.ceil(count / at_once) * math.ceil(min(at_once, count) / together)
+        mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls)
+        if mode is not None:
+            assert isinstance(self.task, Generation)
+            compiled.compile_in_place(self.task.ema, mode)
+
+    def _begun(self, batch: Sequence[Canvas], settings: PaintSettings) -> tuple[Tensor, guidance.Denoiser]:
+        """Where a batch starts, (B,C,H,W) as the codec encodes pictures, and what denoises it."""
+        task = self.task
+        assert isinstance(task, Generation)
+        device, side = task.device, self.image_size // task.codec.factor
+        interval = (settings.guidance_interval[0], settings.guidance_interval[1])
+
+        def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
+            label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
+            noise = seeded_noise([canvas.seeds[which] for canvas in batch], (task.codec.channels, side, side))
+            return noise, task.denoiser(label, guidance=settings.guidance, interval=interval)
+
+        share = torch.tensor([canvas.share for canvas in batch])
+        (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
+        noisy = between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
+        if any(canvas.labels[0] != canvas.labels[1] for canvas in batch):
+            denoise = guidance.blended(denoise, other_denoise, share.to(device))
+        muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
+        if muses:
+            encoded = task.codec.encode(torch.stack(muses).to(device))
+            noisy, _ = from_muse(encoded, noisy, strength=settings.strength)
+        return noisy, denoise
 
 
-def _plain(name: str) -> str:
-    """A label's name as a part of a file's."""
-    return re.sub(r"[^\w.-]+", "_", name)[:50]
+def _strip(stages: Sequence[Tensor]) -> Image.Image:
+    """Stages (3,H,W) of one picture from left to right."""
+    return images.to_pillow(images.grid([torch.stack(list(stages)).clamp(-1, 1)], max_side=images.CELL))
 
 
-def _paths(muse: str | None) -> list[Path]:
-    if muse is None:
-        root = sample_art.folder(cache.default_folder())
-        log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
-        return [min(style.iterdir()) for style in sorted(root.iterdir())]
-    path = Path(muse).expanduser()
-    return [path / file.path for file in scan.scan(path, name="muse").files] if path.is_dir() else [path]
+def _autocast(device: torch.device) -> torch.autocast:
+    """Compute in bf16 if the device does so natively."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")

@@ -14,13 +14,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from contenders import ddpp_network, diffusers_network
 from hydra.utils import instantiate
 from measure import composed, wait
 
-from artdiff import hardware, painter
+from artdiff import hardware
+from artdiff.ingest.decode import Transform
+from artdiff.painter import Painter
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -29,10 +32,9 @@ def own(args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], ob
     config = composed("train", "run_dir=unused", *args.overrides)
     config["task"]["classes"] = CLASSES
     task = instantiate(config["task"]).to(device).eval()
-    asked = [f"n={args.n}", "label=a", f"steps={args.calls}", "solver=euler", "guidance=1", f"compile={args.compile}"]
-    brush = composed("generate", "ckpt=none", "out=none", *asked)
-    ((*canvases,),) = painter.plan(brush, CLASSES, [])
-    return lambda: list(painter.paint(task, canvases, brush, config["data"]["image_size"])), task.facts()["parameters"]
+    painter = Painter(task, Transform(config["data"]["image_size"], "squash", (255, 255, 255)), Path("none"))
+    how = {"n": args.n, "label": "a", "steps": args.calls, "solver": "euler", "guidance": 1.0, "compile": args.compile}
+    return lambda: painter.paint(**how), task.facts()["parameters"]
 
 
 def ddpp(args: argparse.Namespace, device: torch.device, size: int, parameters: int) -> Callable[[], object]:

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import composed
 from paint_quality import data_of, pixels
 from torch import Tensor, nn
 
-from artdiff import hardware, images, runs
-from artdiff.checkpoints import restore
-from artdiff.painter import paint, plan
+import artdiff
+from artdiff import images, runs
 
 
 def classifier(classes: int) -> nn.Sequential:
@@ -63,19 +61,16 @@ def main() -> None:
     right = (judged(network, real[1]) == data.val_set.labels).float().mean()
     print(f"classifier: {right:.1%} of {len(real[1])} held-out pictures right, after {len(real[0]):,} real ones")
 
-    config = composed("generate", "ckpt=unused", "out=unused") | {"n": args.n}
-    task, transform = restore(ckpt)
-    task.to(hardware.device("auto"))
-    rows = plan(config, task.classes, [])
-    made = paint(task, [canvas for row in rows for canvas in row], config, transform.size)
-    image = torch.stack([images.from_pillow(one.picture) for one in made])
-    taken = judged(network, image).view(len(rows), args.n)
-    for number, name in enumerate(task.classes):
-        shares = torch.bincount(taken[number], minlength=len(task.classes)) / args.n
+    painter = artdiff.load(ckpt)
+    image = torch.stack([images.from_pillow(one.picture) for one in painter.paint(n=args.n)])
+    taken = judged(network, image).view(len(painter.classes), args.n)
+    for number, name in enumerate(painter.classes):
+        shares = torch.bincount(taken[number], minlength=len(painter.classes)) / args.n
         print(
-            f"  {name}: " + ", ".join(f"{other} {share:.0%}" for other, share in zip(task.classes, shares, strict=True))
+            f"  {name}: "
+            + ", ".join(f"{other} {share:.0%}" for other, share in zip(painter.classes, shares, strict=True))
         )
-    right = (taken == torch.arange(len(rows))[:, None]).float().mean()
+    right = (taken == torch.arange(len(painter.classes))[:, None]).float().mean()
     print(f"painted: {right:.1%} of {taken.numel()} pictures are taken for the style they were painted as")
 
 

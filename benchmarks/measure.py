@@ -61,14 +61,10 @@ def tell(**figures: Any) -> None:
 
 
 def composed(config: str, *overrides: str) -> dict[str, Any]:
-    """The configuration that `artdiff.CONFIG` would have with these words."""
-    from hydra import compose, initialize_config_dir
+    """The configuration of `artdiff.CONFIG` with these overrides."""
+    from artdiff import cli
 
-    from artdiff.cli import plain
-    from artdiff.settings import CONF
-
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return plain(compose(config, overrides=list(overrides)))
+    return cli.composed(config, overrides)
 
 
 def wait(device: torch.device) -> None:

@@ -8,13 +8,14 @@ from conftest import composed, generate, put, small, train
 from PIL import Image, ImageChops
 
 from artdiff import UserError
-from artdiff.images import to_signed
+from artdiff.images import Sheet, to_signed
 from artdiff.ingest.decode import Transform, decode
-from artdiff.painter import Sheet, _labels, plan
+from artdiff.plan import canvases, label_numbers
+from artdiff.settings import PaintSettings
 
 NETWORKS = {
-    "unet": ("network=unet", "network.channels=[32,32]", "network.features=16"),
-    "vit": ("network=vit", "network.patches=8", "network.width=64", "network.depth=1", "network.features=16"),
+    "unet": ("network=unet", "network.channels=[32,32]", "network.cond_dim=16"),
+    "vit": ("network=vit", "network.patches=8", "network.width=64", "network.depth=1", "network.cond_dim=16"),
 }
 
 
@@ -131,7 +132,7 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
         (("guidance_interval=0.5",), "guidance_interval must be two times"),
         (("guidance_interval=[1.0,0.1]",), "guidance_interval must begin before it ends"),
         (("label=[]",), "label is empty; expected a class by name"),
-        (("solver=ddim",), "solver must be heun or euler, got ddim"),
+        (("solver=ddim",), "solver must be euler or heun, got ddim"),
     ],
 )
 def test_a_mistake_is_one_clear_line(ckpt, tmp_path, monkeypatch, words, message):
@@ -143,19 +144,19 @@ def test_a_mistake_is_one_clear_line(ckpt, tmp_path, monkeypatch, words, message
 
 
 def test_labels_are_found_by_name_whatever_they_are_called():
-    assert _labels(["b", "none", "b"], ["a", "b"]) == [1, -1, 1]
-    assert _labels([1990], ["1980", "1990"]) == [1]
-    assert _labels("all", ["x", "all"]) == [1]
-    assert _labels("all", []) == [-1]
+    assert label_numbers(["b", "none", "b"], ["a", "b"]) == [1, -1, 1]
+    assert label_numbers([1990], ["1980", "1990"]) == [1]
+    assert label_numbers("all", ["x", "all"]) == [1]
+    assert label_numbers("all", []) == [-1]
     with pytest.raises(UserError, match="label=a is not known to this model; it was trained on pictures without"):
-        _labels("a", [])
+        label_numbers("a", [])
 
 
 def test_a_class_called_all_does_not_change_what_is_painted_without_a_label():
-    config = composed("generate", "ckpt=x", "out=x", "n=1")
-    assert [row[0].labels[0] for row in plan(config, ["all", "b"], [])] == [0, 1]
-    two = composed("generate", "ckpt=x", "out=x", "n=2", "interpolate=[1,2]", "label=[all]")
-    assert [row[1].labels for row in plan(two, ["a", "b", "c"], [])] == [(0, 0), (1, 1), (2, 2)]
+    one = PaintSettings.with_defaults(n=1)
+    assert [row[0].labels[0] for row in canvases(one, ["all", "b"], [])] == [0, 1]
+    two = PaintSettings.with_defaults(n=2, interpolate=[1, 2], label=["all"])
+    assert [row[1].labels for row in canvases(two, ["a", "b", "c"], [])] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_sheet_is_bounded():

@@ -1,0 +1,160 @@
+"""What is to be painted: which seeds, labels and muses, in which order and under which names. No network yet."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from artdiff import UserError, cache
+from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.ingest import pool, sample_art, scan
+from artdiff.ingest.decode import Transform, fitted, flat
+from artdiff.ingest.tables import shown, some
+from artdiff.settings import PaintSettings
+
+log = logging.getLogger(__name__)
+
+FROM_NOISE, FROM_MUSE = 8, 1
+"""How many pictures of each label are painted unless `n` says otherwise: from noise, and from each muse."""
+
+WHITE = (255, 255, 255)
+
+
+class Muse(NamedTuple):
+    """A picture to start from, RGB, at the size to paint at; `file` is its file's name, empty for one from Python."""
+
+    name: str
+    picture: Image.Image
+    file: str
+
+
+class Canvas(NamedTuple):
+    """One picture to paint: `share` of the way from the first seed and label to the second."""
+
+    name: str
+    seeds: tuple[int, int]
+    labels: tuple[int, int]
+    share: float
+    muse: Muse | None
+    settings: dict[str, object]
+
+
+def read_muses(settings: PaintSettings, transform: Transform) -> Iterator[Muse]:
+    """The muses that can be read, at the size to paint at; files that cannot are set aside with a warning.
+
+    `settings.muse` is a path to a picture or a folder, a Pillow picture, or a list of either; None means one picture of
+    each style of the built-in sample art. Raises `UserError` if none can be read.
+    """
+    own, read = settings.size == "own", 0
+    for name, file, found in _decoded(settings, transform):
+        if isinstance(found, Image.Image) and own and found.width * found.height > settings.max_pixels:
+            found = f"{found.width} x {found.height} is more than max_pixels={settings.max_pixels:,}"  # noqa: PLW2901
+        if isinstance(found, str):
+            log.warning("set aside: %s (%s)", shown(file), found)
+            continue
+        read += 1
+        yield Muse(name, found if own else fitted(found, transform).convert("RGB"), Path(file).name)
+    if not read:
+        raise UserError(f"muse={settings.muse} holds no picture that can be read")
+
+
+def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Muse]) -> list[list[Canvas]]:
+    """The rows of pictures that `settings` ask for: one for each label, or for each label of each muse.
+
+    Raises `UserError` for a label that is none of `classes`.
+    """
+    count = settings.n
+    if count is None:
+        count = FROM_NOISE if settings.muse is None else FROM_MUSE
+    labels = label_numbers(settings.label, classes)
+    if settings.label is None and classes:
+        labels = [*range(len(classes))] if settings.muse is None else [NO_LABEL]
+    if settings.interpolate is None:
+        seeds = range(settings.seed, settings.seed + count)
+        rows = [[((seed, seed), (label, label), 0.0) for seed in seeds] for label in labels]
+    else:
+        first, last = settings.interpolate
+        shares = [index / max(1, count - 1) for index in range(count)]
+        between_two = isinstance(settings.label, list) and len(labels) == 2
+        pairs = [(labels[0], labels[1])] if between_two else [(label, label) for label in labels]
+        rows = [[((first, last), pair, share) for share in shares] for pair in pairs]
+    sources: list[Muse | None] = [*muses] or [None]
+    return [
+        [_canvas(settings, classes, muse, seeds=seeds, labels=pair, share=share) for seeds, pair, share in row]
+        for muse in sources
+        for row in rows
+    ]
+
+
+def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
+    """The numbers of labels by name; `all` is every class, `none` the null label, and so is None.
+
+    Raises `UserError` for a name that is none of `classes`.
+    """
+    if asked is None:
+        return [NO_LABEL]
+    names = [str(name) for name in (asked if isinstance(asked, list | tuple) else [asked])]
+    known = {"all": [*range(len(classes))] or [NO_LABEL], "none": [NO_LABEL]}
+    known |= {name: [index] for index, name in enumerate(classes)}
+    for name in names:
+        if name not in known:
+            listed = some([shown(one) for one in classes], most=20)
+            knows = f"it knows {listed} (and all, none)" if classes else "it was trained on pictures without classes"
+            raise UserError(f"label={name} is not known to this model; {knows}")
+    return [index for name in names for index in known[name]]
+
+
+def _canvas(
+    settings: PaintSettings,
+    classes: Sequence[str],
+    muse: Muse | None,
+    *,
+    seeds: tuple[int, int],
+    labels: tuple[int, int],
+    share: float,
+) -> Canvas:
+    """A canvas that is named after what will be on it, with the settings that paint it again."""
+    names = [classes[label] if label != NO_LABEL else None for label in labels]
+    ends = [f"{_for_file(name)}_{seed}" if name else str(seed) for name, seed in zip(names, seeds, strict=True)]
+    stem = ends[0]
+    told: dict[str, object] = {"label": names[0], "seed": seeds[0], "steps": settings.steps, "solver": settings.solver}
+    told |= {"guidance": settings.guidance, "guidance_interval": list(settings.guidance_interval)}
+    if ends[0] != ends[1]:
+        stem = f"{ends[0]}_to_{ends[1]}_{share:.3f}"
+        told |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
+    if muse is not None:
+        stem = f"{muse.name[:50]}_{stem}"
+        told |= {"muse": muse.file, "strength": settings.strength}
+    return Canvas(stem, seeds, labels, share, muse, told)
+
+
+def _for_file(name: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name)[:50]
+
+
+def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, Image.Image | str]]:
+    """(name, file, the picture or why it cannot be read) of every muse."""
+    given = settings.muse if isinstance(settings.muse, list | tuple) else [settings.muse]
+    pictures = [one for one in given if isinstance(one, Image.Image)]
+    for index, picture in enumerate(pictures):
+        yield f"muse_{index}" if len(pictures) > 1 else "muse", "", flat(picture, WHITE).convert("RGB")
+    paths = [path for one in given if not isinstance(one, Image.Image) for path in _paths(one)]
+    if paths:
+        enough = None if settings.size == "own" else 2 * transform.size
+        decoded = pool.read(paths, settings.limits, enough=enough)
+        for path, found in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
+            yield path.stem, str(path), found
+
+
+def _paths(muse: str | Path | None) -> list[Path]:
+    if muse is None:
+        root = sample_art.folder(cache.default_folder())
+        log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
+        return [min(style.iterdir()) for style in sorted(root.iterdir())]
+    path = Path(muse).expanduser()
+    return [path / file.path for file in scan.scan(path, name="muse").files] if path.is_dir() else [path]
