@@ -9,13 +9,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from artdiff.ingest.fingerprint import SIDE, fingerprint
-from artdiff.settings import Fit
+
+if TYPE_CHECKING:
+    from artdiff.settings import Fit  # not needed by a child process, which would start more slowly
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are rejected: Pillow's own bound against decompression bombs. A JPEG that is decoded at a
@@ -70,7 +72,7 @@ class Transform(NamedTuple):
     """How a picture becomes a square of `size` pixels; `background` shows through transparency and pads."""
 
     size: int
-    fit: Fit
+    fit: "Fit"
     background: Colour
 
 

@@ -110,7 +110,7 @@ class Ledger:
 
     def add(self, digest: str, outcome: Outcome) -> None:
         """Note an outcome; one that may be different next time is not written to the file."""
-        self.outcomes[digest] = outcome
+        self.outcomes[digest] = outcome._replace(crc=0)  # the store knows it
         if outcome.lasting:
             is_costly = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
             self._write([digest, outcome.facts, outcome.reason, *([self._bounds] if is_costly else [])])
