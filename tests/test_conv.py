@@ -1,3 +1,5 @@
+"""The article's network, against an independent implementation."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from artdiff.networks import ConvDiffusionModel
 
 
 def reference(state, x):
-    """The article's network in evaluation mode, written down from its description with functions alone."""
+    """The article's network in evaluation mode, written from its description without modules."""
 
     def norm(x, name):
         mean, var, weight, bias = (state[f"{name}.2.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
@@ -69,7 +71,7 @@ def test_keys_and_size_are_the_articles():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 40)])
-def test_size_and_range_are_kept(size):
+def test_the_output_has_the_size_of_the_input_and_lies_in_0_to_1(size):
     output = ConvDiffusionModel()(torch.randn(2, 3, *size))
     assert output.shape == (2, 3, *size)
     assert 0 <= output.min() <= output.max() <= 1

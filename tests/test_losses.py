@@ -1,3 +1,5 @@
+"""The hybrid loss: its terms, its weights for VGG16, and its messages."""
+
 import logging
 
 import pytest
@@ -8,8 +10,9 @@ from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from artdiff import UserError
-from artdiff.losses import HybridLoss, PerceptualLoss
-from artdiff.losses.perceptual import CPU_PIXELS, LAYERS
+from artdiff.losses import HybridLoss, PerceptualLoss, Target
+from artdiff.losses.perceptual import CPU_PIXELS
+from artdiff.losses.weights import LAYERS
 
 
 @pytest.fixture(scope="module")
@@ -32,54 +35,53 @@ def _layer(perceptual):
 def test_the_hybrid_is_the_articles_loss(vgg, weights):
     output, target = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
     perceptual = PerceptualLoss(weights=str(weights), layer="relu3_3", relative=False, keep=0)
-    terms = HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)(output, target)
+    loss, terms = HybridLoss(mse_weight=1, perceptual_weight=1, perceptual=perceptual)(output, Target(target))
     mse = ((output - target) ** 2).mean()
     features = ((vgg(output) - vgg(target)) ** 2).mean()
-    torch.testing.assert_close(terms.mse.mean(), mse)
-    torch.testing.assert_close(terms.perceptual.mean(), features)
-    torch.testing.assert_close(terms.loss, mse + features)
+    torch.testing.assert_close(terms["mse"].mean(), mse)
+    torch.testing.assert_close(terms["perceptual"].mean(), features)
+    torch.testing.assert_close(loss, mse + features)
 
 
-def test_parts_on_a_cpu_add_up_to_the_whole():
+def test_parts_of_a_batch_on_a_cpu_give_the_loss_of_the_whole():
     perceptual = PerceptualLoss(weights="random", layer="relu1_1", relative=False, keep=0)
     output = torch.rand(9, 3, 128, 128, requires_grad=True)  # a part of eight and one of one
     target = torch.rand_like(output)
     assert CPU_PIXELS < 9 * 128 * 128
     whole = F.mse_loss(perceptual.features(output), perceptual.features(target))
-    parts = perceptual(output, target).mean()
+    parts = perceptual(output, Target(target)).mean()
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(*(torch.autograd.grad(loss, output)[0] for loss in (parts, whole)))
 
 
 def test_weights_scale_the_terms():
     output, target = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
-    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0)
-    terms = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)(output, target)
-    torch.testing.assert_close(terms.loss, (3 * terms.mse + 0.5 * terms.perceptual).mean())
-    alone = HybridLoss(mse_weight=3, perceptual_weight=0, perceptual=None)(output, target)
-    assert alone.perceptual is None
-    torch.testing.assert_close(alone.loss, 3 * F.mse_loss(output, target))
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False, keep=0)
+    loss, terms = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)(output, Target(target))
+    torch.testing.assert_close(loss, (3 * terms["mse"] + 0.5 * terms["perceptual"]).mean())
+    loss, terms = HybridLoss(mse_weight=3, perceptual_weight=0, perceptual=None)(output, Target(target))
+    assert list(terms) == ["mse"]
+    torch.testing.assert_close(loss, 3 * F.mse_loss(output, target))
 
 
-def test_pictures_are_weighed_and_gated_one_by_one():
+def test_each_picture_has_its_weight_and_gate():
     output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
-    perceptual = PerceptualLoss(weights="random", layer="relu2_2", relative=False, keep=0)
+    perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False, keep=0)
     hybrid = HybridLoss(mse_weight=3, perceptual_weight=0.5, perceptual=perceptual)
     weight, gate = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 1.0])
-    terms = hybrid(output, target, weight=weight, gate=gate)
-    torch.testing.assert_close(terms.mse, ((output - target) ** 2).mean((1, 2, 3)))
-    expected = 3 * (weight * terms.mse).mean() + 0.5 * terms.perceptual[1:].mean()
-    torch.testing.assert_close(terms.loss, expected)
-    closed = hybrid(output, target, weight=weight, gate=torch.zeros(3))
-    torch.testing.assert_close(closed.loss, 3 * (weight * terms.mse).mean())
+    loss, terms = hybrid(output, Target(target), weight=weight, gate=gate)
+    torch.testing.assert_close(terms["weighted_mse"], weight * ((output - target) ** 2).mean((1, 2, 3)))
+    torch.testing.assert_close(loss, 3 * terms["weighted_mse"].mean() + 0.5 * terms["perceptual"][1:].mean())
+    closed, _ = hybrid(output, Target(target), weight=weight, gate=torch.zeros(3))
+    torch.testing.assert_close(closed, 3 * terms["weighted_mse"].mean())
 
 
-def test_relative_features_do_not_depend_on_how_large_the_weights_make_them():
-    output, target = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
+def test_the_relative_loss_does_not_depend_on_the_scale_of_the_weights():
+    output, target = torch.rand(3, 3, 32, 32), Target(torch.rand(3, 3, 32, 32))
     plain, relative = (
         PerceptualLoss(weights="random", layer="relu1_2", relative=word, keep=0) for word in (False, True)
     )
-    wanted = plain.features(target).square().mean()
+    wanted = plain.features(target.image).square().mean()
     torch.testing.assert_close(relative(output, target), plain(output, target) / wanted)
     with torch.no_grad():
         before = relative(output, target)
@@ -90,10 +92,10 @@ def test_relative_features_do_not_depend_on_how_large_the_weights_make_them():
     torch.testing.assert_close(plain(output, target), 9 * before * wanted)
 
 
-def test_gradients_reach_the_output_alone():
+def test_gradients_reach_the_output_only():
     perceptual = PerceptualLoss(weights="random", layer="relu1_2", relative=False, keep=0)
     output, target = torch.rand(2, 1, 3, 16, 16).requires_grad_().unbind()
-    loss = perceptual(output, target)
+    loss = perceptual(output, Target(target))
     to_output, to_target = torch.autograd.grad(loss, (output, target), allow_unused=True)
     assert to_output.abs().sum() > 0
     assert to_target is None

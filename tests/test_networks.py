@@ -7,20 +7,21 @@ from conftest import composed
 from hydra.utils import instantiate
 
 from artdiff import UserError
-from artdiff.networks.layers import FEW_PLACES, attended
-from artdiff.networks.vit import _turned, _turns
+from artdiff.diffusion.path import Preconditioned
+from artdiff.networks.layers import FEW_TOKENS, attention
+from artdiff.networks.vit import rotary_angles, rotated
 
 
-def built(name, *overrides, classes=3, size=16):
+def built(name, *overrides, classes=3, size=16, in_channels=3):
     cfg = composed(
         "train", "task=generation", f"network={name}", f"data.image_size={size}", "run_dir=unused", *overrides
     )
     torch.manual_seed(0)
-    return instantiate(cfg["network"], classes=classes)
+    return instantiate(cfg["network"], classes=classes, in_channels=in_channels)
 
 
 def awake(network):
-    """With every weight drawn anew: at the start much of a denoiser is zero by design."""
+    """With random weights throughout: at first many of a denoiser's are zero by design."""
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=(weight[0].numel() if weight.ndim > 1 else 100) ** -0.5)
     return network.eval()
@@ -31,10 +32,13 @@ def asked(count=2, size=16):
     return torch.randn(count, 3, size, size, generator=some), torch.rand(count, generator=some), torch.arange(count) % 3
 
 
-PATCHED = ("network.patch=2", "network.channels=[32,32,64]", "network.blocks=2", "network.features=32")
+PATCHED = ("network.patch=2", "network.channels=[32,32,64]", "network.num_res_blocks=2", "network.cond_dim=32")
 
 
-@pytest.fixture(params=[("unet",), ("unet", *PATCHED), ("vit",)], ids=["unet", "unet of patches", "vit"])
+KINDS = {"unet": ("unet",), "unet of patches": ("unet", *PATCHED), "vit": ("vit",)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def network(request):
     return built(*request.param)
 
@@ -42,18 +46,28 @@ def network(request):
 def test_a_denoiser_answers_with_pictures_in_float32(network):
     noisy, time, label = asked()
     with torch.autocast("cpu", torch.bfloat16):
-        picture = network(noisy, time, label)
+        picture = Preconditioned(network, data_std=0.5)(noisy, time, label)
     assert picture.shape == noisy.shape
     assert picture.dtype == torch.float32
 
 
-def test_at_the_start_it_is_the_best_linear_guess(network):
+def test_an_untrained_denoiser_makes_the_best_linear_estimate(network):
     noisy, _, label = asked()
-    at_the_ends = network(noisy, torch.tensor([0.0, 1.0]), label)
+    denoise = Preconditioned(network, data_std=0.5)
+    at_the_ends = denoise(noisy, torch.tensor([0.0, 1.0]), label)
     assert torch.equal(at_the_ends[0], torch.zeros_like(noisy[0]))
     torch.testing.assert_close(at_the_ends[1], noisy[1])
-    middle = network(noisy, torch.full((2,), 0.5), label)
+    middle = denoise(noisy, torch.full((2,), 0.5), label)
     torch.testing.assert_close(middle, noisy * (0.5 * 0.25 / (0.25 * 0.25 + 0.25)))
+
+
+@pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
+def test_any_number_of_channels_can_be_denoised(words):
+    _, time, label = asked()
+    latent = torch.randn(2, 5, 16, 16)
+    output = awake(built(*words, in_channels=5))(latent, time, label)
+    assert output.shape == latent.shape
+    assert output.std() > 0
 
 
 def test_every_parameter_gets_a_gradient(network):
@@ -63,7 +77,7 @@ def test_every_parameter_gets_a_gradient(network):
     assert not without
 
 
-def test_time_and_label_steer_and_the_null_label_is_every_other_number(network):
+def test_time_and_label_matter_and_any_other_label_is_the_null_label(network):
     noisy, time, label = asked()
     network = awake(network)
     with torch.no_grad():
@@ -76,7 +90,7 @@ def test_time_and_label_steer_and_the_null_label_is_every_other_number(network):
     assert torch.equal(unknown[0], unknown[2])
 
 
-def test_places_see_each_other_across_the_picture(network):
+def test_attention_reaches_across_the_picture(network):
     noisy, time, label = asked(1)
     changed = noisy.clone()
     changed[..., 0, 0] += 1
@@ -95,7 +109,7 @@ def test_a_network_without_classes_works(network):
 @pytest.mark.parametrize(
     ("name", "overrides", "least", "most"),
     [
-        ("unet", ("network.channels=[32,64]", "network.features=64"), 0.1, 1),
+        ("unet", ("network.channels=[32,64]", "network.cond_dim=64"), 0.1, 1),
         ("unet", ("data.image_size=32",), 1, 3),
         ("unet_base", ("data.image_size=128",), 20, 40),
         ("unet_base", ("network.channels=[256,512,768]", "data.image_size=128"), 100, 300),
@@ -116,32 +130,34 @@ def test_settings_size_a_network_from_under_1_to_over_100_million(name, override
         (
             "unet",
             ("network.channels=[64,64,64,64]", "network.patch=2", "data.image_size=24"),
-            "takes sides that are multiples of 16, got",
+            r"network.channels=\[64, 64, 64, 64\] and network.patch=2 need image sides that are multiples of 16, got",
         ),
-        ("unet", ("network.channels=[20,40]",), r"must be multiples of 16, and of 32 for attention, got \[20, 40\]"),
+        ("unet", ("network.channels=[20,40]",), r"multiples of 16, and of 32 at levels with attention .*attention_resolutions=\[8\].*, got \[20, 40\]"),
         ("vit", ("network.patches=7",), "network.patches must divide data.image_size=16, got 7"),
         ("vit", ("network.width=100",), "network.width must be a multiple of 64, got 100"),
     ],
 )
-def test_a_size_that_does_not_fit_is_one_clear_line(name, overrides, message):
+def test_sizes_that_do_not_fit_are_reported_in_one_line(name, overrides, message):
     with pytest.raises(Exception, match=message) as caught:
         built(name, *overrides)
-    assert isinstance(caught.value.__cause__ or caught.value, UserError)
+    error = caught.value.__cause__ or caught.value
+    assert isinstance(error, UserError)
+    assert "\n" not in str(error)
 
 
-def test_turning_keeps_lengths_and_depends_on_the_distance_alone():
-    turns = _turns(4, 8)  # 16 places in rows of 4
+def test_rotary_positions_keep_lengths_and_depend_on_the_distance_only():
+    turns = rotary_angles(4, 8)  # 16 patches, 4 along a side
     query, key = torch.randn(8), torch.randn(8)
 
     def product(one, other):
-        return (_turned(query, turns[:, one]) * _turned(key, turns[:, other])).sum()
+        return (rotated(query, turns[:, one]) * rotated(key, turns[:, other])).sum()
 
-    torch.testing.assert_close(_turned(query, turns[:, 7]).norm(), query.norm())
+    torch.testing.assert_close(rotated(query, turns[:, 7]).norm(), query.norm())
     torch.testing.assert_close(product(0, 5), product(10, 15))  # one down, one to the right
     assert not torch.isclose(product(0, 1), product(0, 4))
 
 
-@pytest.mark.parametrize("places", [FEW_PLACES, FEW_PLACES + 1])
-def test_attention_is_the_same_however_it_is_computed(places):
-    query, key, value = torch.randn(3, 2, 4, places, 32, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(attended(query, key, value), F.scaled_dot_product_attention(query, key, value))
+@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1])
+def test_explicit_and_fused_attention_agree(tokens):
+    query, key, value = torch.randn(3, 2, 4, tokens, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attention(query, key, value), F.scaled_dot_product_attention(query, key, value))
