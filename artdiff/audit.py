@@ -1,62 +1,148 @@
-"""What is in a folder of pictures, without training: `python -m artdiff.audit data.root=DIR out=DIR`."""
+"""What is in a folder of pictures, without training: `python -m artdiff.audit data.root=DIR out=DIR`.
+
+From Python: `print(artdiff.inspect("DIR"))`.
+"""
 
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from PIL import Image
 
 from artdiff import UserError, runs
-from artdiff.cli import command, given, plain, typed
+from artdiff.cli import command, composed, given, plain, typed
 from artdiff.ingest import scan
-from artdiff.ingest.picture import Picture
-from artdiff.ingest.pool import read
-from artdiff.settings import AuditSettings, Limits, user_path
+from artdiff.settings import AuditSettings, DataSettings, user_path
+
+if TYPE_CHECKING:  # slow to import: only once the settings are accepted
+    from PIL import Image
+
+    from artdiff.ingest.index import Index
+    from artdiff.ingest.picture import Picture
 
 log = logging.getLogger(__name__)
 
 MANIFEST, CARD = "manifest.tsv", "data_card.md"
 
 
-def audit(cfg: DictConfig) -> list[Path]:
-    """Look at every file below `data.root` → the files written to `out`, none of which was there before."""
-    config = plain(cfg)
-    settings = AuditSettings.of(config)
-    if settings.data.root is not None and settings.data.source is None:
-        scan.check(user_path(settings.data.root))
-    out = Path(settings.out).expanduser()
+@dataclass(frozen=True)
+class Inspection:
+    """What artdiff makes of a folder. As text it is the data card's body, in Markdown.
+
+    `index` has every file: `index.used`, `index.copies` and `index.rejected`, a list of (file, reason).
+    """
+
+    index: "Index"
+    root: Path
+    settings: DataSettings
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, sorted."""
+        return self.index.classes
+
+    @property
+    def rejected(self) -> "Sequence[tuple[str, str]]":
+        """(file, reason) of every file that is not used."""
+        return self.index.rejected
+
+    def __str__(self) -> str:
+        from artdiff.ingest.card import report
+
+        return report(self.index, self.root.absolute().name)
+
+    def write(self, out: Path, *, contact_sheet: int) -> list[Path]:
+        """Write lists, data card and contact sheets of so many pictures per class to `out`; returns the files.
+
+        Raises `UserError` if the folder cannot be made.
+        """
+        from artdiff.ingest.card import data_card
+
+        runs.make(out, name="out")
+        self.index.write_rejected(out / runs.SET_ASIDE)
+        self.index.write_manifest(out / MANIFEST)
+        (out / CARD).write_text(data_card(self.index, self.root.absolute().name), encoding="utf-8")
+        written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
+        for number, label in enumerate([*self.classes, None]):
+            pictures = [picture for picture in self.index.used if picture.label == label]
+            sheet = self._contact_sheet(pictures, contact_sheet)
+            if sheet is not None:
+                written.append(out / _sheet_name(number, label))
+                sheet.save(written[-1])
+        return written
+
+    def _contact_sheet(self, pictures: "Sequence[Picture]", count: int) -> "Image.Image | None":
+        """At most `count` of the pictures, spread evenly over the list; None if there are none."""
+        from artdiff import images
+        from artdiff.ingest.pool import read
+
+        step = max(1, len(pictures) / count)
+        spread = [self.root / pictures[int(place * step)].path for place in range(min(count, len(pictures)))]
+        found = (picture for _, picture in read(spread, self.settings.limits, enough=images.CELL))
+        small = [(images.thumbnail(picture),) for picture in found if not isinstance(picture, str)]
+        return images.sheet(small) if small else None
+
+
+def inspect(folder: str | Path, **settings: Any) -> Inspection:
+    """Look at every file of a folder, decode what is new, and say what artdiff would use of it, without training.
+
+    Args:
+        folder: the folder of pictures.
+        settings: of `conf/data/folder.yaml`, such as `image_size=64` or `min_side=100`.
+
+    Raises `artdiff.UserError` if the folder holds no picture that can be used.
+
+    >>> import artdiff, tempfile
+    >>> from artdiff.ingest import sample_art
+    >>> folder = Path(tempfile.mkdtemp()) / "art"
+    >>> sample_art.paint(folder, per_style=2, seed=0)
+    >>> found = artdiff.inspect(folder)
+    >>> found.classes
+    ['colour_field', 'engraving', 'flow_field', 'landscape', 'truchet']
+    >>> found.rejected
+    []
+    >>> print(str(found).splitlines()[2])
+    10 files: 10 pictures (9 for train, 1 for validation), 0 copies of them left out, 0 set aside.
+    """
+    config = composed("audit", ["out=unused"])["data"]
+    return _inspection(DataSettings.of(config | settings | {"root": str(folder)}))
+
+
+def audit(settings: AuditSettings) -> list[Path]:
+    """Write what is in a folder to `settings.out`; returns the files, none of which was there before."""
+    out = user_path(settings.out)
     own = (runs.SET_ASIDE, MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
     there = next((name for name in own if (out / name).exists()), None)
     if there is not None:
         raise UserError(f"out={out} holds {there} already; choose another folder")
-
-    from hydra.utils import instantiate
-
-    from artdiff.ingest.card import data_card, report
-
-    data = instantiate(config["data"])
-    index, root = data.build_index(), data.source.root
-    if not index.used:
-        raise UserError(index.problem(root))
-    runs.make(out, name="out")
-    index.write_rejected(out / runs.SET_ASIDE)
-    index.write_manifest(out / MANIFEST)
-    (out / CARD).write_text(data_card(index, root.absolute().name), encoding="utf-8")
-    written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
-    for number, label in enumerate([*index.classes, None]):
-        pictures = [picture for picture in index.used if picture.label == label]
-        sheet = _contact_sheet(root, pictures, settings.contact_sheet, data.limits)
-        if sheet is not None:
-            written.append(out / _sheet_name(number, label))
-            sheet.save(written[-1])
-    log.info("\n%s", report(index, root.absolute().name))
+    found = _inspection(settings.data)
+    written = found.write(out, contact_sheet=settings.contact_sheet)
+    log.info("\n%s", found)
     log.info("written: %s", ", ".join(str(path) for path in written))
-    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", index.digest(), runs.METADATA)
-    if {"train", "validation"} <= {picture.split for picture in index.used}:
+    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", found.index.digest(), runs.METADATA)
+    if found.index.problem(found.root) is None:
         log.info("next:")
         log.info("  %s", typed("artdiff.train", *(word for word in given() if word.startswith("data."))))
     return written
+
+
+def _inspection(settings: DataSettings) -> Inspection:
+    """Raises `UserError` if no picture can be used."""
+    if settings.root is not None and settings.source is None:
+        scan.check(user_path(settings.root))
+
+    from dataclasses import asdict
+
+    from artdiff.data.datamodule import ArtDataModule
+
+    data = ArtDataModule(**asdict(settings))
+    index, root = data.build_index(), data.source.root
+    if not index.used:
+        raise UserError(index.problem(root))
+    return Inspection(index, root, settings)
 
 
 def _sheet_name(number: int, label: str | None) -> str:
@@ -65,18 +151,11 @@ def _sheet_name(number: int, label: str | None) -> str:
     return f"contact_sheet_{number}_{re.sub(r'[^A-Za-z0-9-]+', '_', label)[:40]}.png"
 
 
-def _contact_sheet(root: Path, pictures: list[Picture], count: int, limits: Limits) -> Image.Image | None:
-    """At most `count` of the pictures, spread evenly over the list; None where there are none."""
-    from artdiff import images
-
-    step = max(1, len(pictures) / count)
-    spread = [root / pictures[int(place * step)].path for place in range(min(count, len(pictures)))]
-    found = (picture for _, picture in read(spread, limits, enough=images.CELL))
-    small = [(images.thumbnail(picture),) for picture in found if not isinstance(picture, str)]
-    return images.sheet(small) if small else None
+def _job(cfg: DictConfig) -> None:
+    audit(AuditSettings.of(plain(cfg)))
 
 
-main = command(audit, config="audit")
+main = command(_job, config="audit")
 
 if __name__ == "__main__":
     main()

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import runs
-from artdiff.cli import command, composed, plain, quoted
+from artdiff.cli import command, composed, plain, quoted, user_error
 from artdiff.ingest import scan
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings, user_path
@@ -28,10 +29,13 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
     The run's folder is `runs/EXPERIMENT/TIME` unless `run_dir` says otherwise. Raises `artdiff.UserError`.
 
     >>> import artdiff, tempfile
+    >>> from artdiff.ingest import sample_art
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> sample_art.paint(folder / "art", per_style=4, seed=0)
+    >>> data = {"root": folder / "art", "image_size": 16, "batch_size": 4}
     >>> few = {"max_steps": 2, "accelerator": "cpu", "limit_val_batches": 1}
-    >>> tiny = {"channels": [16, 16], "cond_dim": 16, "attention_resolutions": []}
-    >>> run = artdiff.train("demo_paint", data={"image_size": 16, "batch_size": 4}, trainer=few, network=tiny,
-    ...                     callbacks={"grids": None}, run_dir=f"{tempfile.mkdtemp()}/run")
+    >>> tiny = {"channels": [16, 32], "cond_dim": 16, "attention_resolutions": []}
+    >>> run = artdiff.train("paint32", data=data, network=tiny, trainer=few, run_dir=folder / "run")
     >>> run.metadata["steps"]
     2
     >>> painted = artdiff.load(run).paint(n=1, label="truchet", steps=2)
@@ -43,7 +47,11 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
     given = [f"experiment={experiment}", *words, *_words(overrides)]
     if not any(word.startswith("run_dir=") for word in given):
         given.append(f"run_dir={quoted(str(folder))}")
-    return _train(TrainSettings.of(composed("train", given)))
+    try:
+        return _train(TrainSettings.of(composed("train", given)))
+    except InstantiationException as error:  # Hydra's, around a mistake that we know
+        mistake = user_error(error)
+        raise (mistake or error) from None
 
 
 def _train(settings: TrainSettings) -> Run:

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[1] / "docs/EXTENDING.md").read_text()
 FILES = dict(re.findall(r"```(?:python|yaml)\n# (my_\S+)\n(.*?)```", PAGE, re.DOTALL))
 
 TINY = ("experiment=paint32", "trainer=cpu", "data.image_size=16", "data.batch_size=8", "trainer.max_steps=2")
-QUICK = ("trainer.limit_val_batches=1", "callbacks.grids=null", "network.channels=[16,16]", "network.cond_dim=16")
+QUICK = ("trainer.limit_val_batches=1", "callbacks.grids=null", "network.channels=[16,32]", "network.cond_dim=16")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,127 @@
+"""The Python API: what is documented runs, and importing it is cheap."""
+
+import doctest
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from conftest import put, small, train
+from PIL import Image, ImageChops
+
+import artdiff
+from artdiff import UserError
+
+PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
+
+
+@pytest.fixture(scope="module")
+def runs(art, tmp_path_factory):
+    """A run that paints and one that reconstructs."""
+    folder = tmp_path_factory.mktemp("runs")
+    quick = ("data.image_size=16", "callbacks.grids=null", "loss.perceptual.layer=relu1_1")
+    return train(small(art, folder / "paints", *PAINTS, *quick)), train(small(art, folder / "copies", *quick))
+
+
+def same(one, other):
+    return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
+
+
+@pytest.mark.parametrize("module", ["artdiff.train", "artdiff.audit"])
+def test_examples_in_docstrings_run(module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(import_module(module))
+    assert result.attempted > 3
+    assert result.failed == 0
+
+
+def test_importing_artdiff_imports_nothing_slow():
+    look = "import sys, artdiff; print(*(name for name in ('torch', 'hydra', 'PIL', 'numpy') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], text=True, capture_output=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_every_public_name_is_there():
+    assert set(artdiff.__all__) <= set(dir(artdiff))
+    assert all(getattr(artdiff, name) for name in artdiff.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'pant'"):
+        artdiff.pant  # noqa: B018
+
+
+def test_a_painter_paints_what_it_is_asked_for(runs, tmp_path):
+    painter = artdiff.load(runs[0], device="cpu")
+    assert painter.paints
+    one, two = painter.paint(n=2, label="engraving", seed=3, steps=2)
+    assert (one.name, two.name) == ("engraving_3", "engraving_4")
+    assert (one.picture.size, one.trajectory) == ((16, 16), None)
+    assert one.settings["seed"] == 3
+    again = artdiff.load(str(runs[0].folder), device="cpu").paint(n=1, label="engraving", seed=4, steps=2)
+    assert same(again[0].picture, two.picture)
+    one.save(tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as saved:
+        assert "trainedAlgorithmicMedia" in saved.info["XML:com.adobe.xmp"]
+    assert len(painter.paint(n=1, steps=1)) == 5  # every class
+
+
+def test_muses_are_paths_or_pictures(runs, tmp_path):
+    painter, path = artdiff.load(runs[0], device="cpu"), put(tmp_path / "muse.jpg", seed=5)
+    with Image.open(path) as picture:
+        from_picture = painter.paint(muse=picture.convert("RGBA"), strength=0.5, steps=2)
+    from_path = painter.paint(muse=path, strength=0.5, steps=2)
+    assert [one.name for one in from_picture + from_path] == ["muse_0", "muse_0"]
+    assert same(from_picture[0].picture, from_path[0].picture)
+
+
+def test_interpolating_goes_from_one_seed_to_the_other(runs):
+    painter = artdiff.load(runs[0], device="cpu")
+    strip = painter.interpolate(1, 2, n=3, label="truchet", steps=2)
+    ends = painter.paint(n=2, seed=1, label="truchet", steps=2)
+    assert same(strip[0].picture, ends[0].picture)
+    assert same(strip[-1].picture, ends[1].picture)
+
+
+def test_a_trajectory_is_made_only_when_asked_for(runs):
+    painter = artdiff.load(runs[0], device="cpu")
+    (plain,), (shown,) = (painter.paint(n=1, label="none", steps=8, trajectory=asked) for asked in (False, True))
+    assert plain.trajectory is None
+    assert shown.trajectory.size == (8 * 16, 16)
+    assert same(plain.picture, shown.picture)
+
+
+def test_a_reconstruction_keeps_the_size_of_its_muse(runs):
+    copier = artdiff.load(runs[1], device="cpu")
+    assert not copier.paints
+    assert copier.reconstruct(Image.new("L", (21, 34))).size == (21, 34)
+
+
+@pytest.mark.parametrize(
+    ("index", "call", "message"),
+    [
+        (0, lambda painter: painter.paint(steps=0), "steps must be a whole number of at least 1, got 0"),
+        (0, lambda painter: painter.paint(label="etching"), "label=etching is not known to this model"),
+        (0, lambda painter: painter.paint(muse="nowhere.jpg"), "muse=nowhere.jpg does not exist"),
+        (0, lambda painter: painter.reconstruct(Image.new("RGB", (8, 8))), "this model paints new pictures"),
+        (1, lambda painter: painter.paint(n=2), "n=2 needs a model that paints anew"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, index, call, message):
+    with pytest.raises(UserError, match=message) as caught:
+        call(artdiff.load(runs[index], device="cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_training_takes_words_and_values(art, tmp_path):
+    few = {"max_steps": 1, "limit_val_batches": 1, "log_every_n_steps": 1}
+    data = {"root": art, "image_size": 16, "batch_size": 4}
+    network = {"channels": [16, 32], "cond_dim": 16}
+    run = artdiff.train(
+        "paint32", "trainer=cpu", "callbacks.grids=null", data=data, trainer=few, network=network,
+        run_dir=tmp_path / "it's a run",
+    )  # fmt: skip
+    assert run.folder == tmp_path / "it's a run"
+    assert run.metadata["steps"] == 1
+    assert run.best_loss > 0
+    with pytest.raises(UserError, match=r"image_size must be a multiple of 8, got 20"):
+        artdiff.train("paint32", data={"root": art, "image_size": 20}, run_dir=tmp_path / "x")
+    with pytest.raises(UserError, match="experiment"):
+        artdiff.train("paint33", run_dir=tmp_path / "x")
