@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the right pixels, and what is none says why in words."""
+"""Every kind of picture gives the right pixels, and everything else a reason in words."""
 
 import io
 import struct
@@ -28,14 +28,14 @@ def noise(width, height, seed=0, cells=8):
 
 
 def grey(value, bits):
-    """A PNG of one value of 16-bit grey, or a TIFF of 32 bits."""
+    """A PNG of one 16-bit grey value, or a TIFF of one 32-bit value."""
     if bits == 16:
         return encoded(Image.fromarray(np.full((4, 4), value, np.uint16)))
     return encoded(Image.fromarray(np.full((4, 4), value, np.int32)), "TIFF")
 
 
 def tiff(value, bits, white_is_zero=False):
-    """A TIFF of one row of 8 values of grey, packed."""
+    """A TIFF of one line of 8 packed grey values."""
     data = sum(value << (bits * place) for place in range(8)).to_bytes(bits, "big")
     tags = [(256, 8), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8), (277, 1), (278, 1)]
     tags += [(279, len(data))]
@@ -101,12 +101,12 @@ def test_every_mode_has_the_right_colour(content, colour):
     ],
     ids=["RGBa", "La", "PA", "HSV"],
 )
-def test_modes_that_no_file_has_but_decoders_give(picture, colour):
+def test_modes_that_only_decoders_produce(picture, colour):
     pixel = flat(picture, (100, 100, 100)).convert("RGB").getpixel((1, 1))
     assert np.abs(np.subtract(pixel, colour)).max() <= 1
 
 
-def test_a_transparent_16_bit_grey_is_laid_on_the_background():
+def test_the_background_shows_through_transparent_16_bit_grey():
     content = bytearray(grey(4096, 16))
     chunk = b"tRNS" + struct.pack(">H", 4096)
     at = content.index(b"IDAT") - 4
@@ -114,10 +114,10 @@ def test_a_transparent_16_bit_grey_is_laid_on_the_background():
     assert decode(bytes(content), Transform(16, "squash", BLUE))[0][8, 8].tolist() == list(BLUE)
 
 
-def test_what_is_transparent_does_not_colour_its_neighbours():
+def test_transparent_pixels_do_not_colour_their_neighbours():
     pixels = np.zeros((400, 400, 4), np.uint8)
     pixels[:, ::2] = (255, 0, 0, 255)
-    pixels[:, 1::2] = (0, 255, 0, 0)  # green, if it could be seen
+    pixels[:, 1::2] = (0, 255, 0, 0)  # green, but invisible
     content = encoded(Image.fromarray(pixels))
     assert np.abs(decode(content, Transform(16, "squash", WHITE))[0].astype(int) - (255, 128, 128)).max() <= 2
 
@@ -146,7 +146,7 @@ def _profile(name):
 
 
 def _swapped():
-    """An sRGB profile whose red and green primaries change places: what is red by its numbers is green."""
+    """An sRGB profile with red and green primaries exchanged: pixels that say red are green."""
     profile = bytearray(_profile("sRGB"))
     red, green = (profile.index(tag, 128) for tag in (b"rXYZ", b"gXYZ"))
     profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
@@ -189,7 +189,7 @@ def test_cmyk_is_converted_by_its_profile():
 
 
 @pytest.mark.parametrize("profile", [b"damaged", _profile("LAB"), _profile("sRGB")])
-def test_a_profile_that_says_nothing_changes_nothing(profile):
+def test_a_useless_profile_changes_nothing(profile):
     assert flat_of(Image.new("RGB", (4, 4), RED), profile).getpixel((1, 1)) == RED
 
 
@@ -229,7 +229,7 @@ def test_grey_is_told_from_colour():
     assert not decode(encoded(noise(64, 64), "JPEG"), SQUASH)[1].grey
 
 
-def test_a_wrong_extension_does_not_matter_since_it_is_not_asked_for():
+def test_the_extension_does_not_matter():
     assert decode(encoded(Image.new("RGB", (4, 4), RED), "WEBP", lossless=True), SQUASH)[0][8, 8].tolist() == list(RED)
 
 
@@ -265,15 +265,15 @@ JPEG = encoded(noise(64, 64), "JPEG")
         (encoded(noise(64, 64))[:-40], "truncated PNG"),
     ],
 )
-def test_what_is_no_picture_says_why(content, reason):
+def test_a_file_that_is_not_a_picture_says_why(content, reason):
     with pytest.raises(Unreadable) as caught:
         decode(content, SQUASH)
     assert str(caught.value) == reason
 
 
-def test_pixels_are_counted_after_a_jpeg_was_made_smaller(monkeypatch):
+def test_a_jpeg_counts_at_its_reduced_size(monkeypatch):
     content = encoded(Image.new("L", (4000, 4000)), "JPEG")
-    monkeypatch.setattr("artdiff.data.decode.MAX_PIXELS", MAX_PIXELS // 100)
+    monkeypatch.setattr("artdiff.ingest.decode.MAX_PIXELS", MAX_PIXELS // 100)
     assert decode(content, SQUASH)[1].width == 4000
     with pytest.raises(Unreadable, match="too large: 4,000 x 4,000"):
         to_rgb(content)

@@ -1,43 +1,47 @@
-"""Every file is used, a copy, or set aside; the split depends on content; look-alikes stay together."""
+"""Every file is used, a copy, or rejected; the split depends on content; near-duplicates stay together."""
 
 import csv
 import hashlib
 import io
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from conftest import picture, put
+from PIL.PngImagePlugin import PngInfo
 
 from artdiff import UserError
 from artdiff.ingest import duplicates
 from artdiff.ingest.card import data_card
 from artdiff.ingest.decode import Transform, decode
-from artdiff.ingest.index import take_stock
-from artdiff.ingest.pool import Limits
+from artdiff.ingest.fingerprint import BYTES, NEAR, NEAR_COLOUR, NEAR_FIRST
+from artdiff.ingest.index import build_index
+from artdiff.ingest.source import Folder
+from artdiff.settings import Limits
 
 LARGE = (160, 120)
 
 
-def stock(root, tmp_path, **changes):
+def index_of(root, tmp_path, **changes):
     settings = {
+        "transform": Transform(16, "squash", (255, 255, 255)),
+        "limits": Limits(seconds=20, gigabytes=2),
         "min_side": 0,
         "exclude": None,
         "val_fraction": 0.2,
         "cache_dir": tmp_path / "cache",
         "keep_pixels": True,
     }
-    return take_stock(
-        root, transform=Transform(16, "squash", (255, 255, 255)), limits=Limits(20, 2), **settings | changes
-    )
+    return build_index(Folder(root), **settings | changes)
 
 
-def sides(catalogue):
-    return {one.path: one.split for one in catalogue.used}
+def sides(index):
+    return {one.path: one.split for one in index.used}
 
 
-def manifest(catalogue):
-    return {row["file"]: row for row in csv.DictReader(io.StringIO(catalogue.manifest(), newline=""), delimiter="\t")}
+def manifest(index):
+    return {row["file"]: row for row in csv.DictReader(io.StringIO(index.manifest(), newline=""), delimiter="\t")}
 
 
 def save(path, seed, size=LARGE, **options):
@@ -55,16 +59,16 @@ def test_every_file_ends_in_one_place(tmp_path):
     (root / "art/small.png").write_bytes(b"")
     picture(1, (9, 40)).save(root / "art/small.png")
     (root / ".DS_Store").write_bytes(b"x")
-    catalogue = stock(root, tmp_path, min_side=10)
-    assert [one.path for one in catalogue.used] == [f"art/{index}.jpg" for index in range(6)]
-    assert [(one.path, one.copy_of) for one in catalogue.copies] == [("art/odd\tname\n.jpg", "art/3.jpg")]
-    assert catalogue.set_aside == [
+    index = index_of(root, tmp_path, min_side=10)
+    assert [one.path for one in index.used] == [f"art/{index}.jpg" for index in range(6)]
+    assert [(one.path, one.copy_of) for one in index.copies] == [("art/odd\tname\n.jpg", "art/3.jpg")]
+    assert index.rejected == [
         (".DS_Store", "hidden"),
         ("art/empty.png", "empty file"),
         ("art/page.jpg", "not a picture (HTML)"),
         ("art/small.png", "smaller than data.min_side: 9 x 40"),
     ]
-    catalogue.write_set_aside(tmp_path / "set_aside.tsv")
+    index.write_rejected(tmp_path / "set_aside.tsv")
     assert "art/page.jpg\tnot a picture (HTML)\n" in (tmp_path / "set_aside.tsv").read_text()
 
 
@@ -72,34 +76,34 @@ def test_the_split_depends_on_content_alone(tmp_path):
     root = tmp_path / "root"
     for index in range(60):
         put(root / f"art/{index}.jpg", index)
-    before = sides(stock(root, tmp_path))
+    before = sides(index_of(root, tmp_path))
     assert 3 <= list(before.values()).count("validation") <= 25
     for index in range(60, 120):
         put(root / f"more/{index}.jpg", index)
-    after = sides(stock(root, tmp_path))
+    after = sides(index_of(root, tmp_path))
     assert all(after[path] == side for path, side in before.items())
     (root / "art").rename(root / "zzz")
-    moved = sides(stock(root, tmp_path))
+    moved = sides(index_of(root, tmp_path))
     assert all(moved[path.replace("art/", "zzz/")] == side for path, side in before.items())
 
 
 def test_two_pictures_are_one_on_either_side(tmp_path, caplog):
     for index in range(2):
         put(tmp_path / f"root/{index}.jpg", index)
-    assert sorted(sides(stock(tmp_path / "root", tmp_path, val_fraction=1e-9)).values()) == ["train", "validation"]
+    assert sorted(sides(index_of(tmp_path / "root", tmp_path, val_fraction=1e-9)).values()) == ["train", "validation"]
     assert "so few pictures that none falls into data.val_fraction" in caplog.text
 
 
-def test_look_alikes_stay_together_and_a_smaller_one_moves_no_other(tmp_path):
+def test_near_duplicates_stay_together_and_a_smaller_one_moves_no_other(tmp_path):
     root = tmp_path / "root"
     for seed in range(40):
         save(root / f"{seed}.png", seed)
-    before = stock(root, tmp_path)
+    before = index_of(root, tmp_path)
     assert not any(one.looks_like for one in before.used)
     for seed in range(40):
         save(root / f"{seed} again.jpg", seed, quality=60)
         save(root / f"{seed} small.jpg", seed, size=(80, 60), quality=85)
-    after = stock(root, tmp_path)
+    after = index_of(root, tmp_path)
     by_path = sides(after)
     assert all(by_path[path] == side for path, side in sides(before).items())
     for seed in range(40):
@@ -107,7 +111,7 @@ def test_look_alikes_stay_together_and_a_smaller_one_moves_no_other(tmp_path):
     assert {one.looks_like for one in after.used} == {f"{seed}.png" for seed in range(40)}
 
 
-def test_folders_that_say_the_split_are_kept_to_and_no_content_crosses(tmp_path):
+def test_folders_decide_the_split_but_no_content_crosses_it(tmp_path):
     root = tmp_path / "root"
     for seed in range(4):
         save(root / f"train/a/{seed}.png", seed)
@@ -115,26 +119,26 @@ def test_folders_that_say_the_split_are_kept_to_and_no_content_crosses(tmp_path)
     shutil.copy(root / "val/a/10.png", root / "train/a/leak.png")
     save(root / "train/a/like 11.jpg", 11, quality=70)
     shutil.copy(root / "train/a/0.png", root / "train/a/again.png")
-    catalogue = stock(root, tmp_path)
-    rows = manifest(catalogue)
+    index = index_of(root, tmp_path)
+    rows = manifest(index)
     assert {path for path, row in rows.items() if row["split"] == "validation"} == {
         *(f"val/a/{10 + seed}.png" for seed in range(4)),
         *("train/a/leak.png", "train/a/like 11.jpg"),
     }
     assert rows["train/a/leak.png"]["copy_of"] == "val/a/10.png"
-    assert catalogue.astray == ["train/a/leak.png"]
+    assert index.leaks == ["train/a/leak.png"]
 
 
-def test_a_manifest_has_a_row_for_each_picture_and_its_own_hash(tmp_path):
+def test_a_manifest_has_a_line_for_each_picture_and_its_own_hash(tmp_path):
     root = tmp_path / "root"
     for index in range(4):
         put(root / f"a/{index}.jpg", index)
     shutil.copy(root / "a/1.jpg", root / "a/copy.jpg")
     (root / "metadata.csv").write_text("file_name,license,title,split\na/1.jpg,cc0-1.0,A horse,odd\n")
-    catalogue = stock(root, tmp_path)
-    catalogue.write_manifest(tmp_path / "manifest.tsv")
-    assert hashlib.sha256((tmp_path / "manifest.tsv").read_bytes()).hexdigest() == catalogue.digest()
-    rows = manifest(catalogue)
+    index = index_of(root, tmp_path)
+    index.write_manifest(tmp_path / "manifest.tsv")
+    assert hashlib.sha256((tmp_path / "manifest.tsv").read_bytes()).hexdigest() == index.digest()
+    rows = manifest(index)
     assert len(rows) == 5
     content = (root / "a/1.jpg").read_bytes()
     expected = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": str(len(content)), "class": "a"}
@@ -149,16 +153,23 @@ def test_a_manifest_has_a_row_for_each_picture_and_its_own_hash(tmp_path):
     assert expected.items() <= rows["a/1.jpg"].items()
 
 
+def note(text):
+    """What makes a PNG of the same pixels another file."""
+    info = PngInfo()
+    info.add_text("note", text)
+    return info
+
+
 # exclusion
 
 
 def excluded(root, tmp_path, *lines):
     (tmp_path / "leave out.txt").write_text("\n".join(lines))
-    catalogue = stock(root, tmp_path, exclude=tmp_path / "leave out.txt")
-    return {path for path, reason in catalogue.set_aside if reason.startswith("left out by data.exclude")}, catalogue
+    index = index_of(root, tmp_path, exclude=tmp_path / "leave out.txt")
+    return {path for path, reason in index.rejected if reason.startswith("left out by data.exclude")}, index
 
 
-def test_excluded_are_paths_folders_and_contents_with_all_their_copies(tmp_path, caplog, monkeypatch):
+def test_paths_folders_and_contents_are_excluded_with_all_their_copies(tmp_path, caplog, monkeypatch):
     root = tmp_path / "root"
     for name in ("a/0", "a/1", "a/2", "b/3", "b/4", "c/5", "c/6", "c/7 x"):
         put(root / f"{name}.jpg")
@@ -166,7 +177,7 @@ def test_excluded_are_paths_folders_and_contents_with_all_their_copies(tmp_path,
     shutil.copy(root / "a/0.jpg", root / "c/copy of 0.jpg")
     sha256 = hashlib.sha256((root / "a/1.jpg").read_bytes()).hexdigest()
     monkeypatch.chdir(tmp_path)
-    left_out, catalogue = excluded(
+    left_out, index = excluded(
         root,
         tmp_path,
         *("# a comment", "", "a/0.jpg", f"{sha256.upper()}  a/1.jpg", "b\tand what else a list says", "root/c/5.jpg"),
@@ -177,16 +188,16 @@ def test_excluded_are_paths_folders_and_contents_with_all_their_copies(tmp_path,
         *("a/0.jpg", "c/copy of 0.jpg", "a/1.jpg", "b/3.jpg", "b/4.jpg", "c/5.jpg", "c/6.jpg", "c/7 x.jpg"),
         "#8.jpg",
     }
-    assert [one.path for one in catalogue.used] == ["a/2.jpg"]
+    assert [one.path for one in index.used] == ["a/2.jpg"]
     assert "2 entries of data.exclude" in caplog.text
     assert "lost.jpg" in caplog.text
-    assert catalogue.pixels.shape[0] == 1  # what is left out is not decoded either
+    assert index.pixels.shape[0] == 1  # the others were not decoded
 
 
-def test_a_list_that_is_no_text_is_said(tmp_path):
+def test_a_list_that_cannot_be_read_is_reported(tmp_path):
     put(tmp_path / "root/1.jpg")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        stock(tmp_path / "root", tmp_path, exclude=tmp_path)
+        index_of(tmp_path / "root", tmp_path, exclude=tmp_path)
 
 
 # similarity
@@ -196,8 +207,8 @@ def fingerprint(content):
     return decode(content, Transform(64, "squash", (255, 255, 255)))[1].fingerprint
 
 
-def groups(prints):
-    return duplicates.groups(duplicates.near_pairs(prints))
+def groups(fingerprints, compared=None):
+    return duplicates.groups(duplicates.near_pairs(fingerprints, compared))
 
 
 def encoded(image, **options):
@@ -207,7 +218,7 @@ def encoded(image, **options):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_a_picture_looks_like_survives_handling(seed):
+def test_a_fingerprint_survives_recompression_scaling_and_cropping(seed):
     original = picture(seed, (320, 240))
     prints = [
         fingerprint(encoded(original, format="PNG")),
@@ -217,7 +228,7 @@ def test_what_a_picture_looks_like_survives_handling(seed):
         fingerprint(encoded(original.crop((3, 2, 317, 238)), format="PNG")),
         fingerprint(encoded(picture(seed + 50, (320, 240)), format="PNG")),
     ]
-    assert duplicates.groups(duplicates.near_pairs(prints)) == [[0, 1, 2, 3, 4]]
+    assert groups(prints) == [[0, 1, 2, 3, 4]]
 
 
 def test_pictures_without_shapes_are_not_compared():
@@ -226,7 +237,7 @@ def test_pictures_without_shapes_are_not_compared():
     assert duplicates.near_pairs(flat) == []
 
 
-def test_groups_are_chains_and_equal_prints_join():
+def test_groups_are_chains_and_equal_fingerprints_join():
     ends = fingerprint(encoded(picture(0, (320, 240)), format="PNG"))
     bits = bytearray.fromhex(ends)
     chain = [ends]
@@ -237,6 +248,95 @@ def test_groups_are_chains_and_equal_prints_join():
     assert groups([other, *chain]) == [[1, 2, 3, 4]]
     assert groups([chain[0], "", chain[3]]) == []
     assert groups([other, ends, other]) == [[0, 2]]
+
+
+def random_fingerprints(rng, count):
+    """Fingerprints of which many are near each other: families around few centres."""
+    centres = rng.integers(0, 256, (max(2, count // 6), BYTES), dtype=np.uint8)
+    found = centres[rng.integers(len(centres), size=count)]
+    for one in found:
+        for place in rng.integers(32 * 8, size=rng.integers(0, 40)):
+            one[place // 8] ^= 1 << (place % 8)
+    return [one.tobytes().hex() for one in found]
+
+
+def pairs_by_definition(fingerprints):
+    """Compare everything with everything, without a shortcut; of equal ones only the first."""
+    data = [np.frombuffer(bytes.fromhex(one), np.uint8) for one in fingerprints]
+    found = set()
+    for other in range(len(data)):
+        first = fingerprints.index(fingerprints[other])
+        if fingerprints[other] and first != other:
+            found.add((first, other))
+            continue
+        for one in range(other):
+            if not fingerprints[one] or not fingerprints[other] or fingerprints.index(fingerprints[one]) != one:
+                continue
+            bits = np.unpackbits(data[one][:32] ^ data[other][:32])
+            colours = np.abs(data[one][32:].astype(int) - data[other][32:]).mean()
+            if bits[:64].sum() <= NEAR_FIRST and bits.sum() <= NEAR and colours <= NEAR_COLOUR:
+                found.add((one, other))
+    return found
+
+
+def test_comparing_only_what_is_new_finds_the_same_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "BATCH", 16)
+    rng = np.random.default_rng(0)
+    pool = [*random_fingerprints(rng, 60), "", ""]
+    pool += pool[:10]
+    present, near = [], 0
+    for _ in range(12):
+        present = [one for one in present if rng.random() < 0.8]
+        present += [pool[place] for place in rng.integers(len(pool), size=12)]
+        rng.shuffle(present)
+        found = duplicates.near_pairs(present, duplicates.Compared(tmp_path / "some.near"))
+        assert set(found) == pairs_by_definition(present)
+        assert len(found) == len(set(found))
+        near += len(found)
+    assert near > 100
+
+
+def test_only_new_fingerprints_are_compared(tmp_path, monkeypatch):
+    compared = []
+    near = duplicates.near
+    monkeypatch.setattr(duplicates, "near", lambda data, start: compared.append(len(data) - start) or near(data, start))
+    all_of_them = random_fingerprints(np.random.default_rng(0), 50)
+    for count in (40, 40, 20, 41):
+        duplicates.near_pairs(all_of_them[:count], duplicates.Compared(tmp_path / "some.near"))
+    assert compared == [40, 1]
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "zeros", "unwritable"])
+def test_damaged_comparisons_are_made_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(duplicates, "BATCH", 16)
+    all_of_them = random_fingerprints(np.random.default_rng(0), 60)
+    path = tmp_path / "some.near"
+    expected = duplicates.near_pairs(all_of_them)
+    duplicates.near_pairs(all_of_them[:50], duplicates.Compared(path))
+    content = bytearray(path.read_bytes())
+    if damage == "unwritable":
+        path.unlink()
+        path.mkdir()
+    else:
+        content[len(content) // 2] ^= damage == "flipped"
+        path.write_bytes(content[:-5] if damage == "torn" else content + bytes(100 * (damage == "zeros")))
+    for _ in range(2):
+        assert duplicates.near_pairs(all_of_them, duplicates.Compared(path)) == expected
+
+
+def test_a_near_duplicate_that_is_removed_or_too_small_leaves_the_others_together(tmp_path):
+    root = tmp_path / "root"
+    for seed in range(8):
+        save(root / f"{seed}.png", seed)
+    for name in ("first", "second", "third"):
+        save(root / f"{name}.png", 3, pnginfo=note(name))
+    for gone in (None, "first.png", "3.png"):
+        if gone:
+            (root / gone).unlink()
+        names = {"3.png", "first.png", "second.png", "third.png"} & {path.name for path in root.iterdir()}
+        index = index_of(root, tmp_path)
+        assert {one.path for one in index.used if one.looks_like} == names
+        assert len({one.split for one in index.used if one.looks_like}) == 1
 
 
 # the card
@@ -250,7 +350,7 @@ def test_a_data_card_counts_and_does_not_guess(tmp_path):
     put(root / "b|c/8.jpg", 8)
     shutil.copy(root / "a/1.jpg", root / "b|c/1.jpg")
     (root / "page.jpg").write_text("<html>")
-    card = data_card(stock(root, tmp_path), "my art")
+    card = data_card(index_of(root, tmp_path), "my art")
     _, front, body = card.split("---\n", 2)
     front = yaml.safe_load(front)
     assert front["license"] == "unknown"
@@ -262,16 +362,16 @@ def test_a_data_card_counts_and_does_not_guess(tmp_path):
     assert ["b¦c", "1", "12 %", "48 x 40", "40 to 40", "0 %", "0 %", "100 %", "0 %"] in rows
     assert ["not a picture (HTML)", "1"] in rows
     assert ["unknown", "8"] in rows
-    assert "1 of them lie in another class than that one:\n  - b|c/1.jpg = a/1.jpg" in body
+    assert "1 of them are in another class than that picture:\n  - b|c/1.jpg = a/1.jpg" in body
 
 
-def test_licences_that_are_given_are_counted(tmp_path):
+def test_licences_in_the_metadata_are_counted(tmp_path):
     root = tmp_path / "root"
     for index in range(4):
         put(root / f"{index}.jpg", index)
     (root / "metadata.csv").write_text("file_name,license\n" + "".join(f"{i}.jpg,CC0-1.0\n" for i in range(4)))
-    front = yaml.safe_load(data_card(stock(root, tmp_path), "x").split("---\n")[1])
+    front = yaml.safe_load(data_card(index_of(root, tmp_path), "x").split("---\n")[1])
     assert front["license"] == "cc0-1.0"
     (root / "metadata.csv").write_text("file_name,license\n0.jpg,GPL\n")
-    front = yaml.safe_load(data_card(stock(root, tmp_path), "x").split("---\n")[1])
+    front = yaml.safe_load(data_card(index_of(root, tmp_path), "x").split("---\n")[1])
     assert (front["license"], front["license_name"]) == ("other", "several")

@@ -1,5 +1,6 @@
 """A hostile file costs one entry: decoders that crash, hang, take all memory or write nothing are survived."""
 
+import fcntl
 import os
 import sys
 import textwrap
@@ -13,8 +14,9 @@ from PIL import Image
 
 from artdiff import UserError
 from artdiff.ingest import pool
+from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Transform
-from artdiff.ingest.pool import Job, Limits, Rows
+from artdiff.settings import Limits
 
 TRANSFORM = Transform(16, "squash", (255, 255, 255))
 LIMITS = Limits(seconds=20, gigabytes=2)
@@ -47,7 +49,7 @@ HOSTILE = """
 
     Image.register_open("HOSTILE", Hostile, lambda start: start.startswith(b"HOSTILE"))
 """
-"""A decoder that does what damaged libraries do, put where every Python process of the test loads it."""
+"""A decoder that misbehaves as broken libraries do; every Python process of the test loads it."""
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def outcomes(jobs, limits=LIMITS, rows=None):
     return {Path(job.path).name: outcome for job, outcome in pool.run(jobs, TRANSFORM, limits, rows=rows)}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory can be bounded on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
 @pytest.mark.usefixtures("hostile")
 def test_hostile_files_cost_one_entry_each(tmp_path):
     for name in ("crash", "hang", "eat", "exit", "odd"):
@@ -87,25 +89,25 @@ def test_hostile_files_cost_one_entry_each(tmp_path):
 def test_rows_are_written_where_they_belong(tmp_path):
     paths = [put(tmp_path / f"{index}.jpg", index) for index in range(12)]
     target = tmp_path / "rows"
-    target.write_bytes(bytes(100 + 12 * 768))
-    found = outcomes(jobs_for(*paths), rows=Rows(str(target), 100, 768))
-    pixels = np.frombuffer(target.read_bytes()[100:], np.uint8).reshape(12, 16, 16, 3)
+    target.write_bytes(bytes(12 * 768))
+    found = outcomes(jobs_for(*paths), rows=Rows(str(target), 768))
+    pixels = np.frombuffer(target.read_bytes(), np.uint8).reshape(12, 16, 16, 3)
     for row, path in enumerate(paths):
         expected = np.asarray(picture(row).resize((16, 16), Image.Resampling.BICUBIC), int)
         assert np.abs(pixels[row] - expected).mean() < 6
         assert found[path.name].facts[:2] == (48, 40)
 
 
-def test_a_caller_that_takes_its_time_costs_no_picture(tmp_path):
-    jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(4)))
-    for _, outcome in pool.run(jobs, TRANSFORM, Limits(seconds=1.2, gigabytes=2)):
+def test_a_slow_caller_costs_no_picture(tmp_path):
+    jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(3)))
+    for _, outcome in pool.run(jobs, TRANSFORM, Limits(seconds=0.8, gigabytes=2)):
         assert outcome.facts is not None
-        time.sleep(1.3)
+        time.sleep(0.9)
 
 
 def test_a_process_that_cannot_start_says_why(tmp_path):
     with pytest.raises(UserError, match=r"did not start \(exit code 1\): OverflowError"):
-        outcomes(jobs_for(put(tmp_path / "one.jpg")), Limits(seconds=20, gigabytes=float("inf")))
+        outcomes(jobs_for(put(tmp_path / "one.jpg")), Limits(seconds=20, gigabytes=1e300))
 
 
 def test_a_row_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -118,16 +120,16 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     (tmp_path / "rows").write_bytes(b"")
     with pytest.raises(UserError, match="rows cannot be written: no space left"):
-        outcomes(jobs_for(path), rows=Rows(str(tmp_path / "rows"), 0, 768))
+        outcomes(jobs_for(path), rows=Rows(str(tmp_path / "rows"), 768))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_rows_that_cannot_be_written_are_said(tmp_path):
+def test_rows_that_cannot_be_written_are_reported(tmp_path):
     with pytest.raises(UserError, match="/dev/full cannot be written: No space left"):
-        outcomes(jobs_for(put(tmp_path / "one.jpg")), rows=Rows("/dev/full", 0, 768))
+        outcomes(jobs_for(put(tmp_path / "one.jpg")), rows=Rows("/dev/full", 768))
 
 
-def test_a_file_that_changes_meanwhile_is_not_taken_for_the_old_one(tmp_path):
+def test_a_file_that_changes_meanwhile_is_rejected_for_now(tmp_path):
     path = put(tmp_path / "one.jpg")
     jobs = jobs_for(path)
     os.utime(path, ns=(0, 0))
@@ -137,6 +139,17 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_the_old_one(tmp_path):
     assert found["one.jpg"].reason == "cannot be read: it changed meanwhile"
     assert found["two.jpg"].reason == "cannot be read: No such file or directory"
     assert not any(outcome.lasting for outcome in found.values())
+
+
+def test_a_child_holds_a_lock_on_the_rows_that_it_writes(tmp_path):
+    (tmp_path / "rows").write_bytes(bytes(768))
+    running = pool.run(jobs_for(put(tmp_path / "one.jpg")), TRANSFORM, LIMITS, rows=Rows(str(tmp_path / "rows"), 768))
+    next(running)
+    with (tmp_path / "rows").open() as stream:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        running.close()
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_whole_pictures(tmp_path):

@@ -1,4 +1,4 @@
-"""Every file is found, the layout is understood, and a folder that cannot be used is one clear line."""
+"""Every file is found, the layout is understood, and a folder that cannot be used gives one clear line."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from conftest import put
 from artdiff import UserError
 from artdiff.ingest import scan
 from artdiff.ingest.layout import lay_out
+from artdiff.ingest.tables import shown
 
 
-def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
+def test_scan_finds_every_file_and_rejects_hidden_ones(tmp_path):
     names = ["a/deep/er/one.jpg", "a/odd näme\n.jpg", "b/two.jpg", "loose.jpg"]
     for name in [*names, ".ipynb_checkpoints/x.jpg", ".DS_Store", "a/.hidden/y.jpg", "__MACOSX/b/two.jpg"]:
         put(tmp_path / name)
@@ -20,12 +21,12 @@ def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
     (tmp_path / "a/nowhere.jpg").symlink_to("nothing")
     (tmp_path / "a/itself.jpg").symlink_to("itself.jpg")
     os.mkfifo(tmp_path / "b/pipe.jpg")
-    files, set_aside = scan.scan(tmp_path)
+    files, rejected = scan.scan(tmp_path)
     assert [file.path for file in files] == names
     assert [(file.bytes, file.mtime) for file in files] == [
         ((tmp_path / name).stat().st_size, (tmp_path / name).stat().st_mtime_ns) for name in names
     ]
-    assert [(path, reason.partition(":")[0]) for path, reason in set_aside] == [
+    assert [(path, reason.partition(":")[0]) for path, reason in rejected] == [
         (".DS_Store", "hidden"),
         (".ipynb_checkpoints/x.jpg", "hidden"),
         ("__MACOSX/b/two.jpg", "hidden"),
@@ -36,14 +37,14 @@ def test_scan_finds_every_file_and_says_what_is_hidden(tmp_path):
     ]
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="its disks hold names that are text alone")
-def test_names_that_are_no_text_are_found(tmp_path):
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system refuses undecodable names")
+def test_undecodable_names_are_found(tmp_path):
     put(tmp_path / "good.jpg").rename(os.fsdecode(bytes(tmp_path) + b"/b\xe4d.jpg"))
     assert [file.path for file in scan.scan(tmp_path).files] == ["b\udce4d.jpg"]
 
 
 def test_names_are_shown_in_one_line_of_text():
-    assert scan.shown("b\udce4d\n.jpg") == "b\\xe4d\\n.jpg"
+    assert shown("b\udce4d\n.jpg") == "b\\xe4d\\n.jpg"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -56,14 +57,14 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (root / "itself").symlink_to(root)
     (root / "above").symlink_to(tmp_path)
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    files, set_aside = scan.scan(root)
+    files, rejected = scan.scan(root)
     assert [file.path for file in files] == [*(f"{name}/own.jpg" for name in "abcdefghij"), "linked/one.jpg"]
-    assert len(set_aside) == 102
+    assert len(rejected) == 102
     reason = "a link to a folder that is read already, or that holds this one"
-    assert set(set_aside) >= {("above/", reason), ("itself/", reason), ("a/to_b/", reason)}
+    assert set(rejected) >= {("above/", reason), ("itself/", reason), ("a/to_b/", reason)}
 
 
-def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
+def test_a_folder_without_permission_is_rejected(tmp_path, monkeypatch):
     put(tmp_path / "open/one.jpg")
     put(tmp_path / "closed/two.jpg")
     scandir = os.scandir
@@ -74,9 +75,9 @@ def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    files, set_aside = scan.scan(tmp_path)
+    files, rejected = scan.scan(tmp_path)
     assert len(files) == 1
-    assert set_aside == [("closed/", "permission denied: this folder cannot be listed")]
+    assert rejected == [("closed/", "permission denied: this folder cannot be listed")]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_folder_that_may_not_be_listed_is_set_aside(tmp_path, monkeypatch):
         (lambda root: root.write_text("x"), "is a file, not a folder; expected"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, make, message):
+def test_a_folder_that_cannot_be_used_gives_one_clear_line(tmp_path, make, message):
     put(tmp_path / "rot/class/one.jpg")
     make(tmp_path / "root")
     with pytest.raises(UserError, match=message) as caught:
@@ -96,7 +97,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, make, message)
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_above_keeps_what_is_right_below(tmp_path):
+def test_a_hint_corrects_only_the_wrong_part_of_a_path(tmp_path):
     put(tmp_path / "archive/training_set/art/one.jpg")
     with pytest.raises(UserError, match=r"did you mean data.root=.*/archive/training_set\?"):
         scan.check(tmp_path / "Archiv/training_set")
@@ -111,10 +112,10 @@ def layout_of(root, *names):
         put(root / name)
     files = scan.scan(root).files
     found = lay_out(root, files)
-    assert len(found.files) + len(found.set_aside) == len(files)
+    assert len(found.files) + len(found.rejected) == len(files)
     return {
         file.path: (place.label, place.split) for file, place in zip(found.files, found.places, strict=True)
-    } | dict(found.set_aside)
+    } | dict(found.rejected)
 
 
 def test_classes_are_the_first_folders(tmp_path):
@@ -141,7 +142,7 @@ def test_one_wrapping_folder_is_looked_through(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("train", "validation"), [("train", "val"), ("training_set", "validation_set"), ("Train", "test")]
 )
-def test_folders_may_say_the_split(tmp_path, train, validation):
+def test_folders_may_name_the_split(tmp_path, train, validation):
     assert layout_of(tmp_path, f"{train}/a/x/one.jpg", f"{validation}/b/two.jpg", f"{train}/three.jpg") == {
         f"{train}/a/x/one.jpg": ("a", "train"),
         f"{validation}/b/two.jpg": ("b", "validation"),
@@ -172,7 +173,7 @@ def test_a_class_called_train_is_a_class(tmp_path, others):
     assert set(found.values()) == {(name, None) for name in (*others, "train")}
 
 
-def test_a_split_is_one_whatever_its_files_are_called(tmp_path):
+def test_a_split_needs_no_extensions(tmp_path):
     found = layout_of(tmp_path, "train/1.jpg", "val/two")
     assert found == {"train/1.jpg": (None, "train"), "val/two": (None, "validation")}
 
@@ -186,14 +187,14 @@ def test_accents_may_be_written_in_two_ways(tmp_path):
     assert places[f"val/{apart}/2.jpg"].label == "oil"
 
 
-def test_no_file_but_metadata_is_laid_out(tmp_path):
+def test_a_folder_with_nothing_but_metadata(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name\n1.jpg\n")
     assert metadata_of(tmp_path) == ({}, [("metadata.csv", "metadata of the pictures")])
 
 
 def metadata_of(root):
     found = lay_out(root, scan.scan(root).files)
-    return {file.path: place for file, place in zip(found.files, found.places, strict=True)}, found.set_aside
+    return {file.path: place for file, place in zip(found.files, found.places, strict=True)}, found.rejected
 
 
 def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
@@ -204,15 +205,15 @@ def test_metadata_csv_gives_labels_and_columns(tmp_path, caplog):
         "images/2.jpg,oil,,\nlost.jpg,x,,\n",
         encoding="utf-8-sig",
     )
-    places, set_aside = metadata_of(tmp_path)
+    places, rejected = metadata_of(tmp_path)
     assert [place.label for place in places.values()] == ["ink", "oil", None]
     assert places["images/1.jpg"].columns == {"license": "cc0-1.0", "text": "a horse,\nrunning"}
-    assert set_aside == [("metadata.csv", "metadata of the pictures")]
+    assert rejected == [("metadata.csv", "metadata of the pictures")]
     assert "describes 1 files that are not there" in caplog.text
     assert "gives no label to: images 1" in caplog.text
 
 
-def test_metadata_names_may_be_written_oddly(tmp_path, caplog):
+def test_metadata_paths_are_normalised(tmp_path, caplog):
     for name in ("a/1.jpg", "a/2.jpg"):
         put(tmp_path / name)
     lines = [
@@ -226,7 +227,7 @@ def test_metadata_names_may_be_written_oddly(tmp_path, caplog):
     assert "describes 1 files twice" in caplog.text
 
 
-def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):
+def test_metadata_without_labels_keeps_those_of_the_folders(tmp_path):
     for name in ("train/ink/1.jpg", "val/oil/2.jpg"):
         put(tmp_path / name)
     row = {"file_name": "ink/1.jpg", "source": "a book", "year": 1880, "title": None}
@@ -251,7 +252,7 @@ def test_metadata_jsonl_without_labels_leaves_the_folders_theirs(tmp_path):
         ("metadata.jsonl", '["1.jpg"]\n', r"line 1: expected an object, got \[\"1.jpg\"\]"),
     ],
 )
-def test_metadata_that_cannot_be_read_is_one_clear_line(tmp_path, name, text, message):
+def test_metadata_that_cannot_be_read_gives_one_clear_line(tmp_path, name, text, message):
     put(tmp_path / "1.jpg")
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message) as caught:

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from filelock import FileLock
@@ -77,21 +78,30 @@ class Compared:
 
     def _load(self) -> None:
         """Read the batches that were added to the file since the last call."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return
-        with self.path.open("rb") as stream:
-            stream.seek(self._read)
-            while len(head := stream.read(self.HEADER.size)) == self.HEADER.size:
-                magic, count, pairs, crc = self.HEADER.unpack(head)
-                content = stream.read(count * BYTES + pairs * 8)
-                is_whole = magic == self.MAGIC and len(content) == count * BYTES + pairs * 8
-                if not is_whole or zlib.crc32(content) != crc:
-                    return
-                self._read = stream.tell()
-                self._take(
-                    np.frombuffer(content, np.uint8, count * BYTES).reshape(-1, BYTES),
-                    np.frombuffer(content, np.uint32, pairs * 2, count * BYTES).reshape(-1, 2),
-                )
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self._read)
+                while (batch := self._batch(stream)) is not None:
+                    self._take(*batch)
+                    self._read = stream.tell()
+        except OSError:  # it does not exist yet, or may not be read
+            return
+
+    def _batch(self, stream: IO[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The next fingerprints and pairs; None at the end or if they are damaged."""
+        head = stream.read(self.HEADER.size)
+        if len(head) < self.HEADER.size:
+            return None
+        magic, count, pairs, crc = self.HEADER.unpack(head)
+        content = stream.read(count * BYTES + pairs * 8) if magic == self.MAGIC else b""
+        if not content or len(content) < count * BYTES + pairs * 8 or zlib.crc32(content) != crc:
+            return None
+        return (
+            np.frombuffer(content, np.uint8, count * BYTES).reshape(-1, BYTES),
+            np.frombuffer(content, np.uint32, pairs * 2, count * BYTES).reshape(-1, 2),
+        )
 
 
 def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) -> list[tuple[int, int]]:
