@@ -1,4 +1,4 @@
-"""A run that was stopped and carried on is, bit for bit, the run that was not."""
+"""A run that is stopped and resumed ends with the same weights, bit for bit, as one that never stopped."""
 
 import json
 
@@ -8,13 +8,14 @@ from conftest import small, train
 
 from artdiff import UserError
 
-STEPS_AN_EPOCH = 5
+STEPS_PER_EPOCH = 5
 
 
 def _train(art, run, *overrides):
-    every_epoch = "callbacks.every_ten_epochs.every_n_epochs=1"
+    every_epoch = ("callbacks.every_ten_epochs.every_n_epochs=1", "callbacks.grids=null")
     decay = ("scheduler.step_size=1", "scheduler.gamma=0.5")
-    train(small(art, run, "data.batch_size=8", every_epoch, *decay, *overrides))
+    size = ("data.batch_size=8", "data.image_size=16", "loss.perceptual.layer=relu1_1")
+    train(small(art, run, *size, *every_epoch, *decay, *overrides))
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
 
 
@@ -23,42 +24,68 @@ def _best(checkpoint):
     return next(state["best_model_score"] for state in callbacks.values() if state.get("monitor") == "val/loss")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(art, tmp_path_factory):
-    return _train(art, tmp_path_factory.mktemp("whole"), "trainer.max_steps=9")
-
-
-@pytest.mark.parametrize(
-    ("stop", "checkpoint"),
-    [
-        (STEPS_AN_EPOCH - 2, "last"),
-        (STEPS_AN_EPOCH - 2, "best"),
-        (STEPS_AN_EPOCH, "last"),
-        (STEPS_AN_EPOCH, "best"),
-        (STEPS_AN_EPOCH, "epoch_0000"),
-        (STEPS_AN_EPOCH + 2, "last"),
-    ],
-)
-def test_a_resumed_run_equals_an_uninterrupted_one(art, uninterrupted, tmp_path, stop, checkpoint):
-    part = _train(art, tmp_path / "part", f"trainer.max_steps={stop}")
-    assert part["global_step"] == stop
-    assert part["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == stop
-    ckpt = tmp_path / f"part/checkpoints/{checkpoint}.ckpt"
-    resumed = _train(art, tmp_path / "resumed", "trainer.max_steps=9", f"ckpt={ckpt}")
-    assert resumed["global_step"] == uninterrupted["global_step"] == 9
-    for name, value in uninterrupted["state_dict"].items():
+def _assert_equal(resumed, whole):
+    """Weights, optimizer and schedule are equal."""
+    assert resumed["global_step"] == whole["global_step"]
+    for name, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][name]), name
-    assert uninterrupted["lr_schedulers"] == resumed["lr_schedulers"]
-    for name, state in uninterrupted["optimizer_states"][0]["state"].items():
+    assert whole["lr_schedulers"] == resumed["lr_schedulers"]
+    for name, state in whole["optimizer_states"][0]["state"].items():
         assert all(
             torch.equal(value, resumed["optimizer_states"][0]["state"][name][key]) for key, value in state.items()
         )
 
 
-def test_nothing_left_to_do_is_said(art, tmp_path):
-    _train(art, tmp_path / "part", "trainer.max_steps=2")
-    with pytest.raises(UserError, match="no step to take after step 2"):
-        _train(art, tmp_path / "again", "trainer.max_steps=2", f"ckpt={tmp_path / 'part'}")
+@pytest.fixture(scope="module")
+def uninterrupted(art, tmp_path_factory):
+    return _train(art, tmp_path_factory.mktemp("whole"), "trainer.max_steps=9")
+
+
+@pytest.fixture(scope="module")
+def stopped(art, tmp_path_factory):
+    """The folder of a run that stopped after some steps, in the middle of an epoch or at its end; trained once."""
+    runs = {}
+
+    def after(steps):
+        if steps not in runs:
+            runs[steps] = tmp_path_factory.mktemp("part")
+            part = _train(art, runs[steps], f"trainer.max_steps={steps}")
+            assert part["global_step"] == steps
+            assert part["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == steps
+        return runs[steps]
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("stop", "checkpoint"),
+    [
+        (STEPS_PER_EPOCH - 2, "last"),
+        (STEPS_PER_EPOCH - 2, "best"),
+        (STEPS_PER_EPOCH, "last"),
+        (STEPS_PER_EPOCH, "best"),
+        (STEPS_PER_EPOCH, "epoch_0000"),
+        (STEPS_PER_EPOCH + 2, "last"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(art, uninterrupted, stopped, tmp_path, stop, checkpoint):
+    ckpt = stopped(stop) / f"checkpoints/{checkpoint}.ckpt"
+    _assert_equal(_train(art, tmp_path, "trainer.max_steps=9", f"ckpt={ckpt}"), uninterrupted)
+
+
+@pytest.mark.parametrize("stop", [2, STEPS_PER_EPOCH])
+def test_a_run_with_accumulated_gradients_resumes_exactly(art, tmp_path, stop):
+    accumulate = ("data.batch_size=4", "+trainer.accumulate_grad_batches=2")  # the last step of an epoch has one batch
+    whole = _train(art, tmp_path / "whole", *accumulate, "trainer.max_steps=7")
+    part = _train(art, tmp_path / "part", *accumulate, f"trainer.max_steps={stop}")
+    assert part["global_step"] == stop
+    ckpt = tmp_path / "part/checkpoints/last.ckpt"
+    _assert_equal(_train(art, tmp_path / "resumed", *accumulate, "trainer.max_steps=7", f"ckpt={ckpt}"), whole)
+
+
+def test_a_run_with_no_steps_left_is_refused(art, stopped, tmp_path):
+    with pytest.raises(UserError, match=f"no step to take after step {STEPS_PER_EPOCH}"):
+        _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}", f"ckpt={stopped(STEPS_PER_EPOCH)}")
 
 
 def test_the_best_score_is_remembered_in_the_same_folder(art, tmp_path):
@@ -69,22 +96,20 @@ def test_the_best_score_is_remembered_in_the_same_folder(art, tmp_path):
     assert torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 5
 
 
-def test_a_finished_run_is_not_overwritten(art, tmp_path):
-    _train(art, tmp_path, "trainer.max_steps=1")
+def test_a_finished_run_is_not_overwritten(art, stopped):
     with pytest.raises(UserError, match="holds a run already: carry it on with ckpt=last"):
-        _train(art, tmp_path, "trainer.max_steps=1")
+        _train(art, stopped(STEPS_PER_EPOCH), "trainer.max_steps=1")
 
 
-def test_a_run_is_carried_on_with_what_it_began_with(art, tmp_path):
-    _train(art, tmp_path, "trainer.max_steps=1")
+def test_a_run_cannot_be_resumed_with_other_settings(art, stopped):
     for other in ("optimizer.lr=5e-4", "experiment=article"):
         with pytest.raises(UserError, match="a run is carried on with what it began with"):
-            _train(art, tmp_path, "trainer.max_steps=2", "ckpt=last", other)
+            _train(art, stopped(STEPS_PER_EPOCH), "trainer.max_steps=9", "ckpt=last", other)
 
 
-def test_other_pictures_begin_their_order_anew(art, tmp_path, caplog):
-    _train(art, tmp_path / "one", "trainer.max_steps=3")
-    _train(art, tmp_path / "two", "trainer.max_steps=4", f"ckpt={tmp_path / 'one'}", "seed=1")
+def test_other_pictures_start_in_a_new_order(art, stopped, tmp_path, caplog):
+    ckpt = stopped(STEPS_PER_EPOCH - 2)
+    _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}", f"ckpt={ckpt}", "seed=1")
     assert "their order begins anew" in caplog.text
 
 
