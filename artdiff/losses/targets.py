@@ -41,12 +41,19 @@ class Backend(Protocol):
 
 
 class OnDisk:
-    """In a `RowStore` of at most `max_bytes`. Raises `OSError` if the file cannot be opened."""
+    """In a `RowStore` of at most `max_bytes`. Raises `OSError` if the file cannot be opened.
+
+    A file that has no room left and holds mostly features of other pictures is begun anew.
+    """
 
     def __init__(self, path: Path, keys: list[bytes], like: Tensor, *, max_bytes: float) -> None:
         self.keys = keys
         self.shape, self.dtype = like.shape, like.dtype
         self.store = RowStore(path, like.nbytes, max_bytes=max_bytes)
+        ours, rows = int((self.store.find(keys) >= 0).sum()), len(self.store.rows)
+        if (rows + len(keys) - ours) * like.nbytes > max_bytes and rows > 2 * ours:
+            remove(path)
+            self.store = RowStore(path, like.nbytes, max_bytes=max_bytes)
 
     def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
         found = self.store.read([self.keys[one] for one in index])
@@ -168,10 +175,15 @@ def make_room(path: Path, most: float) -> float:
         size = taken(one)
         if total > most and time.time() - used[one] > IN_USE:
             with suppress(OSError):
-                one.with_suffix(".keys").unlink(missing_ok=True)
-                one.unlink()
+                remove(one)
                 total -= size
     return total
+
+
+def remove(path: Path) -> None:
+    """Remove a store, or a file of version 0.1. Raises `OSError`."""
+    path.with_suffix(".keys").unlink(missing_ok=True)
+    path.unlink()
 
 
 def taken(path: Path) -> int:
