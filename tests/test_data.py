@@ -1,7 +1,8 @@
-"""From files to batches: the same ones, in the same order, whatever way the pixels take."""
+"""From files to batches: the same batches in the same order, wherever the pixels come from."""
 
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from PIL import Image
 
 from artdiff import UserError, images
 from artdiff.data import augment
-from artdiff.data import loader as loading
+from artdiff.data import pixels as pixel_sources
 from artdiff.data.datamodule import NO_LABEL
-from artdiff.data.sampler import ResumableLoader, ShuffledOrder, Turn, chance
+from artdiff.data.loader import ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.ingest import sample_art, scan
+from artdiff.ingest.source import Record
 
 
 def module(root, **changes):
@@ -33,7 +35,7 @@ def _served(loader):
 
 
 class _Turns(torch.utils.data.Dataset):
-    """Ten pictures that are nothing but the turns in which they are asked for."""
+    """Ten pictures; each is the turn in which it is asked for."""
 
     def __len__(self):
         return 10
@@ -57,19 +59,19 @@ def test_every_epoch_has_its_own_order_of_everything():
 
 
 @pytest.mark.parametrize("batches", [1, 3, 4])
-def test_order_carries_on_where_it_was_saved(batches):
+def test_the_order_resumes_where_it_was_saved(batches):
     loader = _loader()
     _served(loader)
     served = iter(loader)
     before = [next(served) for _ in range(batches)]
-    carried_on = _loader()
-    carried_on.go_to(loader.position())
+    resumed = _loader()
+    resumed.go_to(loader.position())
     rest = list(served) if batches < len(loader) else list(loader)
-    assert rest == list(carried_on)
+    assert rest == list(resumed)
     assert len(before) == batches
 
 
-def test_processes_that_load_change_nothing():
+def test_loading_in_processes_changes_nothing():
     alone, helped = _loader(), _loader(workers=2)
     assert [list(alone), list(alone)] == [list(helped), list(helped)]
 
@@ -82,7 +84,7 @@ def test_chance_is_a_function_of_seed_epoch_and_position():
     assert abs(numbers.mean() - 0.5) < 0.1
     assert np.array_equal(np.concatenate([chance(7, turns[:13]), chance(7, turns[13:])]), numbers)
     assert len(np.unique(numbers)) == 200
-    assert chance(0, [Turn(0, 3, 339170)]).max() < 1  # where rounding gives 1, and a window would lie outside
+    assert chance(0, [Turn(0, 3, 339170)]).max() < 1  # where rounding would give 1, and a crop would lie outside
     for other in (chance(8, turns), chance(7, [turn._replace(epoch=4) for turn in turns])):
         assert not np.isin(other, numbers).any()
 
@@ -90,15 +92,15 @@ def test_chance_is_a_function_of_seed_epoch_and_position():
 # augmentation
 
 
-def test_windows_lie_where_chance_says():
+def test_crops_lie_where_chance_says():
     image = torch.arange(6 * 8).reshape(1, 1, 6, 8).expand(3, 2, 6, 8)
-    cut = augment.window(image, 4, torch.tensor([[0.0, 0.0], [0.5, 0.99], [0.99, 0.4]]))
+    cut = augment.crop(image, 4, torch.tensor([[0.0, 0.0], [0.5, 0.99], [0.99, 0.4]]))
     for index, (down, right) in enumerate([(0, 0), (1, 4), (2, 2)]):
         assert torch.equal(cut[index], image[index, :, down : down + 4, right : right + 4])
-    assert torch.equal(augment.window(image, 4, None), image[:, :, 1:5, 2:6])
+    assert torch.equal(augment.crop(image, 4, None), image[:, :, 1:5, 2:6])
 
 
-def test_flips_are_as_many_as_asked_for():
+def test_the_share_of_flips_is_as_set():
     image = torch.arange(4.0).expand(1000, 1, 1, 4)
     numbers = torch.from_numpy(chance(0, [Turn(0, 0, position) for position in range(1000)]))[:, 0]
     flipped = augment.flip(image, 0.3, numbers)
@@ -112,7 +114,7 @@ def test_flips_are_as_many_as_asked_for():
 
 
 def batches(data, epochs=2):
-    """What tasks get in some epochs of training."""
+    """The batches of some epochs of training."""
     loader = data.train_dataloader()
     device = torch.device("cpu")
     found = [
@@ -120,7 +122,7 @@ def batches(data, epochs=2):
         for _ in range(epochs)
         for wire in loader
     ]
-    del loader, data.train_loader  # and the processes with it, before others are started
+    del loader, data.train_loader  # and its processes with it
     return found
 
 
@@ -128,7 +130,7 @@ def same(one, other):
     return len(one) == len(other) and all(
         torch.equal(first.image, second.image)
         and torch.equal(first.label, second.label)
-        and (first.row is None or second.row is None or torch.equal(first.row, second.row))
+        and (first.index is None or second.index is None or torch.equal(first.index, second.index))
         for first, second in zip(one, other, strict=True)
     )
 
@@ -147,11 +149,11 @@ def test_batches_are_bytes_on_the_wire_and_signed_floats_after_it(art):
 @pytest.mark.parametrize(
     "way", [{"cache": False}, {"num_workers": 2}, {"cache": False, "num_workers": 1}, {"resident": True}], ids=str
 )
-def test_every_way_gives_the_same_batches(art, changes, way):
+def test_every_source_of_pixels_gives_the_same_batches(art, changes, way):
     assert same(batches(module(art, **changes)), batches(module(art, **changes, **way)))
 
 
-def test_augmentation_is_for_training_and_never_twice_the_same(art):
+def test_only_training_is_augmented_and_each_epoch_differently(art):
     plain_data, data = module(art), module(art, flip=0.5, random_crop=6)
     first, second = batches(data, epochs=1), batches(data)[len(batches(data, epochs=1)) :]
     assert not same(first, second)
@@ -162,7 +164,7 @@ def test_augmentation_is_for_training_and_never_twice_the_same(art):
     assert plain_data.preview(2).shape == data.preview(2).shape == (2, 3, 16, 16)
 
 
-def test_a_file_that_goes_while_files_are_read_leaves_the_batch_smaller(tmp_path, caplog):
+def test_a_file_that_disappears_makes_its_batch_smaller(tmp_path, caplog):
     for index in range(12):
         put(tmp_path / f"art/{index}.jpg", index)
     data = module(tmp_path, cache=False, batch_size=32)
@@ -179,14 +181,98 @@ def test_a_file_that_goes_while_files_are_read_leaves_the_batch_smaller(tmp_path
         data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
 
-def test_the_map_is_not_copied_to_processes_and_its_pages_are_given_back(art, monkeypatch):
+def test_pixels_are_not_copied_to_processes_and_their_pages_are_given_back(art, monkeypatch):
     source = module(art).train_set.source
     assert len(pickle.dumps(source)) < 1000
-    rows = np.arange(len(source.pixels))
-    assert np.array_equal(pickle.loads(pickle.dumps(source)).read(rows).pixels, source.pixels)
-    monkeypatch.setattr(loading, "HELD", 0)
-    assert np.array_equal(source.read(rows).pixels, source.pixels)
-    assert np.array_equal(source.read(rows).pixels, source.pixels)
+    indices = np.arange(len(source))
+    expected = source.pixels[source.rows]
+    assert np.array_equal(pickle.loads(pickle.dumps(source)).read(indices).pixels, expected)
+    monkeypatch.setattr(pixel_sources, "HELD", 0)
+    assert np.array_equal(source.read(indices).pixels, expected)
+    assert np.array_equal(source.read(indices).pixels, expected)
+
+
+def test_an_index_says_which_picture_of_the_data_set_it_is(art):
+    data = module(art)
+    contents = data.unchanging
+    assert len(contents.keys) == len(set(contents.keys)) == len(data.train_set) + len(data.val_set)
+    assert all(len(key) == 32 for key in contents.keys)
+    seen = []
+    for batch in batches(data, epochs=1):
+        for image, index in zip(batch.image, batch.index.tolist(), strict=True):
+            pixels = data.index.pixels[data.index.used[index].row]
+            assert torch.equal(images.to_uint8(image).permute(1, 2, 0), torch.from_numpy(pixels.copy()))
+            seen.append(index)
+    assert sorted(seen) == sorted(data.train_set.indices.tolist())
+    assert set(seen).isdisjoint(data.val_set.indices.tolist())
+
+
+def test_keys_are_those_of_the_pixels(art, tmp_path):
+    keys = set(module(art).unchanging.keys)
+    shutil.copytree(art, tmp_path / "more")
+    put(tmp_path / "more/new.jpg")
+    assert keys < set(module(tmp_path / "more").unchanging.keys)
+    assert keys.isdisjoint(module(art, image_size=24).unchanging.keys)
+    for changes in ({"flip": 0.5}, {"random_crop": 4}, {"cache": False}):
+        data = module(art, **changes)
+        assert data.unchanging is None
+        assert batches(data, epochs=1)[0].index is None
+
+
+def test_pictures_of_other_folders_are_not_uploaded(art, tmp_path):
+    for index in range(20):
+        put(tmp_path / f"others/{index}.jpg")
+    module(tmp_path / "others")
+    data = module(art, resident=True)
+    batches(data, epochs=1)
+    assert len(data.resident) == len(data.train_set) + len(data.val_set)
+
+
+class Catalogue:
+    """A user's own source: a list with the artist as label and the split that the museum made."""
+
+    def __init__(self, listing):
+        self.root = Path(listing).parent
+        self.listing = Path(listing)
+
+    def records(self):
+        records = []
+        for line in self.listing.read_text().splitlines():
+            name, artist, split = line.split()
+            status = (self.root / name).stat()
+            stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            records.append(Record(name, *stamp, artist, split, {"license": "cc0-1.0"}))
+        return records, [("notes.txt", "not in the list")]
+
+
+def test_a_source_of_the_users_own_takes_the_place_of_a_folder(tmp_path):
+    lines = []
+    for index in range(12):
+        put(tmp_path / f"store/{index}.bin", index)
+        lines.append(f"store/{index}.bin {'monet' if index % 2 else 'manet'} {'validation' if index > 8 else 'train'}")
+    shutil.copy(tmp_path / "store/3.bin", tmp_path / "store/copy.bin")
+    (tmp_path / "store/page.bin").write_text("<html>")
+    lines += ["store/copy.bin monet validation", "store/page.bin monet train"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    (tmp_path / "leave out.txt").write_text("store/5.bin")
+    source = {"_target_": "test_data.Catalogue", "listing": str(tmp_path / "list.txt")}
+    data = module(None, source=source, exclude=str(tmp_path / "leave out.txt"))
+    assert data.hparams["source"] == source  # plain values in the checkpoint
+    assert data.classes == ["manet", "monet"]
+    splits = {one.path: one.split for one in data.index.used}
+    assert [path for path, split in splits.items() if split == "validation"] == [
+        *("store/10.bin", "store/11.bin", "store/9.bin", "store/copy.bin"),
+    ]
+    assert len(splits) == 11
+    assert [(one.path, one.copy_of) for one in data.index.copies] == [("store/3.bin", "store/copy.bin")]
+    assert dict(data.index.rejected) == {
+        "notes.txt": "not in the list",
+        "store/5.bin": "left out by data.exclude",
+        "store/page.bin": "not a picture (HTML)",
+    }
+    found = batches(data, epochs=1)
+    assert sum(len(batch.image) for batch in found) == 7
+    assert "cc0-1.0" in data.index.manifest()
 
 
 def test_pictures_keep_their_labels(tmp_path):
@@ -212,7 +298,7 @@ def test_a_flat_folder_has_no_classes(tmp_path):
     assert next(iter(data.train_dataloader())).label.unique().tolist() == [NO_LABEL]
 
 
-def test_what_is_set_aside_and_what_is_double_is_listed(tmp_path):
+def test_rejected_files_and_duplicates_are_listed(tmp_path):
     root = tmp_path / "root"
     for index in range(6):
         put(root / f"art/{index}.jpg", index)
@@ -246,7 +332,7 @@ def test_a_folder_without_readable_pictures_says_why(tmp_path):
         module(root)
 
 
-def test_settings_that_leave_nothing_are_named(tmp_path):
+def test_a_setting_that_rejects_everything_is_named(tmp_path):
     for index in range(3):
         put(tmp_path / f"{index}.jpg", index)
     with pytest.raises(UserError, match=r"set aside: 3 smaller than data.min_side$"):
@@ -261,7 +347,7 @@ def test_a_split_by_folders_needs_both_sides(tmp_path):
         module(tmp_path / "root")
 
 
-def test_preview_is_fixed_and_spread(art):
+def test_a_preview_is_always_the_same(art):
     data = module(art)
     assert torch.equal(data.preview(3), data.preview(3))
     assert data.preview(3).shape == (3, 3, 16, 16)
