@@ -80,7 +80,7 @@ class Bare:
         self.task.log_terms = lambda *_: None
         self.task.log_dict = lambda *_: None
         self.task._trainer = SimpleNamespace(log_every_n_steps=0, global_step=0)
-        trainer.spare_work(config, self.task, self.data, device)
+        trainer.cache_and_compile(config, self.task, self.data, device)
         self.optimizer = instantiate(self.task.optimizer)(self.task.network.parameters())
         wanted = config["trainer"]["precision"]
         self.is_fast = (hardware.precision(device) if wanted == "auto" else wanted) == "bf16-mixed"

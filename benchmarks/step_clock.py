@@ -1,4 +1,4 @@
-"""A callback that times the steps of a training: `+callbacks.clock._target_=step_clock.StepClock`."""
+"""A callback that times training steps: `+callbacks.clock._target_=step_clock.StepClock`."""
 
 import os
 import time
@@ -9,8 +9,8 @@ from measure import BEGUN, Clock, tell, wait
 
 
 class StepClock(L.Callback):
-    """Tells how many seconds after the command's start a training's first step began and ended, and, if it neither
-    validates nor saves, the rate of its steps after the first `warm`.
+    """Reports the seconds from the command's start to the start and the end of the first step, and the images/s of the
+    steps after the first `warm`, which is the training's rate only if it neither validates nor saves.
     """
 
     def __init__(self, warm: int) -> None:

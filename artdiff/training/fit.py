@@ -35,8 +35,8 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
     loss = instantiate(config["loss"])
     earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
     start = earlier.step if earlier is not None else 0
-    data, task = _built(config, loss, earlier)
-    trainers.spare_work(config, task, data, trainer.strategy.root_device)
+    data, task = _build(config, loss, earlier)
+    trainers.cache_and_compile(config, task, data, trainer.strategy.root_device)
     _describe(run, config, trainer, task, data=data, ckpt=ckpt)
     if ckpt is not None:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
@@ -55,7 +55,7 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
     return run
 
 
-def _built(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
+def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
     """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
     if earlier is not None:
         earlier.check_fits(config["task"])

@@ -22,8 +22,8 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     end = "done" if trainer.state.finished else "interrupted"
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
     log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
-    paints = "classes" in config["task"]
-    shown, words = ("a row a class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
+    paints = "classes" in config["task"]  # else it reconstructs
+    shown, words = ("one line per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
     log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
     again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]

@@ -37,7 +37,7 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
 
 
-def spare_work(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
+def cache_and_compile(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
     """Cache target features if nothing augments the pictures; compile long runs."""
     perceptual = task.perceptual
     if perceptual is not None and data.unchanging is not None:
