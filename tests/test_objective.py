@@ -135,10 +135,11 @@ class Absolute:
         return Losses(error.mean(), {"absolute": error})
 
 
-STEADY = ("+optimizer.eps=1e-2", "scheduler=null", "trainer.gradient_clip_val=0.5")  # Adam would amplify rounding
+STEADY = ("+optimizer.eps=1e-2", "scheduler=null")  # Adam would amplify rounding
 TINY = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "data.image_size=16")
 KINDS = {
-    "painter": ("task=generation", *TINY, "loss=mse", "task.warmup=3", "task.ema_ramp=10"),
+    "painter": ("task=generation", *TINY, "loss=mse", "task.warmup=3", "task.ema_ramp=10")
+    + ("trainer.gradient_clip_val=3.0",),
     "hybrid": ("loss=hybrid_random", "loss.perceptual.layer=relu1_2", f"network._target_={__name__}.Copy"),
     "loss of one's own": (f"loss._target_={__name__}.Absolute", "~loss.mse_weight", "~loss.perceptual_weight")
     + ("~loss.perceptual", f"network._target_={__name__}.Copy"),
@@ -158,9 +159,7 @@ def trained(art, run, *words):
 def test_accumulated_batches_equal_one_large_batch(art, tmp_path, kind):
     """Over an epoch and a half: its last step has fewer batches, and a smaller one."""
     whole, whole_losses = trained(art, tmp_path / "whole", "data.batch_size=8", *kind)
-    parts, losses = trained(
-        art, tmp_path / "parts", "data.batch_size=4", "+trainer.accumulate_grad_batches=2", *kind
-    )
+    parts, losses = trained(art, tmp_path / "parts", "data.batch_size=4", "+trainer.accumulate_grad_batches=2", *kind)
     assert parts["global_step"] == whole["global_step"] == 7
     assert parts["artdiff"] == whole["artdiff"]
     assert losses == pytest.approx(whole_losses, rel=1e-4)

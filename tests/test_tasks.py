@@ -1,3 +1,5 @@
+"""The tasks without a trainer: what a reconstruction compares and shows, and its scores."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -5,15 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from artdiff import UserError
-from artdiff.checkpoints import earlier, restore
-from artdiff.data.datamodule import Batch
-from artdiff.evaluation.metrics import ReconstructionScores
-from artdiff.losses import HybridLoss, PerceptualLoss
-from artdiff.networks import ConvDiffusionModel
+from artdiff.data.loader import Batch
+from artdiff.evaluation.metrics import ReconstructionScores, TimeBands
+from artdiff.losses import HybridLoss, Losses, PerceptualLoss
 from artdiff.tasks import Reconstruction
+from artdiff.tasks.base import Step
 
 NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
-DATA = {"image_size": 16, "fit": "squash", "background": "white"}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 
 
@@ -28,14 +28,12 @@ def loss():
 
 
 @pytest.fixture
-def quiet(monkeypatch):
-    """Without a trainer there is nowhere to log to."""
-    monkeypatch.setattr(Reconstruction, "log", lambda *args, **kwargs: None)
-    monkeypatch.setattr(Reconstruction, "trainer", SimpleNamespace(log_every_n_steps=1))
+def no_trainer(monkeypatch):
+    monkeypatch.setattr(Reconstruction, "trainer", SimpleNamespace(log_every_n_steps=1, world_size=1))
 
 
 @pytest.mark.parametrize("ranges", ["published", "mended"])
-def test_the_step_compares_what_the_experiment_says(loss, quiet, ranges):
+def test_the_step_compares_what_the_experiment_says(loss, no_trainer, ranges):
     model, image = task(ranges, loss), torch.rand(2, 3, 16, 16) * 2 - 1
     step = model.training_step(Batch(image, torch.zeros(2)), 0)
     mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -49,7 +47,7 @@ def test_the_step_compares_what_the_experiment_says(loss, quiet, ranges):
     torch.testing.assert_close(model(image), (shown * 2 - 1).clamp(-1, 1))
 
 
-def test_one_batch_can_be_overfitted(loss, quiet):
+def test_one_batch_can_be_overfitted(loss, no_trainer):
     torch.manual_seed(0)
     model, image = task(loss=loss), torch.rand(2, 3, 16, 16) * 2 - 1
     optimizer = model.configure_optimizers()
@@ -69,7 +67,25 @@ def test_vgg_is_neither_saved_nor_trained(loss):
     assert sum(parameter.numel() for parameter in model.parameters()) == 742_659
 
 
-def test_scores_are_the_means_of_the_pictures_own():
+def test_an_unknown_range_is_refused():
+    with pytest.raises(UserError, match="task.ranges must be published or mended, got Mended"):
+        task(ranges="Mended")
+
+
+def test_a_step_averages_its_batches_by_their_size():
+    step = Step()
+    for count, value in ((4, 1.0), (4, 2.0), (2, 5.0)):
+        term = torch.full((count,), value)
+        factor = step.add(Losses(term.mean(), {"mse": term}), count, keep_terms=True) / value
+        assert factor == count / 4
+    assert {name: mean.item() for name, mean in step.means().items()} == pytest.approx({"loss": 2.2, "mse": 2.2})
+    assert step.correction(4) == pytest.approx(4 * 4 / 10)  # Lightning has divided by 4
+    assert step.is_finite
+    step.add(Losses(torch.tensor(torch.nan), {}), 4, keep_terms=False)
+    assert not step.is_finite
+
+
+def test_scores_are_averaged_over_pictures():
     target = torch.zeros(2, 3, 16, 16)
     picture = target.clone()
     picture[0] += 0.2  # a tenth of the range: 20 dB
@@ -81,7 +97,7 @@ def test_scores_are_the_means_of_the_pictures_own():
     assert 0.9 < result["val/ssim"].item() < 1
 
 
-def test_scores_are_taken_in_float32_whatever_is_trained_in():
+def test_scores_are_computed_in_float32_under_autocast():
     target = F.interpolate(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=8) * 2 - 1
     picture = (target + 0.02 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
     plain, fast = ReconstructionScores(prefix=""), ReconstructionScores(prefix="")
@@ -91,70 +107,12 @@ def test_scores_are_taken_in_float32_whatever_is_trained_in():
     assert fast.compute() == plain.compute()
 
 
-@pytest.fixture
-def article_file(tmp_path):
-    torch.manual_seed(0)
-    torch.save(ConvDiffusionModel().state_dict(), tmp_path / "article.pth")
-    return tmp_path / "article.pth"
-
-
-def test_an_article_state_dict_is_restored(article_file):
-    model, transform = restore(article_file)
-    assert (model.ranges, transform.size, model.training) == ("published", 128, False)
-    for key, value in torch.load(article_file, weights_only=True).items():
-        assert torch.equal(model.network.state_dict()[key], value)
-    assert restore(article_file, ranges="mended").task.ranges == "mended"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not a checkpoint", "cannot be read as a checkpoint"),
-        (b"", "cannot be read as a checkpoint"),
-        (b"seed: 0\n", "cannot be read as a checkpoint"),
-        ([1], "holds a list, expected a checkpoint"),
-        ({"hyper_parameters": {}, "state_dict": {}}, "is no checkpoint of artdiff.train's"),
-        ({"unknown.weight": torch.zeros(1)}, "does not fit artdiff.networks.ConvDiffusionModel"),
-    ],
-)
-def test_a_wrong_checkpoint_is_one_clear_line(tmp_path, content, message):
-    path = tmp_path / "wrong.ckpt"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(UserError, match=message) as caught:
-        restore(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        {"_target_": "os.mkdir", "path": "made"},
-        {"_target_": "artdiff.networks.conv.nn.functional.torch.os.mkdir", "path": "made"},
-        {**NETWORK, "more": {"_target_": "os.mkdir", "path": "made"}},
-        {**NETWORK, "more": [{"_target_": "os.mkdir", "path": "made"}]},
-        {**NETWORK, "half": "get_", "more": "${oc.create:${oc.decode:'{_tar${.half}: os.mkdir, path: made}'}}"},
-        {**NETWORK, "_args_": [1]},
-    ],
-)
-def test_a_checkpoint_cannot_call_what_it_likes(tmp_path, monkeypatch, network):
-    monkeypatch.chdir(tmp_path)
-    settings = {"network": network, "optimizer": {}, "scheduler": None, "ranges": "mended"}
-    found = {
-        "hyper_parameters": settings,
-        "state_dict": {},
-        "datamodule_hyper_parameters": {"image_size": 16, "fit": "squash", "background": "white"},
-    }
-    torch.save(found, "hostile.ckpt")
-    with pytest.raises(UserError, match="expected one of artdiff.networks"):
-        restore(tmp_path / "hostile.ckpt")
-    assert not (tmp_path / "made").exists()
-
-
-def test_an_unknown_range_is_refused():
-    with pytest.raises(UserError, match="task.ranges must be published or mended, got Mended"):
-        task(ranges="Mended")
-
-
-def test_carrying_on_needs_more_than_weights(article_file):
-    with pytest.raises(UserError, match="holds weights alone"):
-        earlier(article_file)
+def test_each_quarter_of_time_has_its_own_means():
+    bands = TimeBands(prefix="val")
+    for _ in range(2):
+        bands.update(torch.tensor([0.0, 0.2, 1.0]), {"mse": torch.tensor([1.0, 3.0, 5.0])})
+        assert {name: value.item() for name, value in bands.compute().items()} == {
+            "val_time/mse_0.00-0.25": 2,
+            "val_time/mse_0.75-1.00": 5,
+        }
+        bands.reset()

@@ -1,0 +1,160 @@
+"""Checkpoints are read safely, old ones too, and name no code outside artdiff unless they are trusted."""
+
+import sys
+
+import pytest
+import torch
+from golden import record
+
+from artdiff import UserError
+from artdiff.checkpoints import earlier, restore
+from artdiff.networks import ConvDiffusionModel, UNet
+from artdiff.tasks import Generation
+
+NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
+DATA = {"image_size": 16, "fit": "squash", "background": "white"}
+
+
+@pytest.fixture
+def article_file(tmp_path):
+    torch.manual_seed(0)
+    torch.save(ConvDiffusionModel().state_dict(), tmp_path / "article.pth")
+    return tmp_path / "article.pth"
+
+
+def test_a_state_dict_of_the_article_is_restored(article_file):
+    model, transform = restore(article_file)
+    assert (model.ranges, transform.size, model.training) == ("published", 128, False)
+    for key, value in torch.load(article_file, weights_only=True).items():
+        assert torch.equal(model.network.state_dict()[key], value)
+    assert restore(article_file, ranges="mended").task.ranges == "mended"
+
+
+def test_carrying_on_needs_more_than_weights(article_file):
+    with pytest.raises(UserError, match="holds weights alone"):
+        earlier(article_file)
+
+
+def test_a_painter_of_version_0_1_has_its_settings_under_their_new_names(tmp_path):
+    path = record.unpacked("generation_unet", tmp_path)
+    old = torch.load(path, weights_only=True)["hyper_parameters"]["network"]
+    assert {"features", "attention", "blocks", "data_std"} <= set(old)
+    settings = earlier(path).settings
+    assert settings["data_std"] == 0.5
+    assert settings["codec"] == {"_target_": "artdiff.diffusion.codec.Identity"}
+    assert settings["network"]["cond_dim"] == old["features"]
+    assert settings["network"]["attention_resolutions"] == old["attention"]
+    assert settings["network"]["num_res_blocks"] == old["blocks"]
+    assert "data_std" not in settings["network"]
+    task = restore(path).task
+    assert isinstance(task, Generation)
+    assert isinstance(task.network, UNet)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "cannot be read as a checkpoint"),
+        (b"", "cannot be read as a checkpoint"),
+        (b"seed: 0\n", "cannot be read as a checkpoint"),
+        ([1], "holds a list, expected a checkpoint"),
+        ({"hyper_parameters": {}, "state_dict": {}}, "is not a checkpoint of artdiff.train"),
+        ({"unknown.weight": torch.zeros(1)}, "does not fit artdiff.networks.ConvDiffusionModel"),
+    ],
+)
+def test_a_wrong_file_is_reported_in_one_line(tmp_path, content, message):
+    path = tmp_path / "wrong.ckpt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=message) as caught:
+        restore(path)
+    assert "\n" not in str(caught.value)
+
+
+def saved(path, network, state=None, **more):
+    settings = {"network": network, "optimizer": {}, "scheduler": None, **(more or {"ranges": "mended"})}
+    task = "Generation" if more else "Reconstruction"
+    found = {"hyper_parameters": settings, "state_dict": state or {}, "datamodule_hyper_parameters": DATA}
+    torch.save({**found, "artdiff": {"task": task}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"_target_": "os.mkdir", "path": "made"},
+        {"_target_": "artdiff.networks.conv.nn.functional.torch.os.mkdir", "path": "made"},
+        {"_target_": "artdiff.networks.conv.nn.Linear", "in_features": 1, "out_features": 1},
+        {"_target_": "artdiff.networks.conv.Tensor"},
+        {"_target_": "artdiff.networks.layers.zeroed"},
+        {"_target_": "artdiff.networks.nowhere.Thing"},
+        {"_target_": "artdiff.cli.command", "job": 1, "config": 1},
+        {**NETWORK, "more": {"_target_": "os.mkdir", "path": "made"}},
+        {**NETWORK, "more": [{"_target_": "os.mkdir", "path": "made"}]},
+        {**NETWORK, "half": "get_", "more": "${oc.create:${oc.decode:'{_tar${.half}: os.mkdir, path: made}'}}"},
+        {**NETWORK, "_args_": [1]},
+    ],
+)
+def test_a_checkpoint_cannot_call_what_it_likes(tmp_path, monkeypatch, network):
+    monkeypatch.chdir(tmp_path)
+    path = saved(tmp_path / "hostile.ckpt", network)
+    with pytest.raises(UserError, match="names code outside artdiff: pass trust_code=true if you trust this file"):
+        restore(path)
+    assert not (tmp_path / "made").exists()
+
+
+OUTSIDE = """
+import torch
+class Plain(torch.nn.Module):
+    def __init__(self, *, classes=0, in_channels=3):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(in_channels, in_channels, 1)
+    def forward(self, noisy, *condition):
+        return self.layer(noisy)
+class Inverted:
+    channels, factor = 3, 1
+    def encode(self, image):
+        return -image
+    def decode(self, latent):
+        return -latent
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("elsewhere", None)
+
+
+PAINTS = {"warmup": 1, "classes": [], "data_std": 0.5, "time_mean": 0.0, "time_std": 1.0, "gate": 0.3}
+PAINTS |= {"label_dropout": 0.1, "ema_half_life": 1, "ema_ramp": 1, "codec": {"_target_": "elsewhere.Inverted"}}
+VIT = {"_target_": "artdiff.networks.ViT", "image_size": 16, "patches": 4, "width": 64, "depth": 1, "bottleneck": 4}
+VIT |= {"cond_dim": 4, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [({"_target_": "elsewhere.Plain"}, {}), ({"_target_": "elsewhere.Plain"}, PAINTS), (VIT, PAINTS)],
+    ids=["network", "network and codec", "codec"],
+)
+def test_code_outside_artdiff_is_imported_only_if_it_is_trusted(outside, tmp_path, network, more):
+    path = saved(tmp_path / "some.ckpt", network, **more)
+    with pytest.raises(UserError, match=r"elsewhere.* names code outside artdiff: pass trust_code=true") as caught:
+        restore(path)
+    assert "\n" not in str(caught.value)
+    assert "elsewhere" not in sys.modules
+    with pytest.raises(UserError, match="does not fit"):  # it has no weights; so it was built
+        restore(path, trust_code=True)
+    assert "elsewhere" in sys.modules
+
+
+def test_trusted_code_works(outside, tmp_path):
+    path = saved(tmp_path / "some.ckpt", {"_target_": "elsewhere.Plain"})
+    sys.path.insert(0, str(tmp_path))
+    from elsewhere import Plain  # noqa: PLC0415
+
+    network = Plain()
+    saved(path, {"_target_": "elsewhere.Plain"}, {f"network.{k}": v for k, v in network.state_dict().items()})
+    task = restore(path, trust_code=True).task
+    assert torch.equal(task.network.layer.weight, network.layer.weight)
