@@ -1,9 +1,9 @@
-"""Damages valid pictures in every format at random and reads them: nothing escapes the two places, no process dies.
+"""Damages valid pictures of every format at random and reads them: each must be loaded or rejected.
 
     python benchmarks/fuzz_reader.py --count 20000 --seed 0
 
-Bit flips, truncations, zeroed and repeated stretches, splices of two files. Prints what became of them by format, and
-every mutation on which a decoder crashed, ran out of time or of memory, which `--keep DIR` saves.
+Bit flips, truncations, zeroed and repeated stretches, splices of two files. Prints the outcomes by format, and each
+mutation on which a decoder crashed or ran out of time or memory; `--keep DIR` saves these.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from artdiff.ingest import pool
+from artdiff.ingest.child import Job
 from artdiff.ingest.decode import Transform
-from artdiff.ingest.pool import Job, Limits
+from artdiff.settings import Limits
 
 
 def seeds(rng: np.random.Generator) -> list[tuple[str, bytes]]:
-    """Valid files, small, in the modes and variants that each format has."""
+    """Small valid files in the modes and variants of each format."""
     pixels = rng.integers(0, 256, (24, 20, 4), dtype=np.uint8)
     rgba = Image.fromarray(pixels).resize((61, 83), Image.Resampling.BICUBIC)
     rgb, grey, palette = rgba.convert("RGB"), rgba.convert("L"), rgba.convert("RGB").quantize(40)
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--gigabytes", type=float, default=2)
-    parser.add_argument("--keep", type=Path, help="a folder for the files that cost a process")
+    parser.add_argument("--keep", type=Path, help="folder for the files that cost a process")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     valid = seeds(rng)
@@ -107,9 +108,8 @@ def main() -> None:
             status = path.stat()
             formats.append(name)
             jobs.append(Job(str(path), status.st_size, status.st_mtime_ns, number))
-        running = pool.run(
-            jobs, Transform(64, "squash", (255, 255, 255)), Limits(args.seconds, args.gigabytes), rows=None
-        )
+        limits = Limits(seconds=args.seconds, gigabytes=args.gigabytes)
+        running = pool.run(jobs, Transform(64, "squash", (255, 255, 255)), limits)
         for job, outcome in tqdm(running, total=args.count, disable=None):
             results[job.row] = outcome
             if outcome.reason is not None and outcome.reason.startswith(pool.COSTLY):
@@ -120,8 +120,8 @@ def main() -> None:
     table: dict[str, Counter[str]] = defaultdict(Counter)
     for number, outcome in results.items():
         lost = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
-        table[formats[number]]["cost a process" if lost else "loaded" if outcome.facts else "set aside"] += 1
-    places = ("loaded", "set aside", "cost a process")
+        table[formats[number]]["cost a process" if lost else "loaded" if outcome.facts else "rejected"] += 1
+    places = ("loaded", "rejected", "cost a process")
     for name, counts in sorted(table.items()):
         print(f"{name:5} " + ", ".join(f"{counts[place]:,} {place}" for place in places))
     seconds = time.perf_counter() - begun

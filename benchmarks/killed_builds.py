@@ -2,15 +2,13 @@
 
     python benchmarks/killed_builds.py DIR --kills 10
 
-Each time the cache begins empty, a training is killed (SIGKILL) at a random moment of its decoding, a second one takes
-a step on what was left, and every row of its map is compared with the file, decoded anew.
+Each time the cache starts empty. A training is killed (SIGKILL) at a random moment of its decoding, a second one takes
+a step on what was left, and every row is compared with the file, decoded again.
 """
 
 import argparse
-import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,12 +16,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from artdiff.cli import plain
+from artdiff.cli import composed
 from artdiff.ingest import decode
-from artdiff.settings import CONF
 
 DECODING = re.compile(r"decoding ([\d,]+) of ([\d,]+) files")
 
@@ -43,18 +39,45 @@ def decoded(log: str) -> str:
 
 
 def wrong_rows(folder: Path, home: Path) -> tuple[int, int]:
-    """→ (rows of the map that are not what the file decodes to, rows)."""
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", overrides=["debug=two_steps", "run_dir=unused", *words(folder, home)])
-    data = instantiate(plain(cfg)["data"])
-    _, found = data.take_stock()
+    """How many rows differ from what the file decodes to, and of how many."""
+    config = composed("train", ["debug=two_steps", "run_dir=unused", *words(folder, home)])
+    data = instantiate(config["data"])
+    found = data.build_index()
     pairs = ((one.row, (folder / one.path).read_bytes()) for one in found.used)
     wrong = sum(not np.array_equal(found.pixels[row], decode.decode(file, data.transform)[0]) for row, file in pairs)
     return wrong, len(found.used)
 
 
-def journal(home: Path) -> int:
-    return sum(path.stat().st_size for path in home.glob("cache/decoded/*.journal"))
+def recorded(home: Path) -> int:
+    """Bytes of the keys that were recorded so far."""
+    return sum(path.stat().st_size for path in home.glob("cache/decoded/*.keys"))
+
+
+def kill_and_resume(folder: Path, home: Path, until: float) -> int:
+    """Kill a training once so many bytes of keys are recorded, train again → how many things went wrong."""
+    process = train(folder, home)
+    while process.poll() is None and recorded(home) <= until:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    left = recorded(home)
+    again = train(folder, home)
+    _, log = again.communicate()
+    wrong, rows = wrong_rows(folder, home)
+    print(f"killed with {left:,} bytes of keys; then decoded {decoded(log)}, ", end="")
+    print(f"exit code {again.returncode}, {wrong} of {rows:,} rows wrong", flush=True)
+    return wrong + (again.returncode != 0)
+
+
+def two_at_once(folder: Path, home: Path) -> int:
+    """Start two trainings on a cold cache → how many things went wrong."""
+    both = [train(folder, home) for _ in range(2)]
+    logs = [process.communicate()[1] for process in both]
+    wrong, rows = wrong_rows(folder, home)
+    stored = sum(path.stat().st_size for path in home.glob("cache/decoded/*.rows")) // (128 * 128 * 3)
+    print(f"two at once: decoded {' and '.join(map(decoded, logs))}, exit codes ", end="")
+    print(f"{[process.returncode for process in both]}, {stored:,} rows, {wrong} of {rows:,} wrong")
+    return wrong + sum(process.returncode != 0 for process in both)
 
 
 def main() -> None:
@@ -65,41 +88,17 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
-        home = Path(place, "whole")
-        begun = time.perf_counter()
+        home, begun = Path(place, "whole"), time.perf_counter()
         whole = train(args.folder, home)
         _, log = whole.communicate()
-        print(
-            f"undisturbed: decoded {decoded(log)}, in {time.perf_counter() - begun:.1f} s, exit code {whole.returncode}"
+        seconds = time.perf_counter() - begun
+        print(f"undisturbed: decoded {decoded(log)}, in {seconds:.1f} s, exit code {whole.returncode}")
+        size = recorded(home)
+        bad = sum(
+            kill_and_resume(args.folder, Path(place, f"killed_{kill}"), rng.random() * size)
+            for kill in range(args.kills)
         )
-        listing = next(home.glob("cache/decoded/*.json"))
-        journal_size = listing.stat().st_size  # about that of a whole journal
-        bad = 0
-        for kill in range(args.kills):
-            home = Path(place, f"killed_{kill}")
-            process = train(args.folder, home)
-            until = rng.random() * journal_size
-            while process.poll() is None and journal(home) <= until and not list(home.glob("cache/decoded/*.json")):
-                time.sleep(0.001)
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            left = [path.suffix for path in sorted(home.glob("cache/decoded/*"))]
-            again = train(args.folder, home)
-            _, log = again.communicate()
-            wrong, rows = wrong_rows(args.folder, home)
-            bad += wrong + (again.returncode != 0)
-            print(f"killed at {until / journal_size:4.0%}, leaving {left}; ", end="")
-            print(
-                f"then decoded {decoded(log)}, exit code {again.returncode}, {wrong} of {rows:,} rows wrong", flush=True
-            )
-        home = Path(place, "two")
-        both = [train(args.folder, home) for _ in range(2)]
-        logs = [process.communicate()[1] for process in both]
-        wrong, rows = wrong_rows(args.folder, home)
-        maps = len(list(home.glob("cache/decoded/*.npy")))
-        bad += wrong + (maps != 1) + sum(process.returncode != 0 for process in both)
-        print(f"two at once: decoded {' and '.join(map(decoded, logs))}, exit codes ", end="")
-        print(f"{[process.returncode for process in both]}, {maps} map, {wrong} of {rows:,} rows wrong")
+        bad += two_at_once(args.folder, Path(place, "two"))
     raise SystemExit(f"{bad} things went wrong" if bad else 0)
 
 

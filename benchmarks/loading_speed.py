@@ -1,14 +1,14 @@
-"""Images per second from disk to batch: the article's way, artdiff's decode pass, and its cache; in turns.
+"""Images per second from disk to batch: the article's loader, artdiff's decode pass, and its cache, in turns.
 
     python benchmarks/loading_speed.py DIR [DIR ...] --image-size 128 --rounds 3
 
-- *article*: `ImageFolder` and transforms through a DataLoader, in one process on one core: what it does every epoch.
-- *decode pass*: artdiff's whole first start on the folder (scan, hashes, decoding in bounded processes, writing the
-  map), with as many cores as `--cores` says, one of them the least.
-- *cache*: shuffled batches of 32 as training gets them, from the map, in one process with one thread.
+- *article*: `ImageFolder` and transforms through a DataLoader, in one process on one core, as in each of its epochs.
+- *decode pass*: artdiff's whole first start on the folder (scan, hashes, decoding in child processes, writing the
+  store), on each number of cores in `--cores`.
+- *cache*: shuffled batches of 32 as in training, from the store, in one process with one thread.
 
-Also prints how far the decoded pixels lie from those of a full decode and a full-quality resize (mean of 255 levels).
-Every file must decode. Files are read once before anything is timed, so that no side waits for the disk.
+Also prints the mean difference of the decoded pixels from a full decode and full-quality resize, of 255. Every file
+must decode. Files are read once before timing starts, so that nothing waits for the disk.
 """
 
 import argparse
@@ -20,16 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from artdiff.cli import plain
+from artdiff.cli import composed
 from artdiff.images import IMAGENET_MEAN, IMAGENET_STD
-from artdiff.settings import CONF
 
 
 def article(folder: Path, size: int) -> float:
@@ -42,9 +40,8 @@ def article(folder: Path, size: int) -> float:
 
 
 def module(folder: Path, size: int, cache: Path):
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        words = (f"data.root={folder}", f"data.image_size={size}", f"data.cache_dir={cache}", "run_dir=unused")
-        return instantiate(plain(compose("train", overrides=list(words)))["data"])
+    words = (f"data.root={folder}", f"data.image_size={size}", f"data.cache_dir={cache}", "run_dir=unused")
+    return instantiate(composed("train", words)["data"])
 
 
 def decode_pass(folder: Path, size: int, cores: int) -> float:
@@ -54,7 +51,7 @@ def decode_pass(folder: Path, size: int, cores: int) -> float:
         with tempfile.TemporaryDirectory() as cache:
             data = module(folder, size, Path(cache))
             begun = time.perf_counter()
-            _, found = data.take_stock()
+            found = data.build_index()
             seconds = time.perf_counter() - begun
     finally:
         os.sched_setaffinity(0, everything)
@@ -73,8 +70,8 @@ def cached(folder: Path, size: int, cache: Path, seconds: float = 3.0) -> float:
 
 
 def difference(folder: Path, size: int, cache: Path, filter: Image.Resampling) -> float:
-    """Mean over the pictures of how far their pixels lie from a full decode and resize."""
-    _, found = module(folder, size, cache).take_stock()
+    """The mean difference of the pixels from a full decode and resize, averaged over the pictures."""
+    found = module(folder, size, cache).build_index()
     apart = []
     for one in found.used:
         with Image.open(folder / one.path) as picture:

@@ -1,10 +1,11 @@
-"""Start-up times and memory with many small files, made by this script: does anything grow that should not?
+"""Start-up times and memory with many small files, which this script makes: does anything grow that should not?
 
     python benchmarks/many_files.py --counts 10000 100000 --keep DIR
 
-For each count, in a process of its own each: listing the folder; the first start, which reads, decodes and compares
-everything; the second start, which must do none of it. Then a training of some hundred steps, whose resident memory is
-sampled until it ends: all of it, and without the pages of files, which the system takes back when it needs them.
+For each count, each in a process of its own: listing the folder; the first start, which reads, decodes and compares
+everything; the second start, which does none of it; a start after one file was added. Then a training of some hundred
+steps, whose resident memory is sampled until it ends: all of it, and without pages of files, which the system takes
+back when it needs them.
 """
 
 import argparse
@@ -25,16 +26,13 @@ CLASSES = 10
 START = """
 import json, sys, time
 from pathlib import Path
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 import artdiff.data.datamodule
-from artdiff.cli import plain
+from artdiff.cli import composed
 from artdiff.ingest.scan import scan
-from artdiff.settings import CONF
 root, cache = sys.argv[1:]
-with initialize_config_dir(version_base="1.3", config_dir=CONF):
-    words = [f"data.root={root}", f"data.cache_dir={cache}", "data.image_size=32", "run_dir=unused"]
-    data = instantiate(plain(compose("train", overrides=words))["data"])
+words = [f"data.root={root}", f"data.cache_dir={cache}", "data.image_size=32", "run_dir=unused"]
+data = instantiate(composed("train", words)["data"])
 begun = time.perf_counter()
 files = len(scan(Path(root)).files)
 listed = time.perf_counter()
@@ -63,7 +61,7 @@ def start(root: Path, cache: Path) -> dict[str, float]:
 
 
 def train(root: Path, cache: Path, steps: int) -> tuple[list[int], list[int]]:
-    """→ the resident memory of a training in MiB, twice a second: all of it, and what is no page of a file."""
+    """The resident memory of a training in MiB, twice a second: all of it, and without pages of files."""
     with tempfile.TemporaryDirectory() as runs:
         words = [f"data.root={root}", f"data.cache_dir={cache}", "data.image_size=32", f"runs_dir={runs}", "loss=mse"]
         words += ["trainer=cpu", f"trainer.max_steps={steps}", "trainer.limit_val_batches=10", "data.batch_size=64"]
@@ -87,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--keep", type=Path, help="where the files are made, and left for the next time")
+    parser.add_argument("--keep", type=Path, help="folder to make the files in, and to leave them for the next time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as own:
         for count in args.counts:
@@ -96,8 +94,12 @@ def main() -> None:
                 make(root, count)
             first, second = start(root, cache), start(root, cache)
             size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+            paint(root, count, count + 1)
+            grown = start(root, cache)
+            (root / str(count % CLASSES) / f"{count}.jpg").unlink()
             print(f"{second['files']:,} files: listing {second['listing']:.2f} s, ", end="")
             print(f"first start {first['start']:.1f} s, second start {second['start']:.2f} s, ", end="")
+            print(f"with one file more {grown['start']:.2f} s, ", end="")
             print(f"cache {size / 2**20:,.0f} MiB", flush=True)
             whole, anonymous = train(root, cache, args.steps)
             late = len(whole) // 2

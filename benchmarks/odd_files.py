@@ -1,9 +1,9 @@
-"""What becomes of a folder of odd and broken files: each is loaded or set aside, and the run goes on.
+"""Loads a folder of odd and broken files: each must be loaded or rejected, without an error.
 
     python benchmarks/odd_files.py DIR [--index INDEX.tsv]
 
-With an index (columns `path` and `rgb`, which is `ok` where Pillow alone decodes the file to RGB) every disagreement
-is printed. Exits with 1 where a file ends in neither place.
+With an index (columns `path` and `rgb`, which is `ok` if Pillow alone decodes the file to RGB) every disagreement is
+printed. Exits with 1 if a file is in neither place.
 """
 
 import argparse
@@ -14,24 +14,25 @@ from collections import Counter
 from pathlib import Path
 
 from artdiff.ingest.decode import Transform
-from artdiff.ingest.index import take_stock
-from artdiff.ingest.pool import Limits
+from artdiff.ingest.index import build_index
+from artdiff.ingest.source import Folder
+from artdiff.settings import Limits
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--index", type=Path, help="what another decoder makes of each file")
+    parser.add_argument("--index", type=Path, help="the result of another decoder for each file")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--gigabytes", type=float, default=4)
     args = parser.parse_args()
     there = {path.relative_to(args.folder).as_posix() for path in args.folder.rglob("*") if not path.is_dir()}
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
-        found = take_stock(
-            args.folder,
+        found = build_index(
+            Folder(args.folder),
             transform=Transform(128, "squash", (255, 255, 255)),
-            limits=Limits(args.seconds, args.gigabytes),
+            limits=Limits(seconds=args.seconds, gigabytes=args.gigabytes),
             min_side=0,
             exclude=None,
             val_fraction=0.1,
@@ -40,22 +41,22 @@ def main() -> None:
         )
         seconds = time.perf_counter() - begun
     loaded = {picture.path for picture in [*found.used, *found.copies]}
-    set_aside = dict(found.set_aside)
-    for reason, count in Counter(set_aside.values()).most_common():
+    rejected = dict(found.rejected)
+    for reason, count in Counter(rejected.values()).most_common():
         print(f"{count:6,}  {reason}")
     print(f"{len(there):,} files: {len(loaded):,} loaded ({len(found.copies):,} of them copies), ", end="")
-    print(f"{len(set_aside):,} set aside, in {seconds:.1f} s")
+    print(f"{len(rejected):,} rejected, in {seconds:.1f} s")
     if args.index is not None:
         with args.index.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
         differ = [row["path"] for row in rows if (row["rgb"] == "ok") != (row["path"] in loaded)]
         print(f"{len(rows):,} in the index, {sum(row['path'] in loaded for row in rows):,} of them loaded, ", end="")
-        print(f"{len(differ):,} otherwise than it says")
+        print(f"{len(differ):,} disagree")
         for path in differ:
-            print(f"  {path}: {set_aside.get(path, 'loaded')}")
-    lost = there - loaded - set_aside.keys()
-    if lost or loaded & set_aside.keys():
-        raise SystemExit(f"in neither place: {sorted(lost)}; in both: {sorted(loaded & set_aside.keys())}")
+            print(f"  {path}: {rejected.get(path, 'loaded')}")
+    lost = there - loaded - rejected.keys()
+    if lost or loaded & rejected.keys():
+        raise SystemExit(f"in neither place: {sorted(lost)}; in both: {sorted(loaded & rejected.keys())}")
 
 
 if __name__ == "__main__":

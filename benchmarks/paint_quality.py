@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 import artdiff
 from artdiff import images, runs
-from artdiff.data.datamodule import ArtDataModule, Pictures
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.loader import Pictures
 from artdiff.losses import PerceptualLoss
 
 
@@ -57,7 +58,7 @@ def real(ckpt: Path, root: str | None) -> Art:
 
 def pixels(part: Pictures) -> Tensor:
     """All pictures of a part of the data, uint8 (N,3,H,W)."""
-    return torch.from_numpy(part.source.read(part.rows)[0]).permute(0, 3, 1, 2)
+    return torch.from_numpy(part.source.read(part.indices)[0]).permute(0, 3, 1, 2)
 
 
 def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> Tensor:
