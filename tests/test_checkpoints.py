@@ -1,6 +1,7 @@
 """Checkpoints are read safely, old ones too, and name no code outside artdiff unless they are trusted."""
 
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -150,11 +151,8 @@ def test_code_outside_artdiff_is_imported_only_if_it_is_trusted(outside, tmp_pat
 
 
 def test_trusted_code_works(outside, tmp_path):
-    path = saved(tmp_path / "some.ckpt", {"_target_": "elsewhere.Plain"})
-    sys.path.insert(0, str(tmp_path))
-    from elsewhere import Plain  # noqa: PLC0415
-
-    network = Plain()
-    saved(path, {"_target_": "elsewhere.Plain"}, {f"network.{k}": v for k, v in network.state_dict().items()})
+    network = import_module("elsewhere").Plain()
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    path = saved(tmp_path / "some.ckpt", {"_target_": "elsewhere.Plain"}, state)
     task = restore(path, trust_code=True).task
     assert torch.equal(task.network.layer.weight, network.layer.weight)

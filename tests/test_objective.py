@@ -137,12 +137,13 @@ class Absolute:
 
 STEADY = ("+optimizer.eps=1e-2", "scheduler=null")  # Adam would amplify rounding
 TINY = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "data.image_size=16")
+PAINTER = ("task=generation", *TINY, "task.warmup=3", "task.ema_ramp=10", "trainer.gradient_clip_val=3.0")
+COPY = f"network._target_={__name__}.Copy"
+OWN_LOSS = (f"loss._target_={__name__}.Absolute", "~loss.mse_weight", "~loss.perceptual_weight", "~loss.perceptual")
 KINDS = {
-    "painter": ("task=generation", *TINY, "loss=mse", "task.warmup=3", "task.ema_ramp=10")
-    + ("trainer.gradient_clip_val=3.0",),
-    "hybrid": ("loss=hybrid_random", "loss.perceptual.layer=relu1_2", f"network._target_={__name__}.Copy"),
-    "loss of one's own": (f"loss._target_={__name__}.Absolute", "~loss.mse_weight", "~loss.perceptual_weight")
-    + ("~loss.perceptual", f"network._target_={__name__}.Copy"),
+    "painter": (*PAINTER, "loss=mse"),
+    "hybrid": ("loss=hybrid_random", "loss.perceptual.layer=relu1_2", COPY),
+    "loss of one's own": (*OWN_LOSS, COPY),
 }
 QUICK = ("trainer.precision=32-true", "trainer.max_steps=7", "trainer.log_every_n_steps=1", "logger=csv")
 NO_GRIDS = ("callbacks.grids=null", "callbacks.best=null", "trainer.limit_val_batches=0")

@@ -21,7 +21,7 @@ class Target(NamedTuple):
     """
 
     image: Tensor
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # hides `tuple.index`
 
 
 class Losses(NamedTuple):

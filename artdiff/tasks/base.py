@@ -41,10 +41,10 @@ class Task(L.LightningModule, ABC):
         scheduler: dict[str, Any] | None,
         loss: Loss | None,
         seed: int,
-        **built_with: object,
+        built_with: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network = instantiate(network, _convert_="all", **built_with).to(memory_format=torch.channels_last)
+        self.network = instantiate(network, _convert_="all", **(built_with or {})).to(memory_format=torch.channels_last)
         self.train_network = FixedBatch(self.network)
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -74,12 +74,13 @@ class Generation(Task):
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
-        coder: Codec = instantiate(codec)
+        coder: Codec = instantiate(codec, _convert_="all")
         built_with: dict[str, Any] = {"classes": len(classes), "in_channels": coder.channels}
         if coder.factor > 1 and "image_size" in network:
             built_with["image_size"] = network["image_size"] // coder.factor
-        common = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "loss": loss, "seed": seed}
-        super().__init__(**common, **built_with)
+        super().__init__(
+            network=network, optimizer=optimizer, scheduler=scheduler, loss=loss, seed=seed, built_with=built_with
+        )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
         self.codec = coder
         self.warmup = warmup
