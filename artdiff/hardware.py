@@ -1,4 +1,4 @@
-"""What the machine has: the device to compute on and the precision that it is fast in."""
+"""The device to compute on, its fastest precision, and how much it paints at once."""
 
 import torch
 
@@ -6,7 +6,7 @@ from artdiff import UserError
 
 
 def device(accelerator: str) -> torch.device:
-    """`auto` (the GPU if there is one), `cpu` or `gpu` → the device. Raises `UserError` for a GPU that is not there."""
+    """The device for `auto` (the GPU if there is one), `cpu` or `gpu`. Raises `UserError` if there is no such GPU."""
     found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
     if found is None and accelerator == "gpu":
         raise UserError("there is no GPU that torch can use: ask for auto or cpu instead of gpu")
@@ -14,7 +14,7 @@ def device(accelerator: str) -> torch.device:
 
 
 def precision(on: torch.device) -> str:
-    """Lightning's name for the fastest safe precision: `bf16-mixed` where `on` multiplies bf16 natively."""
+    """Lightning's name for the fastest safe precision: `bf16-mixed` if the device computes in bf16 natively."""
     if on.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif on.type == "cpu":
@@ -26,10 +26,10 @@ def precision(on: torch.device) -> str:
 
 
 def pictures_at_once(on: torch.device, image_size: int) -> int:
-    """How many pictures of so many pixels a side to denoise at once: the same number for the same machine every time.
+    """How many pictures of this size to denoise at once; always the same on the same machine.
 
-    On a GPU a picture's pixels may need 32 KiB of the whole memory each, several times what the networks here take. On
-    a CPU larger groups would be somewhat faster, but few pictures, which are filled up to a group, slower.
+    On a GPU, 32 KiB of its memory per pixel, several times what the networks here need. On a CPU larger groups would be
+    somewhat faster, but a few pictures, which are padded to a whole group, slower.
     """
     if on.type == "cuda":
         pixels = torch.cuda.get_device_properties(on).total_memory // 2**15
@@ -38,7 +38,7 @@ def pictures_at_once(on: torch.device, image_size: int) -> int:
 
 
 def describe(on: torch.device) -> str:
-    """The device in words."""
+    """The device's name for the log."""
     if on.type == "cuda":
         return torch.cuda.get_device_name(on)
     return f"{on.type.upper()}, {torch.get_num_threads()} threads" if on.type == "cpu" else on.type.upper()

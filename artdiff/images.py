@@ -1,8 +1,8 @@
-"""Pictures and their ranges: the only place where a range changes, and where what was painted is saved.
+"""Pictures: conversions between ranges, which happen only here, grids and sheets, and saving what was painted.
 
-Ranges: `uint8` [0,255] on disk and on the wire · *signed* float [-1,1] inside artdiff · *unit* float [0,1] as a
-sigmoid gives it and as metrics take it · *ImageNet-normalised* float (about -2.1 to 2.6) as VGG16 and the article's
-network take it. Shape letters: B pictures, H and W pixels; channels are red, green, blue.
+Ranges: `uint8` [0,255] on disk and in loaders; *signed* float [-1,1] inside artdiff; *unit* float [0,1], the output of
+a sigmoid and the input of metrics; *ImageNet-normalised* float (about -2.1 to 2.6), the input of VGG16 and of the
+article's network. Shape letters: B pictures, H and W pixels; channels are red, green, blue.
 """
 
 import json
@@ -21,13 +21,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CELL_LEAST, CELL = 64, 256
-"""Side in pixels of the square that a picture is fitted into on a sheet: at least and at most."""
+"""Smallest and largest side in pixels of the square that a picture is fitted into on a sheet."""
 
 SHEET_COLUMNS = 16
 """Pictures side by side on a `Sheet`, at most."""
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""The IPTC term for media made by a trained model (Digital Source Type vocabulary)."""
+"""The IPTC term for media made by a trained model (Digital Source Type)."""
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def imagenet_denormalise(image: Tensor) -> Tensor:
 
 @lru_cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # what is kept for training must not be born an inference tensor
+    with torch.inference_mode(False):  # cached, and an inference tensor could not be used in training
         mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
     return mean, std
 
@@ -75,53 +75,53 @@ def signed_to_imagenet(image: Tensor) -> Tensor:
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until H and W of (B,3,H,W) divide by `multiple`; crop with `[..., :H, :W]`."""
+    """Repeat the last pixels until H and W of (B,3,H,W) are multiples of `multiple`; `[..., :H, :W]` crops back."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def grid(rows: Sequence[Tensor], *, max_side: int) -> Tensor:
-    """Rows of signed pictures, each (B,3,H,W) → one signed picture (3, rows·h, B·w), each cell at most `max_side`."""
-    height, width = rows[0].shape[-2:]
+def grid(lines: Sequence[Tensor], *, max_side: int) -> Tensor:
+    """Lines of signed pictures, each (B,3,H,W) → one signed picture (3, lines·h, B·w); h and w at most `max_side`."""
+    height, width = lines[0].shape[-2:]
     shrink = max(height, width) / max_side
     if shrink > 1:
         size = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-        rows = [F.interpolate(row.float(), size=size, mode="area") for row in rows]
-    return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+        lines = [F.interpolate(line.float(), size=size, mode="area") for line in lines]
+    return torch.cat([torch.cat(list(line), dim=-1) for line in lines], dim=-2)
 
 
 class Colours(NamedTuple):
-    """Of each channel (3,), in [0,1]: the mean, and the standard deviation within a picture, averaged over pictures."""
+    """Per channel (3,), of pictures in [0,1]: the mean, and the mean standard deviation within a picture."""
 
     mean: Tensor
     spread: Tensor
 
 
 def colours(image: Tensor) -> Colours:
-    """What is in the channels of signed pictures (B,3,H,W)."""
+    """Channel statistics of signed pictures (B,3,H,W)."""
     unit = signed_to_unit(image).flatten(2)  # (B,3,H·W)
     return Colours(unit.mean(dim=(0, 2)), unit.std(dim=2).mean(dim=0))
 
 
 def thumbnail(picture: Image.Image) -> Image.Image:
-    """A copy no larger than a cell of a sheet."""
+    """A copy that fits into a cell of a sheet."""
     small = picture.copy()
     small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
     return small
 
 
 def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Image.Image:
-    """Stacks of as many RGB pictures of any size, one over the other, each fitted into a square of at most `CELL`."""
+    """Stacks of RGB pictures of any size side by side; in each, the same number of pictures one above the other."""
     largest = max(max(picture.size) for stack in stacks for picture in stack)
     side = min(CELL, max(CELL_LEAST, largest))
     columns, height = min(columns, len(stacks)), len(stacks[0])
-    rows = -(-len(stacks) // columns)
-    paper = Image.new("RGB", (columns * side, rows * height * side), "white")
+    lines = -(-len(stacks) // columns)
+    paper = Image.new("RGB", (columns * side, lines * height * side), "white")
     for index, stack in enumerate(stacks):
-        row, column = divmod(index, columns)
+        line, column = divmod(index, columns)
         for below, picture in enumerate(stack):
             fitted = ImageOps.pad(picture, (side, side), color="white")
-            paper.paste(fitted, (column * side, (height * row + below) * side))
+            paper.paste(fitted, (column * side, (height * line + below) * side))
     return paper
 
 
@@ -165,7 +165,7 @@ def to_pillow(image: Tensor) -> Image.Image:
 
 
 def save_generated(picture: Image.Image, path: Path, settings: Mapping[str, object]) -> None:
-    """Write a PNG that says a model made it (IPTC digital source type, in XMP) and, apart from that, with what."""
+    """Write a PNG whose metadata says that a model made it (IPTC Digital Source Type in XMP), and its settings."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     info.add_itxt("artdiff", json.dumps(settings))

@@ -1,3 +1,5 @@
+"""Ranges, grids and sheets of pictures, and what a saved picture says about itself."""
+
 import json
 from xml.etree import ElementTree
 
@@ -16,7 +18,7 @@ def test_all_byte_values_survive_the_round_trip():
     assert torch.equal(images.to_uint8(signed), every)
 
 
-def test_out_of_range_is_clamped_not_wrapped():
+def test_values_out_of_range_are_clamped():
     assert images.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
@@ -26,7 +28,7 @@ def test_unit_and_signed_are_inverse():
     torch.testing.assert_close(images.signed_to_unit(images.unit_to_signed(unit)), unit)
 
 
-def test_imagenet_range_is_the_published_one():
+def test_imagenet_statistics_are_the_published_ones():
     black, white = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     expected = [(1 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
     assert images.imagenet_normalise(white).flatten().tolist() == pytest.approx(expected)
@@ -34,7 +36,7 @@ def test_imagenet_range_is_the_published_one():
     torch.testing.assert_close(images.imagenet_denormalise(images.imagenet_normalise(white)), white)
 
 
-def test_normalising_first_in_inference_mode_leaves_training_possible():
+def test_normalising_works_in_training_after_inference_mode():
     images._imagenet.cache_clear()
     with torch.inference_mode():
         images.imagenet_normalise(torch.rand(1, 3, 2, 2))
@@ -51,7 +53,7 @@ def test_padding_repeats_the_edge_and_crops_back():
     assert torch.equal(padded[..., 15, :], image[..., 12, :])
 
 
-def test_grid_puts_rows_under_each_other_and_shrinks():
+def test_a_grid_stacks_its_lines_and_shrinks():
     top, bottom = torch.full((4, 3, 32, 16), -1.0), torch.full((4, 3, 32, 16), 1.0)
     grid = images.grid([top, bottom], max_side=16)
     assert grid.shape == (3, 2 * 16, 4 * 8)

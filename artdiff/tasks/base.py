@@ -61,7 +61,7 @@ class Task(L.LightningModule, ABC):
         """The losses of a training batch."""
 
     @abstractmethod
-    def sample_rows(self, image: Tensor) -> list[Tensor]:
+    def sample_grid(self, image: Tensor) -> list[Tensor]:
         """Lines of a grid of signed pictures, each (B,3,H,W), that shows what the model does with some validation
         pictures (B,3,H,W).
         """

@@ -165,7 +165,7 @@ class Generation(Task):
         return [*range(len(self.classes))][:PREVIEW_CLASSES] or [NO_LABEL]
 
     @torch.no_grad()
-    def sample_rows(self, image: Tensor) -> list[Tensor]:
+    def sample_grid(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
         labels, count = self.shown_labels(), len(image)
         noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)

@@ -54,7 +54,7 @@ class Reconstruction(Task):
         self.log_dict(self.scores, batch_size=len(output))
 
     @torch.no_grad()
-    def sample_rows(self, image: Tensor) -> list[Tensor]:
+    def sample_grid(self, image: Tensor) -> list[Tensor]:
         """Inputs over outputs."""
         return [image, self(image)]
 

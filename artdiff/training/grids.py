@@ -67,7 +67,7 @@ class SampleGrids(L.Callback):
         was_training = task.training
         task.eval()
         with trainer.precision_plugin.forward_context():
-            lines = [line.float().cpu() for line in task.sample_rows(self.preview.to(task.device))]
+            lines = [line.float().cpu() for line in task.sample_grid(self.preview.to(task.device))]
         task.train(was_training)
         grid = images.grid(lines, max_side=self.max_side)
         images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
