@@ -15,6 +15,7 @@ import errno
 import fcntl
 import logging
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 KEY_BYTES = 32
 
 ENTRY = np.dtype([("row", "<i8"), ("crc", "<u4"), ("key", f"V{KEY_BYTES}"), ("check", "<u4")])
+_PLAIN_ENTRY = struct.Struct(f"<qI{KEY_BYTES}s")  # without its CRC
 DROPPED, SEAL = -1, -2
 """Row numbers with a meaning: the key has no row any more; everything before this entry is on disk."""
 
@@ -195,15 +197,22 @@ class RowStore:
 
     def _add_entries(self, entries: Sequence[tuple[int, int, bytes]]) -> None:
         """Append entries (row, CRC, key) to the key file, all or none."""
-        made = np.array([(row, crc, key, 0) for row, crc, key in entries], ENTRY)
-        made["check"] = _checks(made)
+        packed = [_PLAIN_ENTRY.pack(*entry) for entry in entries]
+        content = b"".join(entry + zlib.crc32(entry).to_bytes(4, "little") for entry in packed)
         try:
-            _write(self._keys.fileno(), made.tobytes(), self._loaded)
+            _write(self._keys.fileno(), content, self._loaded)
         except OSError:
             os.ftruncate(self._keys.fileno(), self._loaded)
             raise
-        self._loaded += made.nbytes
-        self._take(made)
+        self._loaded += len(content)
+        for row, crc, key in entries:
+            if row == SEAL:
+                self._unsealed = set()
+                continue
+            self._row_of[key], self._crc_of[key] = row, crc
+            self._unsealed.add(key)
+            self._verified.discard(key)
+            self._end = max(self._end, row + 1)
 
     def _append(self, new: dict[bytes, bytes]) -> None:
         """Write rows behind the last one in use: those that fit."""

@@ -185,9 +185,10 @@ def _placed(
     Returns the pictures used and their copies, each sorted by path; a copy is on the side of the picture used.
     """
     keepers: dict[str, Picture] = {}
-    for picture in sorted(pictures, key=split.precedence):
-        keepers.setdefault(picture.digest, picture)
-    used = sorted(keepers.values(), key=lambda one: one.digest)
+    for picture in pictures:
+        other = keepers.setdefault(picture.digest, picture)
+        keepers[picture.digest] = min(picture, other, key=split.precedence) if other is not picture else picture
+    used = list(keepers.values())
     groups = split.groups(used, compared)
     used = split.by_folders(used, groups) if val_fraction is None else split.by_content(used, groups, val_fraction)
     keepers = {picture.digest: picture for picture in used}
