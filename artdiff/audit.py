@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 
 from artdiff import UserError, runs
 from artdiff.cli import command, composed, given, plain, typed
+from artdiff.files import user_path, write
 from artdiff.ingest import scan
-from artdiff.settings import AuditSettings, DataSettings, user_path
+from artdiff.settings import AuditSettings, DataSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from PIL import Image
@@ -57,21 +58,22 @@ class Inspection:
     def write(self, out: Path, *, contact_sheet: int) -> list[Path]:
         """Write lists, data card and contact sheets of so many pictures per class to `out`; returns the files.
 
-        Raises `UserError` if the folder cannot be made.
+        Raises `UserError` if they cannot be written.
         """
+        from artdiff import images
         from artdiff.ingest.card import data_card
 
         runs.make(out, name="out")
         self.index.write_rejected(out / runs.SET_ASIDE)
         self.index.write_manifest(out / MANIFEST)
-        (out / CARD).write_text(data_card(self.index, self.root.absolute().name), encoding="utf-8")
+        write(out / CARD, data_card(self.index, self.root.absolute().name))
         written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
         for number, label in enumerate([*self.classes, None]):
             pictures = [picture for picture in self.index.used if picture.label == label]
             sheet = self._contact_sheet(pictures, contact_sheet)
             if sheet is not None:
                 written.append(out / _sheet_name(number, label))
-                sheet.save(written[-1])
+                images.save(sheet, written[-1])
         return written
 
     def _contact_sheet(self, pictures: "Sequence[Picture]", count: int) -> "Image.Image | None":

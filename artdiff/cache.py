@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from artdiff import UserError
+from artdiff import UserError, files
 
 ROOMS = ("files", "decoded", "features", "latents")
 """Folders of the cache whose files `prune` may remove."""
@@ -29,13 +29,24 @@ EARLIER_SUFFIXES = ("npy", "partial", "journal", "building", "features")
 
 
 def default_folder() -> Path:
-    """The cache folder: ARTDIFF_CACHE, or `artdiff` in the user's cache folder."""
-    return Path(os.environ.get("ARTDIFF_CACHE") or user_cache_path("artdiff"))
+    """The cache folder: ARTDIFF_CACHE, or `artdiff` in the user's cache folder. Raises `UserError` if there is none."""
+    given = os.environ.get("ARTDIFF_CACHE")
+    if given:
+        return files.user_path(given)
+    try:
+        folder = user_cache_path("artdiff")
+    except RuntimeError:  # no home
+        folder = None
+    if folder is None or folder.parts[:1] == ("~",):
+        raise UserError(
+            "this user has no home folder to keep decoded pictures in: set data.cache_dir or ARTDIFF_CACHE to a folder"
+        )
+    return folder
 
 
 def chosen_folder(cache_dir: str | None) -> Path:
     """The folder that the setting `cache_dir` names."""
-    return default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+    return default_folder() if cache_dir is None else files.user_path(cache_dir)
 
 
 def make(folder: Path) -> None:
@@ -105,12 +116,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: object) -> None:
     """Replace a file in one step. Raises `UserError` if it cannot be written."""
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(json.dumps(content))
-        unfinished.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    files.write(path, json.dumps(content))
 
 
 def _described(room: str, paths: list[Path]) -> str:

@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from artdiff import runs
 from artdiff.cli import command, plain
-from artdiff.settings import GenerateSettings, user_path
+from artdiff.files import user_path
+from artdiff.settings import GenerateSettings
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def generate(settings: GenerateSettings) -> list[Path]:
     """Paint what `settings` say; returns the files written: a PNG for each picture, then the sheet."""
-    ckpt = runs.find_checkpoint(settings.ckpt, newest_in=Path(settings.runs_dir), prefer=runs.BEST)
+    ckpt = runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
     out = user_path(settings.out)
 
     from artdiff import hardware

@@ -5,6 +5,7 @@ a sigmoid and the input of metrics; *ImageNet-normalised* float (about -2.1 to 2
 article's network. Shape letters: B pictures, H and W pixels; channels are red, green, blue.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
+
+from artdiff.files import write
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -165,11 +168,21 @@ def to_pillow(image: Tensor) -> Image.Image:
 
 
 def save_generated(picture: Image.Image, path: Path, settings: Mapping[str, object]) -> None:
-    """Write a PNG whose metadata says that a model made it (IPTC Digital Source Type in XMP), and its settings."""
+    """Write a PNG whose metadata says that a model made it (IPTC Digital Source Type in XMP), and its settings.
+
+    Raises `UserError` if it cannot be written; a file that was there stays.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     info.add_itxt("artdiff", json.dumps(settings))
-    picture.save(path, format="PNG", pnginfo=info)
+    save(picture, path, pnginfo=info)
+
+
+def save(picture: Image.Image, path: Path, **how: object) -> None:
+    """Write a PNG, with arguments of Pillow's. Raises `UserError` if it cannot be written."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG", **how)
+    write(path, content.getvalue())
 
 
 _XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>

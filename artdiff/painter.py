@@ -14,6 +14,7 @@ from tqdm import tqdm
 from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, runs
 from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import between, from_muse, seeded_noise
+from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, canvases, read_muses
 from artdiff.runs import Run
@@ -40,7 +41,7 @@ class Painting(NamedTuple):
 
     def save(self, path: str | Path) -> None:
         """Write a PNG that says that a model made it, and with which settings."""
-        images.save_generated(self.picture, Path(path), self.settings)
+        images.save_generated(self.picture, user_path(path), self.settings)
 
 
 def load(
@@ -63,7 +64,7 @@ def load(
     Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
     """
     ckpt = str(run.folder if isinstance(run, Run) else run)
-    path = runs.find_checkpoint(ckpt, newest_in=Path(runs_dir), prefer=runs.BEST)
+    path = runs.find_checkpoint(ckpt, newest_in=user_path(runs_dir), prefer=runs.BEST)
     on = hardware.device(device)
     task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     return Painter(task.to(on), transform, path)

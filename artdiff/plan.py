@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from artdiff import UserError, cache
 from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.files import user_path
 from artdiff.ingest import pool, sample_art, scan
 from artdiff.ingest.decode import Transform, fitted, flat
 from artdiff.ingest.tables import shown, some
@@ -156,5 +157,5 @@ def _paths(muse: str | Path | None) -> list[Path]:
         root = sample_art.folder(cache.default_folder())
         log.warning("muse is not set: using a picture of each style of artdiff's built-in sample art (%s)", root)
         return [min(style.iterdir()) for style in sorted(root.iterdir())]
-    path = Path(muse).expanduser()
+    path = user_path(muse)
     return [path / file.path for file in scan.scan(path, name="muse").files] if path.is_dir() else [path]

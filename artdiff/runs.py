@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from artdiff import UserError
+from artdiff.files import user_path, write
 
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
@@ -47,9 +48,8 @@ class Run:
         return self.metadata.get("scores", {}).get("best val/loss", math.inf)
 
     def note(self, **facts: Any) -> None:
-        """Add `facts` to the metadata, replacing those of the same name."""
-        text = json.dumps(self.metadata | facts, indent=2)
-        (self.folder / METADATA).write_text(text + "\n", encoding="utf-8")
+        """Add `facts` to the metadata, replacing those of the same name. Raises `UserError` if that fails."""
+        write(self.folder / METADATA, json.dumps(self.metadata | facts, indent=2) + "\n")
 
 
 def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str) -> Path:
@@ -63,7 +63,7 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
         if not saved:
             raise UserError(f"ckpt=last: no run below {newest_in} has saved a checkpoint; give a path: ckpt=RUN")
         return _in_run(saved[-1].parents[1], prefer)
-    path = Path(ckpt).expanduser()
+    path = user_path(ckpt)
     if not path.exists():
         raise UserError(f"ckpt={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")
     return path if path.is_file() else _in_run(path, prefer)

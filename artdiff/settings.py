@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 from PIL import ImageColor
 
 from artdiff import UserError
+from artdiff.files import user_path
 
 MULTIPLE = 8
 """Image sides must be a multiple of this: the networks halve them three times."""
@@ -484,11 +485,6 @@ def _conf(name: str) -> dict[str, Any]:
 def defaults(name: str) -> dict[str, Any]:
     """The values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 30."""
     return dict(_conf(name))
-
-
-def user_path(text: str) -> Path:
-    """A path as a user types it: `~` is their home."""
-    return Path(text).expanduser()
 
 
 def refuse_inside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:

@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from artdiff import runs
 from artdiff.cli import command, composed, plain, quoted, user_error
+from artdiff.files import user_path
 from artdiff.ingest import scan
 from artdiff.runs import Run
-from artdiff.settings import TrainSettings, user_path
+from artdiff.settings import TrainSettings
 
 
 def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:

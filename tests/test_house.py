@@ -1,4 +1,4 @@
-"""Imports point one way: doors → callbacks → tasks → losses, networks, data → images."""
+"""Imports point one way: from the commands down to settings, store and images. docs/ARCHITECTURE.md draws it."""
 
 import ast
 from pathlib import Path
@@ -10,10 +10,11 @@ import artdiff
 ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
-    {"images", "runs", "compiled", "hardware"},
+    {"files"},
+    {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
     {"cache", "networks", "evaluation", "diffusion"},
     {"ingest", "losses"},
-    {"data", "settings"},
+    {"data", "plan"},
     {"tasks"},
     {"checkpoints", "cli"},
     {"training", "painter"},

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,18 @@ from torch.utils.data import DataLoader
 from artdiff import UserError, images
 from artdiff.cache import chosen_folder
 from artdiff.data import augment
-from artdiff.data.loader import NO_LABEL, Batch, Pictures, ResumableLoader, ShuffledOrder, Wire, options
+from artdiff.data.loader import Batch, Pictures, ResumableLoader, ShuffledOrder, Wire, differences, options
 from artdiff.data.pixels import FromStore, contents_of, fits_on, pixels_of, uploaded
+from artdiff.files import user_path
 from artdiff.ingest import sample_art
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import Index, build_index
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Folder, Source
-from artdiff.settings import DataSettings, user_path
+from artdiff.settings import DataSettings
 from artdiff.store import Contents
 
 log = logging.getLogger(__name__)
-
-__all__ = ["NO_LABEL", "ArtDataModule", "Batch"]
 
 
 class ArtDataModule(L.LightningDataModule):
@@ -159,9 +159,8 @@ class ArtDataModule(L.LightningDataModule):
 
     def facts(self) -> dict[str, object]:
         """The data in the run's metadata."""
-        counts = self.index.counts
-        files = sum(counts.values())
-        return {"data": {"root": str(self.source.root), "files": files, **counts, "manifest": self.manifest}}
+        files = {"files": sum(self.index.counts.values()), **self.index.counts}
+        return {"data": {"root": str(self.source.root), **files, "manifest": self.manifest}}
 
     def state_dict(self) -> dict[str, object]:
         order = {"order_of": self._order_of(), "order": self.train_loader.position()}
@@ -171,17 +170,22 @@ class ArtDataModule(L.LightningDataModule):
         if state["order_of"] == self._order_of():
             self.resumed_at = state["order"]
         else:
-            log.warning("the pictures, the batch size or the seed are not the checkpoint's: their order begins anew")
+            changed = differences(state["order_of"], self._order_of())
+            log.warning("%s: the order of pictures and the epoch begin anew", changed)
 
     def _order_of(self) -> dict[str, object]:
         """Everything that the order of training depends on."""
         return {"trained_on": self.trained_on, "batch_size": self.batch_size, "seed": self.settings.seed}
 
+    @property
+    def batches_in_epoch(self) -> int:
+        """Training batches in a whole epoch."""
+        return math.ceil(len(self.train_set) / self.batch_size)
+
     def _options(self) -> dict[str, Any]:
         """Arguments of both loaders. With the cache, loading is too fast for processes to pay."""
-        chosen = self.settings.num_workers
-        workers = 0 if self.settings.cache else cores()
-        workers = workers if chosen is None else chosen
+        chosen, usual = self.settings.num_workers, 0 if self.settings.cache else cores()
+        workers = usual if chosen is None else chosen
         return options(0 if self.is_resident else workers, self._device())
 
     def _device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 
 from artdiff import UserError
+from artdiff.files import has_home, user_path
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +47,38 @@ def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
         return "random"
     if weights in ("imagenet", "auto"):
         try:
+            _check_folder()
             with _timeout(DOWNLOAD_SECONDS):
                 found = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except Exception as error:  # no network, no disk, an incomplete download, a damaged file in the cache
             reason = " ".join(str(error).split())
             if weights == "imagenet":
+                file = VGG16_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+                put = (
+                    f"put the file {file} into {torch.hub.get_dir()}/checkpoints" if _has_folder() else "set TORCH_HOME"
+                )
                 raise UserError(
                     f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 "
-                    f"as .pth or .safetensors) or =random, or put the file "
-                    f"{VGG16_Weights.IMAGENET1K_V1.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
+                    f"as .pth or .safetensors) or =random, or {put}"
                 ) from None
             log.info("VGG16's ImageNet weights cannot be had (%s)", reason)
             _initialise(features)
             return "random, since ImageNet's could not be had"
         _copy(found, features, layer, "imagenet")
         return "imagenet"
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     _copy(_read(path), features, layer, str(path))
     return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+
+
+def _has_folder() -> bool:
+    """Whether torch knows where to keep what it downloads; without a home it would make a folder called `~` here."""
+    return has_home() or any(os.environ.get(name) for name in ("TORCH_HOME", "XDG_CACHE_HOME"))
+
+
+def _check_folder() -> None:
+    if not _has_folder():
+        raise OSError("this user has no home folder to keep them in")
 
 
 @contextmanager

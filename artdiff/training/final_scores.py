@@ -6,6 +6,8 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from artdiff.files import printable
+
 
 class FinalScores(L.Callback):
     """Logs the hyper-parameters with the final scores, so that TensorBoard's HPARAMS compares runs.
@@ -39,8 +41,13 @@ class FinalScores(L.Callback):
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without Hydra's own keys (`_partial_`, `_convert_`, …), except `_target_`."""
-    return {
-        name: _compared(value) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if name == "_target_" or not name.startswith("_")
-    }
+    return {name: _shown(value) for name, value in settings.items() if name == "_target_" or not name.startswith("_")}
+
+
+def _shown(value: Any) -> Any:
+    """A setting with text that TensorBoard can write: names of files may hold bytes that are not UTF-8."""
+    if isinstance(value, dict):
+        return _compared(value)
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return printable(value) if isinstance(value, str) else value

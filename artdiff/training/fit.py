@@ -12,12 +12,14 @@ from omegaconf import OmegaConf
 from artdiff import UserError, __version__, checkpoints, runs
 from artdiff.checkpoints import Earlier
 from artdiff.data.datamodule import ArtDataModule
+from artdiff.files import write
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
 from artdiff.tasks.base import Task
 from artdiff.training import report
 from artdiff.training import trainer as trainers
 from artdiff.training.final_scores import FinalScores
+from artdiff.training.reporting import only_reporting, open_loggers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
     data, task = _build(config, loss, earlier)
     trainers.cache_and_compile(config, task, data, trainer.strategy.root_device)
     _describe(run, config, trainer, task, data=data, ckpt=ckpt)
+    open_loggers(trainer)
     if ckpt is not None:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
@@ -48,8 +51,10 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
             )
     finally:
         if trainer.global_step > start:
-            run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
-            report.finished(trainer, config, run.folder, final.scores)
+            with only_reporting(f"{runs.METADATA} is not complete"):
+                run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
+            with only_reporting("the closing report is not complete"):
+                report.finished(trainer, config, run.folder, final.scores)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
     return run
@@ -74,8 +79,8 @@ def _describe(
     run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: ArtDataModule, ckpt: Path | None
 ) -> None:
     """Write the settings and facts of the run into its folder, and log them."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run.folder / runs.CONFIG)
+    runs.make(run.folder, name="run_dir")
+    write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
     data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
     run.note(artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())

@@ -13,6 +13,7 @@ from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.loop import step_ended
+from artdiff.training.reporting import only_reporting
 
 
 class SampleGrids(L.Callback):
@@ -40,7 +41,6 @@ class SampleGrids(L.Callback):
         self.shown: list[int] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.preview = data.preview(self.pictures)
         self.colours = data.colours(pl_module.shown_labels()) if isinstance(pl_module, Generation) else None
@@ -70,9 +70,12 @@ class SampleGrids(L.Callback):
             lines = [line.float().cpu() for line in task.sample_grid(self.preview.to(task.device))]
         task.train(was_training)
         grid = images.grid(lines, max_side=self.max_side)
-        images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
+        with only_reporting("a grid of samples is not kept"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
         if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
+            with only_reporting("a grid of samples is not in TensorBoard"):
+                trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
         if self.colours is not None and trainer.logger is not None:
             trainer.logger.log_metrics(drift(images.colours(torch.cat(lines)), self.colours), step)
 

@@ -12,13 +12,15 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from artdiff.settings import positive
 from artdiff.training.loop import step_ended, time_left
 
 log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `path` after each epoch and when the run ends; a run resumed from it continues exactly.
+    """Saves `path` after each epoch, in long ones also by time, and when the run ends; a run resumed from it continues
+    exactly.
 
     A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: after the first signal the
     current step is finished and saved, a second one stops at once. A run never ends between the batches of one step.
@@ -26,17 +28,27 @@ class LastCheckpoint(Checkpoint):
     Saved after a batch, because what Lightning saves at the end of an epoch does not resume in the middle of one; and
     after a validation, when the best score is known. An epoch that ends within `pause` seconds of the last save is not
     saved. In the configuration this must follow the checkpoint that keeps the best.
+
+    Args:
+        path: of the checkpoint.
+        pause: seconds.
+        every_minutes: saves also within an epoch, when the last save or the start is so long ago; None does not.
     """
 
-    def __init__(self, *, path: str, pause: float) -> None:
+    def __init__(self, *, path: str, pause: float, every_minutes: float | None = None) -> None:
+        if every_minutes is not None:
+            positive("callbacks.last.every_minutes", every_minutes)
         self.path = Path(path)
         self.pause = pause
+        self.longest = math.inf if every_minutes is None else 60 * every_minutes
         self.saved = -math.inf
+        self.started = math.inf
         self.asked_to_stop = False
         self.must_stop = False
         self.handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
         if threading.current_thread() is threading.main_thread():  # signals can be handled nowhere else
             self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -48,8 +60,7 @@ class LastCheckpoint(Checkpoint):
             trainer.should_stop = False  # Lightning would stop now and lose the gradients accumulated so far
             return
         ends = self._ends(trainer)
-        is_due = trainer.is_last_batch and time.monotonic() - self.saved >= self.pause
-        if ends or self.asked_to_stop or is_due:
+        if ends or self.asked_to_stop or self._is_due(trainer):
             self._save(trainer)
         if self.asked_to_stop:
             raise KeyboardInterrupt
@@ -74,6 +85,11 @@ class LastCheckpoint(Checkpoint):
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         last_step = trainer.global_step == trainer.max_steps
         return self.must_stop or last_epoch or last_step or time_left(trainer) <= 0
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        now = time.monotonic()
+        ends_epoch = trainer.is_last_batch and now - self.saved >= self.pause
+        return ends_epoch or now - max(self.started, self.saved) >= self.longest
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.asked_to_stop:

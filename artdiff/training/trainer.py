@@ -9,11 +9,15 @@ import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from artdiff import compiled, hardware
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks.base import Task
+from artdiff.training.checkpoint_writer import CheckpointWriter
 from artdiff.training.progress import PlainProgress, ProgressBar
+from artdiff.training.reporting import tolerant
+from artdiff.training.whole_epoch import WholeEpoch
 
 STEPS_PER_SECOND = 5
 """A cautious guess for a GPU, to estimate the length of a run that is limited by time."""
@@ -32,9 +36,10 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     terminal = sys.stdout.isatty()  # Lightning draws its bar there
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar waits for a GPU
-    callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), *more]
-    logger = instantiate(config["logger"])
-    return instantiate(settings, logger=logger, callbacks=callbacks, enable_progress_bar=terminal)
+    callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), WholeEpoch(), *more]
+    plugins = _plugins(settings.pop("plugins", None))
+    logger = tolerant(instantiate(config["logger"]))
+    return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
 
 
 def cache_and_compile(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
@@ -49,9 +54,15 @@ def cache_and_compile(config: dict[str, Any], task: Task, data: ArtDataModule, o
             perceptual.run.compile_for(data.batch_size, mode)
 
 
+def _plugins(given: Any) -> list[Any]:
+    """The user's plugins, and ours to write checkpoints unless they bring one."""
+    plugins = instantiate(given if isinstance(given, list) else [given] if given is not None else [])
+    return plugins if any(isinstance(one, CheckpointIO) for one in plugins) else [*plugins, CheckpointWriter()]
+
+
 def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:
     """About how many batches a run trains on, at most; infinite if nothing limits it."""
-    in_epochs = settings["max_epochs"] * math.ceil(len(data.train_set) / data.batch_size)
+    in_epochs = settings["max_epochs"] * data.batches_in_epoch
     limits = [steps for steps in (settings["max_steps"], in_epochs) if steps > 0]
     if settings["max_time"] is not None:
         limits.append((Timer(settings["max_time"]).time_remaining() or 0) * STEPS_PER_SECOND)

@@ -1,0 +1,115 @@
+"""Paths as a user types them, and files that are written whole or not at all."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from artdiff import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that more room on the disk remedies."""
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user types it: `~` is their home, `~NAME` that of NAME if there is such a user.
+
+    Raises `UserError` if they have no home, as in some containers.
+    """
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  # Path.expanduser raises for a folder that is called ~NAME
+    if path.parts[:1] == ("~",):
+        raise UserError(f"{text} cannot be found: this user has no home folder; give the whole path, or set HOME")
+    return path
+
+
+def has_home() -> bool:
+    """Whether this user has a home folder: in a container there may be none."""
+    return os.path.expanduser("~") != "~"  # noqa: PTH111
+
+
+def printable(text: str) -> str:
+    r"""`text` with `\xe9` in place of bytes of a file's name that are not UTF-8."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Replace a file in one step. Text is written as UTF-8, undecodable bytes of file names unchanged.
+
+    Raises `UserError`, as `writing` does.
+    """
+    with writing(path) as stream:
+        stream.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which replaces `path` once everything is on the disk.
+
+    Until then it lies beside `path` under another name. If anything fails, the old file stays, the new one is removed,
+    and a failure of the disk raises `UserError` with the folder's name.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    unfinished = target.with_name(f".{secrets.token_hex(8)}.unfinished")
+    stream = None
+    try:
+        stream = _Watched(unfinished)
+        yield stream  # type: ignore[misc]
+        stream.flush()
+        os.fsync(stream.fileno())
+        stream.close()
+        unfinished.replace(target)
+        _sync_folder(target.parent)
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else stream.error if stream is not None else None
+        if cause is None:
+            raise
+        raise UserError(_why_not(path, cause)) from None
+    finally:
+        if stream is not None:
+            with suppress(OSError):  # what is left in its buffer is not needed
+                stream.close()
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+class _Watched:
+    """A new binary file that remembers the first error of the disk: whoever writes to it may report another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("xb")
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._stream.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk as well, where the system can."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    remedy = "make room there" if error.errno in FULL else "choose another folder"
+    there = printable(str(path.absolute().parent))
+    return f"{printable(path.name)} cannot be written to the folder {there}: {error.strerror or error}; {remedy}"

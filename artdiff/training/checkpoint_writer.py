@@ -1,0 +1,25 @@
+"""Writes checkpoints beside where they belong, never through the system's folder for temporary files."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from artdiff import runs
+from artdiff.files import writing
+
+
+class CheckpointWriter(TorchCheckpointIO):
+    """Replaces a checkpoint once the new one is on the disk; a killed run or a full disk leaves the old one.
+
+    Lightning's own writer goes through `TMPDIR`, and copies from there. Addresses such as `s3://…` are left to it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        runs.make(Path(path).parent, name="the folder for checkpoints")
+        with writing(Path(path)) as stream:
+            torch.save(checkpoint, stream)

@@ -1,0 +1,24 @@
+"""What happens to a run's epoch if it is carried on with other pictures or another batch size."""
+
+from typing import Any
+
+import lightning.pytorch as L
+
+from artdiff.data.datamodule import ArtDataModule
+
+
+class WholeEpoch(L.Callback):
+    """Begins the epoch anew if its order does: Lightning would count the batches of the earlier one to it.
+
+    An epoch that had ended stays ended.
+    """
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if data.resumed_at is not None:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        current, total = progress["current"], progress["total"]
+        wanted = max(current["ready"], data.batches_in_epoch) if progress["is_last_batch"] else 0
+        for name in current:  # what was saved between two counts stays between them
+            current[name] = wanted + total[name] - total["ready"]
