@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def prune(cfg: DictConfig) -> int:
-    """Remove what was not used for `unused_days` and what only artdiff keeps, in the cache's folder → bytes freed."""
+    """Remove entries of the cache that were not used for `unused_days`; returns the bytes freed."""
     settings = PruneSettings.of(plain(cfg))
     folder = cache.chosen_folder(settings.cache_dir)
     if not folder.is_dir():

@@ -1,14 +1,14 @@
 """Fixed-size rows in one file, each under a 32-byte key: decoded pixels, perceptual features.
 
-A store is two files that only grow:
+A store is two files:
 
 - `NAME.rows`: the rows; row n begins at byte n * row_bytes;
 - `NAME.keys`: entries of 48 bytes: row number, CRC-32 of the row, key, CRC-32 of the entry.
 
-A row is written before its entry. Entries that are incomplete or fail their CRC are ignored, later entries for a key
-replace earlier ones, and a row without an entry is free. So a killed program loses at most what it was writing. All
-writers hold the lock `NAME.lock`. After a build both files are synced to disk and a *seal* is appended: entries before
-it are trusted, rows after it are checked against their CRC when the next build starts.
+Entries are only appended, each after its row was written. Incomplete entries and those that fail their CRC are ignored,
+later entries for a key replace earlier ones, and a row without an entry is free. So a killed program loses at most what
+it was writing. All writers hold the lock `NAME.lock`. After a build both files are synced to disk and a *seal* is
+appended: rows before it are trusted, rows after it are checked against their CRC when the next build starts.
 """
 
 import errno
@@ -77,8 +77,6 @@ class RowStore:
         self._map: np.memmap | None = None
         self._load()
 
-    # reading
-
     def find(self, keys: Sequence[bytes], *, sealed: bool = False) -> np.ndarray:
         """The row of each key, int64 (K,); -1 for a key that is absent.
 
@@ -102,10 +100,8 @@ class RowStore:
         if self._map is None or len(self._map) != count:
             if not count:
                 return np.empty((0, self.row_bytes), np.uint8)
-            self._map = np.memmap(self.path, np.uint8, "r", shape=(count, self.row_bytes))
+            self._map = np.memmap(self._payload, np.uint8, "r", shape=(count, self.row_bytes))
         return self._map
-
-    # writing
 
     def append(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
         """Keep rows, except those whose key is there already → how many of the keys have a row now.
@@ -152,8 +148,6 @@ class RowStore:
         """Note that a reserved row has been written for this key."""
         self._add_entries([(row, crc, key)])
 
-    # inside
-
     def _rows_of(self, keys: Sequence[bytes]) -> np.ndarray:
         rows = np.fromiter(map(self._row_of.get, keys, repeat(-1)), np.int64, len(keys))
         rows[rows >= self._rows_in_file()] = -1
@@ -173,12 +167,12 @@ class RowStore:
 
     def _load(self) -> bool:
         """Read the entries that were added since the last call → whether there were any."""
-        size = os.fstat(self._keys.fileno()).st_size
-        count = (size - self._loaded) // ENTRY.itemsize
-        if count <= 0:
+        added = os.fstat(self._keys.fileno()).st_size - self._loaded
+        if added < ENTRY.itemsize:
             return False
-        entries = np.frombuffer(os.pread(self._keys.fileno(), count * ENTRY.itemsize, self._loaded), ENTRY)
-        self._loaded += len(entries) * ENTRY.itemsize
+        content = os.pread(self._keys.fileno(), added, self._loaded)
+        entries = np.frombuffer(content, ENTRY, len(content) // ENTRY.itemsize)
+        self._loaded += entries.nbytes
         self._take(entries[entries["check"] == _checks(entries)])
         return True
 

@@ -14,8 +14,7 @@ from PIL import Image
 from artdiff import UserError, images
 from artdiff.data import augment
 from artdiff.data import pixels as pixel_sources
-from artdiff.data.datamodule import NO_LABEL
-from artdiff.data.loader import ResumableLoader, ShuffledOrder, Turn, chance
+from artdiff.data.loader import NO_LABEL, ResumableLoader, ShuffledOrder, Turn, chance
 from artdiff.ingest import sample_art, scan
 from artdiff.ingest.source import Record
 

@@ -49,11 +49,10 @@ class ArtDataModule(L.LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.settings = DataSettings.of(settings)
         self.batch_size = self.settings.batch_size
-        self.limits = self.settings.limits
         self.cache_dir = chosen_folder(self.settings.cache_dir)
         background = ImageColor.getrgb(self.settings.background)[:3]
-        size = self.settings.image_size + self.settings.random_crop
-        self.transform = Transform(size, self.settings.fit, background)
+        side = self.settings.image_size + self.settings.random_crop
+        self.transform = Transform(side, self.settings.fit, background)
 
     @cached_property
     def source(self) -> Source:
@@ -72,7 +71,7 @@ class ArtDataModule(L.LightningDataModule):
         return build_index(
             self.source,
             transform=self.transform,
-            limits=self.limits,
+            limits=self.settings.limits,
             min_side=self.settings.min_side,
             exclude=None if exclude is None else user_path(exclude),
             val_fraction=self.settings.val_fraction,
@@ -134,8 +133,7 @@ class ArtDataModule(L.LightningDataModule):
     @cached_property
     def unchanging(self) -> Contents | None:
         """The pictures by index, if their pixels are kept and nothing augments them."""
-        is_kept = isinstance(self.train_set.source, FromStore)
-        if not is_kept or self.settings.flip or self.settings.random_crop:
+        if not isinstance(self.train_set.source, FromStore) or self.settings.flip or self.settings.random_crop:
             return None
         return contents_of(self.index, self.transform, self.cache_dir)
 

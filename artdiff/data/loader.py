@@ -1,6 +1,6 @@
 """Batches in an order that can be repeated and resumed: a pure function of (seed, epoch, position)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -156,6 +156,16 @@ class ResumableLoader(DataLoader):
         """Resume at a `position`."""
         self.epoch, self.served = position["epoch"], position["served"]
         self._loaded = self.served < len(self)  # otherwise the next epoch is due
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How what the order of training depends on has changed, in words."""
+    names = {"batch_size": "data.batch_size", "seed": "data.seed"}
+    found = ["the pictures have changed"] if before.get("trained_on") != now["trained_on"] else []
+    found += [
+        f"{name} was {before.get(key)}, now {now[key]}" for key, name in names.items() if before.get(key) != now[key]
+    ]
+    return ", ".join(found)
 
 
 def options(workers: int, device: torch.device) -> dict[str, Any]:
