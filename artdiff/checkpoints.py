@@ -78,12 +78,9 @@ class Earlier(NamedTuple):
     settings: dict[str, Any]
 
     def check_fits(self, task: dict[str, Any]) -> None:
-        """Raise `UserError` unless it was trained with these task settings.
-
-        The seed may differ, and classes are compared once they are known.
-        """
+        """Raise `UserError` unless it was trained with these settings of the task; the seed may differ."""
         for name, setting in task.items():
-            if name.startswith("_") or name == "seed" or (name == "classes" and not setting):
+            if name.startswith("_") or name == "seed":
                 continue
             trained = self.settings.get(name)
             if trained != setting:

@@ -110,7 +110,7 @@ def test_a_run_cannot_be_resumed_with_other_settings(art, stopped):
 def test_other_pictures_start_in_a_new_order(art, stopped, tmp_path, caplog):
     ckpt = stopped(STEPS_PER_EPOCH - 2)
     _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}", f"ckpt={ckpt}", "seed=1")
-    assert "their order begins anew" in caplog.text
+    assert "data.seed was 0, now 1: the order of pictures and the epoch begin anew" in caplog.text
 
 
 def test_the_last_step_is_validated_whatever_the_interval(art, tmp_path):
@@ -124,3 +124,20 @@ def test_last_is_the_newest_run_beside_this_one(art, tmp_path):
     _train(art, tmp_path / "runs/d", "trainer.max_steps=2", "ckpt=last")
     metadata = json.loads((tmp_path / "runs/d/metadata.json").read_text())
     assert metadata["carried_on_from"] == str(tmp_path / "runs/b/checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("stop", "batch_size", "steps"),
+    [
+        (3, 4, 3 + 10),  # the first epoch begins anew
+        (3, 16, 3 + 3),
+        (5, 4, 5 + 10),  # the first epoch had ended
+        (5, 16, 5 + 3),
+    ],
+)
+def test_another_batch_size_does_not_cut_an_epoch_short(art, stopped, tmp_path, caplog, stop, batch_size, steps):
+    epochs = ("trainer.max_steps=-1", f"trainer.max_epochs={1 if stop < STEPS_PER_EPOCH else 2}")
+    ckpt = stopped(stop) / "checkpoints/last.ckpt"
+    other = _train(art, tmp_path, f"ckpt={ckpt}", f"data.batch_size={batch_size}", *epochs)
+    assert other["global_step"] == steps
+    assert f"data.batch_size was 8, now {batch_size}: the order of pictures and the epoch begin anew" in caplog.text

@@ -62,8 +62,8 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
     """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
-    if earlier is not None:
-        earlier.check_fits(config["task"])
+    if earlier is not None:  # the classes are known once the folder is read
+        earlier.check_fits({name: value for name, value in config["task"].items() if name != "classes"})
     with torch.device("meta"):
         instantiate(config["task"])
     data: ArtDataModule = instantiate(config["data"])

@@ -19,6 +19,6 @@ class WholeEpoch(L.Callback):
             return
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         current, total = progress["current"], progress["total"]
-        wanted = max(current["ready"], data.batches_in_epoch) if progress["is_last_batch"] else 0
+        wanted = data.batches_in_epoch if progress["is_last_batch"] else 0
         for name in current:  # what was saved between two counts stays between them
             current[name] = wanted + total[name] - total["ready"]
