@@ -16,15 +16,34 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, runs
+from artdiff.files import user_path
 from artdiff.settings import CONF, RENAMED, TEXTS
 
 log = logging.getLogger(__name__)
 
 QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
+_QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+ITEM = re.compile(rf"\s*({_QUOTES}|\[(?:{_QUOTES}|[^\]])*\]|[^,]*?)\s*(,|\Z)")
+"""An item of a list, and the comma behind it."""
+
+SWEEP = re.compile(r"(range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
+"""Hydra's other ways to sweep over values."""
+
+COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
+FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
+"""Arguments of components that name a file or a folder."""
+
+ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse"))
+"""Texts that are never lists: a folder may be called `[1]`."""
+
+HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
+"""Folders that Hydra or Lightning makes, which know nothing of `~`."""
+
 MULTIRUN = {"-m", "--multirun"}
 COMMANDS = ("train", "generate", "audit", "prune")
 
@@ -52,18 +71,59 @@ def given() -> list[str]:
 
 
 def literal(word: str) -> str:
-    """Quote the value of an override for Hydra if the setting names a file, a folder, a colour or a class.
+    """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
 
-    So `data.root=Photos (1)` means what it says. Values that are quoted already, refer to another (`${…}`), are swept
-    over (`a,b` in a multirun) or are a list of labels stay as they are.
+    So `data.root=Photos (1)` and `label=[1990,1_000]` mean what they say. Stays unquoted: `null`, a reference (`${…}`),
+    and what Hydra reads as the same text.
     """
     key, equals, value = word.partition("=")
-    simple = re.fullmatch(r"[\w./:-]*", value, re.ASCII)
-    swept = "," in value and not MULTIRUN.isdisjoint(sys.argv)
-    labels = key == "label" and value.startswith("[")
-    if not equals or key not in TEXTS or simple or labels or QUOTED.fullmatch(value) or "${" in value or swept:
+    if not equals or not _is_text(key.lstrip("+")):
         return word
-    return f"{key}={quoted(value)}"
+    if MULTIRUN.isdisjoint(sys.argv):
+        return f"{key}={_text(value, key)}"
+    if SWEEP.fullmatch(value):
+        return word
+    swept = re.fullmatch(r"choice\((.*)\)", value, re.DOTALL)
+    return f"{key}={','.join(_text(item, key) for item in _items(swept[1] if swept else value))}"
+
+
+def _is_text(key: str) -> bool:
+    group, _, _ = key.partition(".")
+    is_folder = group in COMPONENTS and key.rpartition(".")[2] in FOLDERS
+    return key in TEXTS or is_folder or (CONF / key).is_dir()
+
+
+def _text(value: str, key: str) -> str:
+    """`value` as Hydra reads it as text; for what may be several, a list of such."""
+    key = key.lstrip("+")
+    if value.lower() == "null" or "${" in value or QUOTED.fullmatch(value):
+        return value
+    if key not in ONE_ONLY and value.startswith("[") and value.endswith("]"):
+        items = _items(value[1:-1]) if value[1:-1].strip() else []
+        return f"[{','.join(item if QUOTED.fullmatch(item) else _plain_or_quoted(item) for item in items)}]"
+    if key in HOMED and value.startswith("~"):
+        value = str(user_path(value))
+    return _plain_or_quoted(value)
+
+
+def _plain_or_quoted(text: str) -> str:
+    is_same = (
+        re.fullmatch(r"[\w./:-]*", text, re.ASCII)
+        and OverridesParser.create().parse_override(f"x={text}").value() == text
+    )
+    return text if is_same else quoted(text)
+
+
+def _items(text: str) -> list[str]:
+    """The parts of `text` between commas outside quotes and brackets."""
+    items, at = [], 0
+    while True:
+        found = ITEM.match(text, at)
+        assert found is not None
+        items.append(found[1])
+        if not found[2]:
+            return items
+        at = found.end()
 
 
 def quoted(text: str) -> str:
@@ -90,12 +150,21 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
     for key in TEXTS:
         value = OmegaConf.select(cfg, key)
-        if value is not None and not OmegaConf.is_list(value):
-            OmegaConf.update(cfg, key, str(value))
+        if value is not None:
+            OmegaConf.update(cfg, key, _as_text(key, value))
     _rename(cfg)
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """A value of `TEXTS` as text; warns if a file of settings has a number there, which may have looked otherwise."""
+    if OmegaConf.is_list(value):
+        return [_as_text(key, item) for item in value]
+    if not isinstance(value, str):
+        log.warning("%s: %s is read as a number, not as a name; put it in quotes in the file of settings", key, value)
+    return str(user_path(value)) if key in HOMED else str(value)
 
 
 def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -135,7 +204,10 @@ def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], No
             sys.exit(1)
 
     def main() -> None:
-        sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
+        try:
+            sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
+        except UserError as error:
+            sys.exit(str(error))
         failures.clear()
         guarded()
         if failures:

@@ -129,9 +129,9 @@ class Painter:
         labels = list(label) if isinstance(label, tuple) else label
         settings = PaintSettings.with_defaults(
             n=n, label=labels, muse=str(muse) if isinstance(muse, Path) else muse, strength=strength, seed=seed,
-            steps=steps, solver=solver, guidance=guidance, interpolate=interpolate and list(interpolate),
-            guidance_interval=guidance_interval and list(guidance_interval), trajectory=trajectory, size=size,
-            batch_size=batch_size, compile=compile,
+            steps=steps, solver=solver, guidance=guidance, trajectory=trajectory, size=size, batch_size=batch_size,
+            compile=compile, interpolate=None if interpolate is None else list(interpolate),
+            guidance_interval=None if guidance_interval is None else list(guidance_interval),
         )  # fmt: skip
         return list(self.each(settings))
 
@@ -188,7 +188,9 @@ class Painter:
         """Paint canvases, as many at once as suit the device's memory; their company does not change them."""
         task = self.task
         assert isinstance(task, Generation)
-        at_once = settings.batch_size or hardware.pictures_at_once(task.device, self.image_size)
+        at_once = settings.batch_size
+        if at_once is None:
+            at_once = hardware.pictures_at_once(task.device, self.image_size)
         times = samplers.times(settings.steps, start=1 - settings.strength if planned[0].muse is not None else 0.0)
         sampler = samplers.get(settings.solver)
         self._compile(settings, len(planned), at_once, calls=len(times) * sampler.calls_per_step)

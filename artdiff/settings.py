@@ -198,6 +198,7 @@ class Settings:
             name: cls._nested(nested[name], value) if name in nested and isinstance(value, Mapping) else value
             for name, value in config.items()
         }
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         return cls(**given)
 
     @classmethod
@@ -244,6 +245,8 @@ class DataSettings(Settings):
     limits: Limits
 
     def __post_init__(self) -> None:
+        if self.root == "":
+            raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
         super().__post_init__()
         if self.image_size % MULTIPLE:
             below = self.image_size - self.image_size % MULTIPLE
@@ -258,11 +261,9 @@ class DataSettings(Settings):
             whole(1)("data.num_workers", self.num_workers)
         if self.exclude is not None and not user_path(self.exclude).is_file():
             raise UserError(f"data.exclude={self.exclude} is no file; expected a list of paths or SHA-256 hashes")
-        if self.root == "":
-            raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
         if self.root is not None:
-            cache_dir = self.cache_dir or os.environ.get("ARTDIFF_CACHE")
-            if cache_dir is not None:
+            cache_dir = os.environ.get("ARTDIFF_CACHE") if self.cache_dir is None else self.cache_dir
+            if cache_dir:
                 remedy = "set it, or ARTDIFF_CACHE, to one elsewhere"
                 refuse_inside("data.cache_dir", cache_dir, self.root, remedy=remedy)
 
@@ -411,8 +412,10 @@ class PaintSettings(Settings):
             share("guidance_interval", moment)
         if interval[0] > interval[1]:
             raise UserError(f"guidance_interval must begin before it ends, got {interval}")
-        if self.label == []:
+        if self.label in ([], ""):
             raise UserError("label is empty; expected a class by name, several, all or none")
+        if self.muse in ([], ""):
+            raise UserError("muse is empty; expected a picture or a folder of pictures")
         if ends is not None:
             if not isinstance(ends, list | tuple) or len(ends) != 2:
                 raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
@@ -520,8 +523,12 @@ def _check(name: str, value: Any, hint: Any) -> None:
         one_of(*arguments)(name, value)
     elif hint is bool:
         one_of(True, False)(name, value)
+    elif hint is str and value is None:
+        raise UserError(f"{name} must be given: {name}=…")
     elif hint is str and not isinstance(value, str):
         raise UserError(f"{name} must be text, got {value}")
+    elif hint is str and not value:
+        raise UserError(f"{name} is empty; give a value, or leave it out")
     elif (origin or hint) is dict and not isinstance(value, dict):
         raise UserError(f"{name} must be a mapping, got {value}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import command_line, in_process, put
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from artdiff import UserError, cli, runs
 from artdiff.cli import literal
@@ -44,6 +45,10 @@ def test_a_mistake_exits_with_1_and_prints_no_traceback(home, words, line):
         ((TRAIN, "data.root=nowhere"), "data.root=nowhere does not exist"),
         ((TRAIN, "data.root=."), "run_dir="),
         ((AUDIT, "data.root=pictures"), "out must be given"),
+        ((AUDIT, "data.root=pictures", "out=null"), "out must be given: out=…"),
+        ((AUDIT, "data.root=pictures", "out="), "out is empty"),
+        ((GENERATE, "ckpt=null", "out=x"), "ckpt must be given: ckpt=…"),
+        ((GENERATE, "ckpt=x", "out=x", "muse="), "muse is empty"),
         ((AUDIT, "data.root=pictures", "out=pictures/audit"), "out=pictures/audit lies in data.root=pictures"),
         ((PRUNE, "cache_dir=nowhere"), "there is no cache in nowhere"),
         ((PRUNE, "unused_days=-1"), "unused_days must be 0 or more, got -1"),
@@ -97,7 +102,11 @@ def test_a_label_is_taken_literally(name):
 
 
 @pytest.mark.parametrize(
-    "word", ["data.root='a b'", "data.root=${x} y", "optimizer.lr=(1)", "-m", "label=[a,(b)]", "data.root=null"]
+    "word",
+    [
+        *("data.root='a b'", "data.root=${x} y", "optimizer.lr=(1)", "optimizer.lr=1_0", "-m"),
+        *("label=[a,b]", "label=[]", "data.root=null", "label=Null", "label='null'", "experiment=demo"),
+    ],
 )
 def test_other_words_are_left_unchanged(word):
     assert literal(word) == word
@@ -106,3 +115,69 @@ def test_other_words_are_left_unchanged(word):
 def test_a_folder_that_cannot_be_made_is_reported():
     with pytest.raises(UserError, match="out=/dev/null/x cannot be made: Not a directory"):
         runs.make(Path("/dev/null/x"), name="out")
+
+
+NUMBERS = ("2024_05", "1.50", "1e3", "0x10", "yes", "true", "nan", "-1", "+5", ".5", "1_000", "inf", "2024-01-15")
+"""Names that look like numbers or truth values."""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_name_that_looks_like_a_number_is_text(name):
+    painted = cli.composed("generate", [f"{key}={name}" for key in ("ckpt", "out", "label", "muse", "runs_dir")])
+    assert [painted[key] for key in ("ckpt", "out", "label", "muse", "runs_dir")] == [name] * 5
+    data = cli.composed("audit", ["out=x", *(f"data.{key}={name}" for key in ("root", "exclude", "cache_dir"))])["data"]
+    assert [data[key] for key in ("root", "exclude", "cache_dir")] == [name] * 3
+    assert cli.composed("prune", [f"cache_dir={name}"])["cache_dir"] == name
+    words = [f"run_dir={name}", f"++data.root={name}", f"callbacks.last.path={name}", f"loss.perceptual.weights={name}"]
+    trained = cli.composed("train", words)
+    assert trained["run_dir"] == trained["data"]["root"] == trained["callbacks"]["last"]["path"] == name
+    assert trained["loss"]["perceptual"]["weights"] == name
+
+
+def test_the_names_of_a_list_are_text():
+    word = "label=[1990, 1_000,true,null,'a,b',it's,(old)]"
+    found = cli.composed("generate", ["ckpt=x", "out=x", word])["label"]
+    assert found == ["1990", "1_000", "true", "null", "a,b", "it's", "(old)"]
+
+
+@pytest.mark.parametrize(
+    ("word", "sweep"),
+    [
+        ("label=1990,1_000", ["1990", "1_000"]),
+        ("label=choice(1990,1_000)", ["1990", "1_000"]),
+        ("data.root=Photos (1),'a,b'", ["Photos (1)", "a,b"]),
+        ("label=[1_0,b],[c,2_0]", [["1_0", "b"], ["c", "2_0"]]),
+        ("data.root=2024_05", ["2024_05"]),
+    ],
+)
+def test_the_names_of_a_sweep_are_text(monkeypatch, word, sweep):
+    monkeypatch.setattr(sys, "argv", ["generate", "-m"])
+    override = OverridesParser.create().parse_override(literal(word))
+    jobs = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.get_value_string()]
+    assert [OverridesParser.create().parse_override(f"x={job}").value() for job in jobs] == sweep
+
+
+def test_a_multirun_keeps_names_as_they_are(home):
+    printed = in_process(AUDIT, "-m", "data.root=1_0,2.50", "out=x", cwd=home, expect=1)
+    assert "data.root=1_0 does not exist" in printed
+    assert "data.root=2.50 does not exist" in printed
+
+
+def test_a_choice_may_look_like_a_number(home):
+    assert "experiment/2024_05" in in_process(TRAIN, "experiment=2024_05", cwd=home, expect=1)
+
+
+def test_a_name_that_a_file_of_settings_has_as_a_number_is_warned_of(caplog):
+    with caplog.at_level("WARNING"):
+        assert cli.plain(OmegaConf.create({"out": 202405, "label": [True, "a"]})) == {
+            "out": "202405",
+            "label": ["True", "a"],
+        }
+    assert "out: 202405 is read as a number, not as a name; put it in quotes" in caplog.text
+
+
+@pytest.mark.parametrize("home_of", ["~", "'~'"])
+def test_a_run_may_lie_at_home(monkeypatch, tmp_path, home_of):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    word = literal(f"run_dir={home_of}/run") if home_of == "~" else "run_dir='~/run'"
+    assert cli.composed("train", [word])["run_dir"] == f"{tmp_path}/run"

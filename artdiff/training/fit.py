@@ -83,7 +83,7 @@ def _describe(
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
     data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
-    run.note(artdiff=__version__, carried_on_from=ckpt and str(ckpt), **facts, **data.facts())
+    run.note(artdiff=__version__, carried_on_from=None if ckpt is None else str(ckpt), **facts, **data.facts())
     for name, fact in facts.items():
         log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)
     log.info("run folder: %s", run.folder)

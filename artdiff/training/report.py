@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def limit(config: dict[str, Any]) -> str:
     """The setting that limits this run, besides its time."""
-    return "trainer.max_steps" if config["trainer"]["max_steps"] > 0 else "trainer.max_epochs"
+    return "trainer.max_steps" if config["trainer"]["max_steps"] >= 0 else "trainer.max_epochs"
 
 
 def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float]) -> None:

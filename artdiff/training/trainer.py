@@ -63,7 +63,7 @@ def _plugins(given: Any) -> list[Any]:
 def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:
     """About how many batches a run trains on, at most; infinite if nothing limits it."""
     in_epochs = settings["max_epochs"] * data.batches_in_epoch
-    limits = [steps for steps in (settings["max_steps"], in_epochs) if steps > 0]
+    limits = [steps for steps in (settings["max_steps"], in_epochs) if steps >= 0]
     if settings["max_time"] is not None:
         limits.append((Timer(settings["max_time"]).time_remaining() or 0) * STEPS_PER_SECOND)
     return min(limits, default=math.inf)
