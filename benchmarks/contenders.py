@@ -77,9 +77,7 @@ class Bare:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = device.type == "cuda"
         self.task = instantiate(config["task"], loss=instantiate(config["loss"])).to(device)
-        self.task.log_terms = lambda *_: None
-        self.task.log_dict = lambda *_: None
-        self.task._trainer = SimpleNamespace(log_every_n_steps=0, global_step=0)
+        self.task._trainer = SimpleNamespace(world_size=1, global_rank=0)
         trainer.cache_and_compile(config, self.task, self.data, device)
         self.optimizer = instantiate(self.task.optimizer)(self.task.network.parameters())
         wanted = config["trainer"]["precision"]
@@ -91,7 +89,7 @@ class Bare:
         wire = self.data.transfer_batch_to_device(wire, self.device, 0)
         batch = self.data.on_after_batch_transfer(wire, 0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_fast):
-            loss = self.task.training_step(batch, 0)
+            loss = self.task.losses(batch).loss
         self.optimizer.zero_grad()
         loss.backward()
         if self.clip is not None:
