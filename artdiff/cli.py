@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import UserError, runs
 from artdiff.files import user_path
@@ -33,6 +34,9 @@ ITEM = re.compile(rf"\s*({_QUOTES}|\[(?:{_QUOTES}|[^\]])*\]|[^,]*?)\s*(,|\Z)")
 
 SWEEP = re.compile(r"(range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
 """Hydra's other ways to sweep over values."""
+
+OPTIONAL = ("experiment", "sweep", "debug")
+"""Groups of which nothing may be chosen."""
 
 COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
 FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
@@ -74,11 +78,14 @@ def literal(word: str) -> str:
     """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
 
     So `data.root=Photos (1)` and `label=[1990,1_000]` mean what they say. Stays unquoted: `null`, a reference (`${…}`),
-    and what Hydra reads as the same text.
+    and what Hydra reads as the same text. Raises `UserError` for a group without a choice.
     """
     key, equals, value = word.partition("=")
     if not equals or not _is_text(key.lstrip("+")):
         return word
+    if value.lower() == "null" and (CONF / key).is_dir() and key not in OPTIONAL:
+        choices = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value}")
     if MULTIRUN.isdisjoint(sys.argv):
         return f"{key}={_text(value, key)}"
     if SWEEP.fullmatch(value):
@@ -143,17 +150,20 @@ def current_name(word: str) -> str:
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """`cfg` in plain Python values with every reference resolved: no DictConfig goes further than this.
 
-    Raises `UserError` for a value that must be given.
+    Raises `UserError` for a value that must be given, and for a reference to nothing.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
-    for key in TEXTS:
-        value = OmegaConf.select(cfg, key)
-        if value is not None:
-            OmegaConf.update(cfg, key, _as_text(key, value))
-    _rename(cfg)
-    config = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(f"{' and '.join(missing)} must be given: {' '.join(f'{key}=…' for key in missing)}")
+        for key in TEXTS:
+            value = OmegaConf.select(cfg, key)
+            if value is not None:
+                OmegaConf.update(cfg, key, _as_text(key, value))
+        _rename(cfg)
+        config = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:  # a reference to nothing
+        raise UserError(" ".join(str(error).split())) from None
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
@@ -207,7 +217,8 @@ def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], No
         try:
             sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
         except UserError as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr)
+            sys.exit(1)
         failures.clear()
         guarded()
         if failures:

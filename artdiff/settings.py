@@ -135,7 +135,7 @@ def numbers(rule: Rule, *, fewest: int) -> Rule:
 def colour(name: str, value: Any) -> None:
     try:
         ImageColor.getrgb(value)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise UserError(f"{name} must be a colour's name or #rrggbb, got {value}") from None
 
 
