@@ -37,6 +37,34 @@ def test_scan_finds_every_file_and_rejects_hidden_ones(tmp_path):
     ]
 
 
+SYSTEM_FOLDERS = [
+    *("@eaDir/one.jpg", "#recycle", "$RECYCLE.BIN/S-1-5", "System Volume Information", "lost+found", "@Recycle"),
+    *("@Recently-Snapshot", "#snapshot", "__MACOSX", "Network Trash Folder", "Temporary Items", "RECYCLER", "LOST.DIR"),
+    *(".Trashes", ".Spotlight-V100", ".snapshot", ".@__thumb", ".AppleDouble", ".dropbox.cache", ".git", ".thumbnails"),
+    *("node_modules", "__pycache__", ".ipynb_checkpoints", "@tmp", "~snapshot", ".Trash-1000", "@SynoDrive"),
+]
+
+
+def test_folders_and_files_of_systems_are_hidden(tmp_path):
+    for name in ("a/one.jpg", "@artist/two.jpg", "#1/three.jpg", "recycled/four.jpg", "a/train$.jpg"):
+        put(tmp_path / name)
+    visible = [file.path for file in scan.scan(tmp_path).files]
+    names = [f"{way}/x.jpg" for folder in SYSTEM_FOLDERS for way in (folder, folder.lower(), f"a/{folder.upper()}")]
+    names += [f"a/{name}" for name in ("Thumbs.db", "desktop.ini", "._one.jpg", "one.jpg@SynoEAStream", "Icon\r")]
+    for name in names:
+        put(tmp_path / name)
+    files, rejected = scan.scan(tmp_path)
+    assert [file.path for file in files] == visible
+    assert dict(rejected) == dict.fromkeys(names, "hidden")
+
+
+def test_hints_do_not_name_folders_of_systems(tmp_path):
+    put(tmp_path / "parent/root/@eaDir/one.jpg")
+    put(tmp_path / "parent/#recycle/two.jpg")
+    with pytest.raises(UserError, match="root holds nothing; expected pictures"):
+        scan.scan(tmp_path / "parent/root")
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system refuses undecodable names")
 def test_undecodable_names_are_found(tmp_path):
     put(tmp_path / "good.jpg").rename(os.fsdecode(bytes(tmp_path) + b"/b\xe4d.jpg"))

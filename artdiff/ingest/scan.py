@@ -1,7 +1,7 @@
 """Finds every file below a folder, and explains what is wrong with a folder that cannot be used.
 
-Files and folders whose name begins with a dot are rejected as hidden, and whatever cannot be read is rejected with the
-reason. Links to folders are followed, each folder once.
+Files and folders whose name begins with a dot, and those that systems, storage devices and tools keep for themselves,
+are rejected as hidden. Whatever cannot be read is rejected with the reason. Links to folders are followed, each once.
 """
 
 import difflib
@@ -26,6 +26,22 @@ EXTENSIONS = frozenset(
 Rejected = tuple[str, str]
 """(file, relative to the root; the reason why it is not used)."""
 
+
+SYSTEM = frozenset(
+    # Windows
+    "$recycle.bin|recycler|recycle bin|system volume information|msocache|config.msi|$extend|$windows.~bt|$windows.~ws|"
+    "$sysreset|$winreagent|thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|_vti_cnf|_vti_pvt|found.000|lost.dir|"
+    # macOS
+    "__macosx|network trash folder|temporary items|thevolumesettingsfolder|icon\r|desktop db|desktop df|"
+    # Unix, and tools
+    "lost+found|aquota.user|aquota.group|quota.user|quota.group|__pycache__|node_modules|"
+    # Synology
+    "@eadir|#recycle|#snapshot|@sharesnap|@sharebin|@tmp|@database|@appstore|@docker|@cloudsync|@activebackup|"
+    "@img_bkp_cache|@iscsi|@surveillance|"
+    # QNAP, Asustor, NetApp, Buffalo
+    "@recycle|@recycle bin|@recently-snapshot|@__thumb|@transcode|@qmariadb|~snapshot|trashbox".split("|")
+)
+"""Names in lower case that a system, a storage device or a tool keeps for itself; most others begin with a dot."""
 
 LINKED_TWICE = "a link to a folder that is read already, or that holds this one"
 
@@ -129,8 +145,11 @@ def _walk(root: Path) -> Iterator[File | Rejected]:
 
 
 def _hides(name: str) -> bool:
-    """A name that begins with a dot, or the folder that macOS adds to its archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """True for names that begin with a dot or that a system keeps for itself, in capitals or not."""
+    if name.startswith("."):
+        return True
+    lower = name.lower()
+    return lower in SYSTEM or lower.startswith("@syno") or lower.endswith(("@synoeastream", "@synoresource"))
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -203,7 +222,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 def _folders(parent: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not _hides(entry.name))
     except OSError:
         return []
 
@@ -211,10 +230,10 @@ def _folders(parent: Path) -> list[Path]:
 def _content(folder: Path) -> str:
     """What a folder holds, in words: `a, b and 3 more`, or `nothing`."""
     try:
-        names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
+        visible = [entry for entry in folder.iterdir() if not _hides(entry.name)]
     except OSError:
         return "nothing that may be listed"
-    names = [name for name in names if not name.startswith(".")]
+    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible)
     if not names:
         return "nothing"
     only = len(names) == 1 and (folder / names[0]).is_dir() and not any(os.scandir(folder / names[0]))
