@@ -27,20 +27,24 @@ Rejected = tuple[str, str]
 """(file, relative to the root; the reason why it is not used)."""
 
 
-SYSTEM = frozenset(
+# fmt: off
+SYSTEM = frozenset({
     # Windows
-    "$recycle.bin|recycler|recycle bin|system volume information|msocache|config.msi|$extend|$windows.~bt|$windows.~ws|"
-    "$sysreset|$winreagent|thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|_vti_cnf|_vti_pvt|found.000|lost.dir|"
+    "$recycle.bin", "recycler", "recycle bin", "system volume information", "msocache", "config.msi", "$extend",
+    "$windows.~bt", "$windows.~ws", "$sysreset", "$winreagent", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
+    "desktop.ini", "_vti_cnf", "_vti_pvt", "found.000", "lost.dir",
     # macOS
-    "__macosx|network trash folder|temporary items|thevolumesettingsfolder|icon\r|desktop db|desktop df|"
+    "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r", "desktop db",
+    "desktop df",
     # Unix, and tools
-    "lost+found|aquota.user|aquota.group|quota.user|quota.group|__pycache__|node_modules|"
+    "lost+found", "aquota.user", "aquota.group", "quota.user", "quota.group", "__pycache__", "node_modules",
     # Synology
-    "@eadir|#recycle|#snapshot|@sharesnap|@sharebin|@tmp|@database|@appstore|@docker|@cloudsync|@activebackup|"
-    "@img_bkp_cache|@iscsi|@surveillance|"
+    "@eadir", "#recycle", "#snapshot", "@sharesnap", "@sharebin", "@tmp", "@database", "@appstore", "@docker",
+    "@cloudsync", "@activebackup", "@img_bkp_cache", "@iscsi", "@surveillance",
     # QNAP, Asustor, NetApp, Buffalo
-    "@recycle|@recycle bin|@recently-snapshot|@__thumb|@transcode|@qmariadb|~snapshot|trashbox".split("|")
-)
+    "@recycle", "@recycle bin", "@recently-snapshot", "@__thumb", "@transcode", "@qmariadb", "~snapshot", "trashbox",
+})
+# fmt: on
 """Names in lower case that a system, a storage device or a tool keeps for itself; most others begin with a dot."""
 
 LINKED_TWICE = "a link to a folder that is read already, or that holds this one"
