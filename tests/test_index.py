@@ -164,7 +164,7 @@ def note(text):
 
 
 def excluded(root, tmp_path, *lines):
-    (tmp_path / "leave out.txt").write_text("\n".join(lines))
+    (tmp_path / "leave out.txt").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     index = index_of(root, tmp_path, exclude=tmp_path / "leave out.txt")
     return {path for path, reason in index.rejected if reason.startswith("left out by data.exclude")}, index
 

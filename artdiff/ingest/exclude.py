@@ -1,22 +1,27 @@
-"""The list of pictures to leave out, `data.exclude`: a path, a folder or a SHA-256 a line."""
+"""The list of pictures to leave out, `data.exclude`: a path, a folder or a SHA-256 a line.
+
+Understood are plain lists, the tables that artdiff writes (or lines and columns cut from them), and what `sha256sum`
+prints.
+"""
 
 import logging
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from artdiff import UserError
+from artdiff.ingest import tables
 from artdiff.ingest.source import Record
 from artdiff.ingest.tables import shown, some
 
 log = logging.getLogger(__name__)
 
-SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})(?: [ *].*)?")
-"""A content's hash, alone or in a line of `sha256sum`."""
+SHA256 = re.compile(r"\s*\\?(?:sha256:)?([0-9a-fA-F]{64})(?:\s+.*)?|SHA256 ?\(.*\) ?= ?([0-9a-fA-F]{64})\s*", re.DOTALL)
+"""A content's hash, alone or in a line of `sha256sum`, which puts a backslash before a name with escapes."""
 
 
 class Named(NamedTuple):
@@ -34,10 +39,10 @@ def excluded(path: Path, root: Path, records: Sequence[Record], hashes: dict[str
     entries that match no file. Raises `UserError` if the list cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        text = tables.decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"data.exclude={path} cannot be read: {error.strerror}") from None
-    named = _named(lines, root, records, set(hashes.values()))
+    named = _named(text, root, records, set(hashes.values()))
     if named.unknown:
         few = some([shown(entry) for entry in named.unknown], most=3)
         log.warning("%s entries of data.exclude=%s match no file: %s", f"{len(named.unknown):,}", path, few)
@@ -48,24 +53,66 @@ def excluded(path: Path, root: Path, records: Sequence[Record], hashes: dict[str
     return found | dict.fromkeys(named.paths, "left out by data.exclude")
 
 
-def _named(lines: Sequence[str], root: Path, records: Sequence[Record], present: set[str]) -> Named:
-    """Match each line with files and folders of `records`, then with a hash; lines that begin with # are comments."""
+def _named(text: str, root: Path, records: Sequence[Record], present: set[str]) -> Named:
+    """Match each entry with files and folders of `records`, then with a hash; lines that begin with # are comments."""
     below = _files_below(records)
     named = Named(set(), set(), [])
-    for line in lines:
-        entry = unicodedata.normalize("NFC", line.partition("\t")[0])
-        sha256 = SHA256.fullmatch(entry.strip())
-        spellings = (entry, entry.strip(), os.path.relpath(entry.strip(), root)) if entry.strip() else ()
-        matches = next((below[text] for text in map(os.path.normpath, spellings) if text in below), None)
-        if matches is not None:
-            named.paths.update(matches)
+    end = "\0" if "\0" in text else "\n"  # as `find -print0` separates them
+    heading, at = tables.row(text)
+    is_table = len(heading) > 1 and heading[0] == "file" and "file" not in below
+    at = at if is_table else 0
+    while at < len(text):
+        readings = _readings(text, at, end, is_table=is_table)
+        entry, at, _ = readings[0]
+        found = next((one for one in readings for name in one.names(root) if name in below), None)
+        sha256 = SHA256.fullmatch(entry)
+        if found is not None:
+            at = found.after
+            named.paths.update(next(below[name] for name in found.names(root) if name in below))
         elif sha256:
-            named.contents.add(sha256[1].lower())
-            if sha256[1].lower() not in present:
-                named.unknown.append(entry)
-        elif spellings and not entry.startswith("#"):
-            named.unknown.append(entry)
+            digest = (sha256[1] or sha256[2]).lower()
+            named.contents.add(digest)
+            if digest not in present:
+                named.unknown.append(entry.strip())
+        elif entry.strip() and not entry.startswith("#"):
+            named.unknown.append(entry.partition("\t")[0].strip())
     return named
+
+
+class Reading(NamedTuple):
+    """What an entry of the list may say, and where the next one begins; `exact` if it is a cell of a table."""
+
+    entry: str
+    after: int
+    exact: bool
+
+    def names(self, root: Path) -> Iterator[str]:
+        """The paths below the root that may be meant, the most literal first."""
+        stripped = self.entry.strip()
+        if self.entry:
+            yield _normal(self.entry)
+        if not self.exact and stripped:
+            yield _normal(self.entry.removesuffix("\r"))
+            yield _normal(stripped)
+            yield _normal(os.path.relpath(stripped, root))
+            yield _normal(stripped.replace("\\", "/"))  # as Windows writes it
+
+
+def _readings(text: str, at: int, end: str, *, is_table: bool) -> list[Reading]:
+    """What the entry at a place may say: it is the first cell of a table's line, or a whole line."""
+    stop = text.find(end, at)
+    stop = len(text) if stop < 0 else stop
+    line = Reading(text[at:stop], stop + 1, exact=False)
+    if end == "\0":
+        return [line]
+    cells, after = tables.row(text, at)
+    if is_table and len(cells) > 1:
+        return [Reading(cells[0], after, exact=True)]
+    return [line, Reading(cells[0], after, exact=False)]
+
+
+def _normal(path: str) -> str:
+    return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
 def _files_below(records: Sequence[Record]) -> dict[str, set[str]]:
