@@ -38,14 +38,14 @@ def decoded(log: str) -> str:
     return f"{found[1]} of {found[2]}" if found else "none"
 
 
-def wrong_rows(folder: Path, home: Path) -> tuple[int, int]:
-    """How many rows differ from what the file decodes to, and of how many."""
+def wrong_rows(folder: Path, home: Path) -> tuple[int, int, int]:
+    """How many rows differ from what the file decodes to, of how many pictures, and how many rows there are in all."""
     config = composed("train", ["debug=two_steps", "run_dir=unused", *words(folder, home)])
     data = instantiate(config["data"])
     found = data.build_index()
     pairs = ((one.row, (folder / one.path).read_bytes()) for one in found.used)
     wrong = sum(not np.array_equal(found.pixels[row], decode.decode(file, data.transform)[0]) for row, file in pairs)
-    return wrong, len(found.used)
+    return wrong, len(found.used), len(found.pixels)
 
 
 def recorded(home: Path) -> int:
@@ -63,7 +63,7 @@ def kill_and_resume(folder: Path, home: Path, until: float) -> int:
     left = recorded(home)
     again = train(folder, home)
     _, log = again.communicate()
-    wrong, rows = wrong_rows(folder, home)
+    wrong, rows, _ = wrong_rows(folder, home)
     print(f"killed with {left:,} bytes of keys; then decoded {decoded(log)}, ", end="")
     print(f"exit code {again.returncode}, {wrong} of {rows:,} rows wrong", flush=True)
     return wrong + (again.returncode != 0)
@@ -73,11 +73,10 @@ def two_at_once(folder: Path, home: Path) -> int:
     """Start two trainings on a cold cache → how many things went wrong."""
     both = [train(folder, home) for _ in range(2)]
     logs = [process.communicate()[1] for process in both]
-    wrong, rows = wrong_rows(folder, home)
-    stored = sum(path.stat().st_size for path in home.glob("cache/decoded/*.rows")) // (128 * 128 * 3)
+    wrong, rows, stored = wrong_rows(folder, home)
     print(f"two at once: decoded {' and '.join(map(decoded, logs))}, exit codes ", end="")
     print(f"{[process.returncode for process in both]}, {stored:,} rows, {wrong} of {rows:,} wrong")
-    return wrong + sum(process.returncode != 0 for process in both)
+    return wrong + (stored != rows) + sum(process.returncode != 0 for process in both)
 
 
 def main() -> None:
