@@ -201,6 +201,77 @@ def test_a_class_called_train_is_a_class(tmp_path, others):
     assert set(found.values()) == {(name, None) for name in (*others, "train")}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train2017", "val2017", "test2017"), (None, "train", None, "validation", None, "test")),
+        (("DIV2K_train_HR", "DIV2K_valid_HR"), (None, "train", None, "validation")),
+        (("trainA", "trainB", "testA"), ("A", "train", "B", "train", "A", "validation")),
+        (("train (1)", "val"), (None, "train", None, "validation")),
+        (("train", "train (1)", "Test Set 2"), (None, "train", None, "train", None, "validation")),
+        (("Training Set", "Validation Set"), (None, "train", None, "validation")),
+        (("01_TRAINING", "02-testing-images"), (None, "train", None, "validation")),
+        (("images_train", "ImagesVal"), (None, "train", None, "validation")),
+        (("seg_train/seg_train/sea", "seg_test/seg_test/sea"), ("sea", "train", "sea", "validation")),
+        (("train/images", "valid/images"), (None, "train", None, "validation")),
+        (("train/images/sea", "valid/images/sea"), ("sea", "train", "sea", "validation")),
+        (("images/train", "images/val"), (None, "train", None, "validation")),
+        (("trainval/a", "test/a"), ("a", "train", "a", "validation")),
+        (("train/train/x", "train/bus/x", "val/bus/x"), ("train", "train", "bus", "train", "bus", "validation")),
+    ],
+)
+def test_split_folders_may_have_other_words_in_common(tmp_path, caplog, names, expected):
+    found = layout_of(tmp_path, *(f"{name}/1.jpg" for name in names))
+    assert [found[f"{name}/1.jpg"] for name in names] == list(zip(expected[::2], expected[1::2], strict=True))
+    assert not caplog.text
+
+
+def test_a_folder_without_a_side_lies_beside_the_split(tmp_path):
+    """As in Intel's pictures of landscapes."""
+    names = [f"{side}/{side}/{label}/1.jpg" for side in ("seg_train", "seg_test") for label in ("sea", "street")]
+    found = layout_of(tmp_path, *names, "seg_pred/seg_pred/1.jpg")
+    assert found["seg_test/seg_test/sea/1.jpg"] == ("sea", "validation")
+    assert found["seg_pred/seg_pred/1.jpg"] == "lies beside the folders of the split, not in them"
+
+
+def test_labels_of_detectors_are_no_classes(tmp_path):
+    (tmp_path / "labels/train").mkdir(parents=True)
+    (tmp_path / "labels/train/1.txt").write_text("0 .5 .5 1 1")
+    found = layout_of(tmp_path, "images/train/1.jpg", "images/train/2.jpg")
+    assert found["images/train/1.jpg"] == (None, None)
+    (tmp_path / "labels/val").mkdir()
+    (tmp_path / "labels/val/3.txt").write_text("0 .5 .5 1 1")
+    found = layout_of(tmp_path, "images/val/3.jpg")
+    assert found["images/train/1.jpg"] == (None, "train")
+    assert found["images/val/3.jpg"] == (None, "validation")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_x", "test_y"),
+        ("train", "train (1)"),
+        ("boat", "train", "test"),
+        ("train-val", "test"),
+        ("a/train1", "a/eval_x"),
+    ],
+)
+def test_what_only_looks_like_a_split_is_told(tmp_path, caplog, names):
+    found = layout_of(tmp_path, *(f"{name}/1.jpg" for name in names))
+    assert {split for _, split in found.values()} == {None}
+    told = ", ".join(sorted(name for name in names if name != "boat"))
+    assert (
+        f"these look like a split but are read as ordinary folders: {told}; for a split, expected names" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("names", [("steam train", "toy_train"), ("train", "boat"), ("training", "vale", "tested")])
+def test_what_does_not_look_like_a_split_is_not_told(tmp_path, caplog, names):
+    found = layout_of(tmp_path, *(f"{name}/1.jpg" for name in names))
+    assert set(found.values()) == {(name, None) for name in names}
+    assert not caplog.text
+
+
 def test_a_split_needs_no_extensions(tmp_path):
     found = layout_of(tmp_path, "train/1.jpg", "val/two")
     assert found == {"train/1.jpg": (None, "train"), "val/two": (None, "validation")}
