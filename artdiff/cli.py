@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -184,7 +184,7 @@ def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
             return plain(compose(config, overrides=[literal(current_name(word)) for word in words]))
-        except ConfigCompositionException as error:
+        except HydraException as error:
             raise UserError(" ".join(str(error).split())) from None
 
 

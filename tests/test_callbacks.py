@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import small, train
 
+from artdiff import UserError
 from artdiff.training import trainer as trainers
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import LastCheckpoint
@@ -51,6 +52,32 @@ def accumulated(art, tmp_path_factory):
 )
 def test_a_callback_acts_once_per_optimizer_step(accumulated, kind, steps):
     assert [step for who, step in accumulated[1] if who is kind] == steps
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (("callbacks.last.every_minutes=1e-9",), [1, 2, 3, 3]),  # the last one after the validation
+        (("callbacks.last.every_minutes=1e9",), [3, 3]),
+        (("callbacks.last.every_minutes=null",), [3, 3]),
+        (("callbacks.last.every_minutes=null", "+trainer.val_check_interval=1"), [1, 2, 3, 3]),  # not within a step
+    ],
+)
+def test_last_is_saved_by_time_between_steps(art, tmp_path, monkeypatch, words, steps):
+    saved, original = [], L.Trainer.save_checkpoint
+
+    def noted(self, path, *more):
+        saved.extend([self.global_step] * str(path).endswith("last.ckpt"))
+        original(self, path, *more)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", noted)
+    train(small(art, tmp_path, *ACCUMULATE, *words, "trainer.max_steps=3", "callbacks.grids=null"))
+    assert saved == steps
+
+
+def test_the_time_between_saves_is_checked():
+    with pytest.raises(UserError, match="callbacks.last.every_minutes must be more than 0, got 0"):
+        LastCheckpoint(path="last.ckpt", pause=0, every_minutes=0)
 
 
 def test_the_monitor_logs_plain_scalars(accumulated):

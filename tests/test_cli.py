@@ -184,3 +184,8 @@ def test_a_run_may_lie_at_home(monkeypatch, tmp_path, home_of):
     monkeypatch.setenv("HOME", str(tmp_path))
     word = literal(f"run_dir={home_of}/run") if home_of == "~" else "run_dir='~/run'"
     assert cli.composed("train", [word])["run_dir"] == f"{tmp_path}/run"
+
+
+def test_a_word_that_hydra_cannot_read_is_one_line_from_python_as_well():
+    with pytest.raises(UserError, match="optimizer.lr="):
+        cli.composed("train", ["optimizer.lr=(1"])

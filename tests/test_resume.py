@@ -1,12 +1,14 @@
 """A run that is stopped and resumed ends with the same weights, bit for bit, as one that never stopped."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import small, train
 
 from artdiff import UserError
+from artdiff.training.last_checkpoint import LastCheckpoint
 
 STEPS_PER_EPOCH = 5
 
@@ -73,6 +75,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(art, uninterrupted, stopped, 
     _assert_equal(_train(art, tmp_path, "trainer.max_steps=9", f"ckpt={ckpt}"), uninterrupted)
 
 
+def test_a_run_killed_within_an_epoch_resumes_exactly(art, uninterrupted, tmp_path, monkeypatch):
+    """From the checkpoint that was saved by time; here it is kept aside when two of the steps are done."""
+    save = LastCheckpoint._save
+
+    def kept(self, trainer):
+        save(self, trainer)
+        if trainer.global_step == 2:
+            shutil.copy(self.path, tmp_path / "killed.ckpt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "_save", kept)
+        _train(art, tmp_path / "killed", "trainer.max_steps=4", "callbacks.last.every_minutes=1e-9")
+    resumed = _train(art, tmp_path / "resumed", "trainer.max_steps=9", f"ckpt={tmp_path}/killed.ckpt")
+    _assert_equal(resumed, uninterrupted)
+
+
 @pytest.mark.parametrize("stop", [2, STEPS_PER_EPOCH])
 def test_a_run_with_accumulated_gradients_resumes_exactly(art, tmp_path, stop):
     accumulate = ("data.batch_size=4", "+trainer.accumulate_grad_batches=2")  # the last step of an epoch has one batch
@@ -105,6 +123,20 @@ def test_a_run_cannot_be_resumed_with_other_settings(art, stopped):
     for other in ("optimizer.lr=5e-4", "experiment=article"):
         with pytest.raises(UserError, match="a run is carried on with what it began with"):
             _train(art, stopped(STEPS_PER_EPOCH), "trainer.max_steps=9", "ckpt=last", other)
+
+
+def test_a_run_with_classes_is_not_carried_on_without(art, tmp_path):
+    paint = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16")
+    _train(art, tmp_path / "run", *paint, "trainer.max_steps=1", "scheduler=null")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in art.rglob("*.jpg"):
+        shutil.copy(path, flat)
+    words = ("trainer.max_steps=2", "scheduler=null", f"data.root={flat}", f"ckpt={tmp_path}/run")
+    with pytest.raises(
+        UserError, match=r"was trained with classes \['colour_field', .*\], got \[\]; a run is carried on"
+    ):
+        _train(art, tmp_path / "other", *paint, *words)
 
 
 def test_other_pictures_start_in_a_new_order(art, stopped, tmp_path, caplog):

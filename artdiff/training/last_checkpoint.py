@@ -43,6 +43,7 @@ class LastCheckpoint(Checkpoint):
         self.longest = math.inf if every_minutes is None else 60 * every_minutes
         self.saved = -math.inf
         self.started = math.inf
+        self.in_step = False
         self.asked_to_stop = False
         self.must_stop = False
         self.handlers: dict[signal.Signals, Any] = {}
@@ -56,7 +57,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.must_stop |= trainer.should_stop
-        if not step_ended(trainer, batch_idx):
+        self.in_step = not step_ended(trainer, batch_idx)
+        if self.in_step:
             trainer.should_stop = False  # Lightning would stop now and lose the gradients accumulated so far
             return
         ends = self._ends(trainer)
@@ -69,7 +71,7 @@ class LastCheckpoint(Checkpoint):
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not self.in_step:
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
