@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from artdiff import UserError, files
+from artdiff.locks import Lock
 
 ROOMS = ("files", "decoded", "features", "latents")
 """Folders of the cache whose files `prune` may remove."""
@@ -54,9 +54,16 @@ def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"the cache folder {folder} cannot be made ({error.strerror}); set data.cache_dir or ARTDIFF_CACHE"
-        ) from None
+        raise unusable(folder, error) from None
+
+
+def unusable(folder: Path, error: OSError) -> UserError:
+    """The error for a folder of the cache that cannot be used, with the remedy."""
+    needed = "a folder on a disk with room" if error.errno in files.FULL else "a folder that can be written to"
+    return UserError(
+        f"the cache in {files.printable(str(folder))} cannot be written: {error.strerror or error}; "
+        f"set data.cache_dir or ARTDIFF_CACHE to {needed}"
+    )
 
 
 class Kept(NamedTuple):
@@ -77,21 +84,27 @@ def kept(folder: Path) -> list[Kept]:
             by_name.setdefault((path.parent.name, name), []).append(path)
     found = []
     for (room, _), paths in by_name.items():
-        status = [path.stat() for path in paths]
+        status = []
+        for path in paths:
+            with suppress(FileNotFoundError):  # another program has just removed it
+                status.append(path.stat())
+        if not status:
+            continue
         used = max(one.st_mtime for one in status)
         found.append(Kept(sorted(paths), _described(room, paths), sum(one.st_blocks * 512 for one in status), used))
     return sorted(found, key=lambda one: one.used)
 
 
 def remove(one: Kept) -> bool:
-    """Remove an entry → whether that was possible: not while it is being built."""
-    lock = one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock")
-    try:
-        with FileLock(lock, timeout=0):
-            for path in one.paths:
-                path.unlink(missing_ok=True)
-    except Timeout:
+    """Remove an entry → whether that was possible: not while it is being built. Raises `OSError`."""
+    lock = Lock(one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock"))
+    if not lock.take():
         return False
+    try:
+        for path in one.paths:
+            path.unlink(missing_ok=True)
+    finally:
+        lock.release()
     return True
 
 
@@ -138,10 +151,11 @@ def _described(room: str, paths: list[Path]) -> str:
 
 
 def _decoded(ledger: Path) -> str:
-    with ledger.open("rb") as stream:
-        first, count = stream.readline(), sum(1 for _ in stream)
+    first, count = b"", 0
     try:
+        with ledger.open("rb") as stream:
+            first, count = stream.readline(), sum(1 for _ in stream)
         size, fit, _ = json.loads(first)["transform"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return f"{count:,} decoded files"
     return f"{count:,} decoded files, {fit} to {size} px"

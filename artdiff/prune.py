@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from artdiff import UserError, cache
 from artdiff.cli import command, plain
+from artdiff.files import printable
 from artdiff.settings import PruneSettings
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,21 @@ def prune(cfg: DictConfig) -> int:
         days = (time.time() - one.used) / 86400
         fate = "kept"
         if days >= settings.unused_days:
-            fate = "would be removed" if settings.dry_run else "removed" if cache.remove(one) else "kept, in use"
+            fate = "would be removed" if settings.dry_run else "removed" if _removed(one) else "kept, in use"
             freed += 0 if fate == "kept, in use" else one.bytes
         log.info("%s: %s, %.2f GB, last used %.0f days ago", fate, one.what, one.bytes / 1e9, days)
     log.info("%.2f GB %s in %s", freed / 1e9, "would be freed" if settings.dry_run else "freed", folder)
     return freed
+
+
+def _removed(one: cache.Kept) -> bool:
+    try:
+        return cache.remove(one)
+    except OSError as error:
+        folder, reason = printable(str(one.paths[0].parent)), error.strerror or error
+        raise UserError(
+            f"{folder} cannot be pruned: {reason}; set cache_dir or ARTDIFF_CACHE to a cache of your own"
+        ) from None
 
 
 main = command(prune, config="prune")

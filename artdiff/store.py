@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
+
+from artdiff.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class RowStore:
         self.row_bytes = row_bytes
         self.max_bytes = max_bytes
         self._is_building = False
-        self._lock = FileLock(path.with_suffix(".lock"))
+        self._lock = Lock(path.with_suffix(".lock"))
         self._is_full = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
@@ -191,6 +192,7 @@ class RowStore:
 
     def _add_entries(self, entries: Sequence[tuple[int, int, bytes]]) -> None:
         """Append entries (row, CRC, key) to the key file, all or none."""
+        self._lock.check()
         packed = [_PLAIN_ENTRY.pack(*entry) for entry in entries]
         content = b"".join(entry + zlib.crc32(entry).to_bytes(4, "little") for entry in packed)
         try:
@@ -233,12 +235,10 @@ class RowStore:
     @contextmanager
     def _locked(self, waiting: str | None = None) -> Iterator[None]:
         """Hold the lock, with all that other programs have written."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+        if not self._lock.take():
             if waiting:
                 log.info(waiting)
-            self._lock.acquire()
+            self._lock.wait()
         try:
             if self._was_removed():
                 self._open()
@@ -299,7 +299,10 @@ def _opened(path: Path) -> IO[bytes]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return path.open("rb", buffering=0)
+        try:
+            return path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise error from None  # the reason why it was not created
 
 
 def _write(stream: int, content: bytes, offset: int) -> None:

@@ -10,7 +10,7 @@ import artdiff
 ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
-    {"files"},
+    {"files", "locks"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
     {"cache", "networks", "evaluation", "diffusion"},
     {"ingest", "losses"},

@@ -274,7 +274,7 @@ def writing(folder, first, how):
 @pytest.mark.parametrize("how", ["append", "build"])
 def test_killed_at_any_moment_no_row_is_wrong(tmp_path, how):
     counts = []
-    for kill, wait in enumerate((0.002, 0.01, 0.03)):
+    for kill, wait in enumerate((0.002, 0.03, 0.2)):
         process = writing(tmp_path, 1000 * kill, how)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)

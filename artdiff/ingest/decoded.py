@@ -74,7 +74,7 @@ def decoded(
                 files = {digest: contents[digest] for digest in missing}
                 _decode(root, files, ledger, store if keep_pixels else None, total=len(contents))
     except OSError as error:
-        raise UserError(f"the cache in {path.parent} cannot be written: {error.strerror or error}") from None
+        raise cache.unusable(path.parent, error) from None
     cache.mark_used(path)
     outcomes = {digest: ledger.outcomes[digest] for digest in sorted(contents)}
     if not keep_pixels:

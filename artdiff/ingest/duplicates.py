@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from filelock import FileLock
 
 from artdiff.ingest.fingerprint import BYTES, near
+from artdiff.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Compared:
     def _add_to_file(self, path: Path, wanted: Collection[bytes]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")), path.open("ab") as stream:
+            with Lock(path.with_suffix(".lock")).held(), path.open("ab") as stream:
                 self._load()
                 stream.truncate(self._read)
                 for batch in self._compare(wanted):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from artdiff import cache
 from artdiff.ingest import pool
 from artdiff.ingest.decode import Facts
 from artdiff.ingest.pool import Outcome
+from artdiff.locks import Lock
 from artdiff.store import RowStore
 
 if TYPE_CHECKING:
@@ -48,14 +48,15 @@ def take_over(kind: str, store: RowStore, ledger: "Ledger") -> None:
     """
     names = {path.name.partition(".")[0] for path in ledger.path.parent.glob(f"{kind[:12]}-*.*")}
     for name in sorted(names):
-        lock = ledger.path.with_name(f"{name}.lock")
-        try:
-            with FileLock(lock, timeout=0):
-                if _take(ledger.path.with_name(name), store, ledger):
-                    for path in ledger.path.parent.glob(f"{name}.*"):
-                        path.unlink(missing_ok=True)
-        except Timeout:
+        lock = Lock(ledger.path.with_name(f"{name}.lock"))
+        if not lock.take():
             continue
+        try:
+            if _take(ledger.path.with_name(name), store, ledger):
+                for path in ledger.path.parent.glob(f"{name}.*"):
+                    path.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _take(stem: Path, store: RowStore, ledger: "Ledger") -> bool:

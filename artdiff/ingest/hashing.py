@@ -2,16 +2,19 @@
 
 import errno
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from artdiff import cache
+from artdiff import UserError, cache
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Record
 from artdiff.progress import progress
+
+log = logging.getLogger(__name__)
 
 SETTLED = 2.0
 """Seconds after which a change to a file is sure to change its times, on any file system."""
@@ -57,9 +60,17 @@ def hashes(root: Path, records: Sequence[Record], folder: Path) -> Hashes:
     try:
         _in_parallel(read, unread, "reading")
     finally:
+        _remember(ledger, lasting)
+    return Hashes(found, reasons)
+
+
+def _remember(ledger: Path, lasting: dict[str, list[Any]]) -> None:
+    """Keep the hashes, if the cache can be written: a run does not need them."""
+    try:
         cache.make(ledger.parent)
         cache.write_json(ledger, lasting)
-    return Hashes(found, reasons)
+    except UserError as error:
+        log.warning("files will be read again next time: %s", error)
 
 
 def ledger_of(root: Path, folder: Path) -> Path:
