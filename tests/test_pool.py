@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from conftest import picture, put
 from PIL import Image
 
 from artdiff import UserError
-from artdiff.ingest import pool
+from artdiff.ingest import child, pool
 from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Transform
 from artdiff.settings import Limits
@@ -162,3 +164,67 @@ def test_whole_pictures(tmp_path):
     assert found[tmp_path / "page.jpg"] == "not a picture (HTML)"
     assert found[tmp_path / "pipe.jpg"] == "not a file but a pipe, a socket or a device"
     assert found[tmp_path / "none.jpg"] == "cannot be read: No such file or directory"
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from artdiff import UserError
+from artdiff.ingest import child, pool
+from artdiff.settings import Limits
+resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]),) * 2)
+try:
+    for path, found in pool.read([Path(word) for word in sys.argv[3:]], Limits(seconds=20, gigabytes=4)):
+        print(path.name, found if isinstance(found, str) else found.size)
+except UserError as error:
+    print("error:", error)
+"""
+"""A program that the system allows less than it asks for."""
+
+
+def limited(what, limit, *paths):
+    words = [sys.executable, "-c", LIMITED, what, str(limit), *paths]
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+def test_the_lower_of_two_limits_on_memory_counts(tmp_path):
+    small = put(tmp_path / "small.jpg")
+    Image.new("L", (20_000, 8_000)).save(tmp_path / "large.png")
+    fits, does_not = limited("RLIMIT_AS", 400 * 10**6, small, tmp_path / "large.png")
+    assert fits == "small.jpg (48, 40)"
+    assert does_not.startswith("large.png needs more memory than the system allows, 0.")
+    assert does_not.endswith(" GB (ulimit -v)")
+    assert len(limited("RLIMIT_CORE", 0, small)) == 1
+    (line,) = limited("RLIMIT_AS", 90 * 10**6, small)
+    assert line.startswith("error: a process that decodes pictures did not start")
+    assert line.endswith("the system allows a process 0.09 GB of memory: raise that limit (ulimit -v)")
+
+
+def test_a_system_without_room_for_processes_or_temporary_files(tmp_path, monkeypatch):
+    path = put(tmp_path / "one.jpg")
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    assert outcomes(jobs_for(path))["one.jpg"].facts is not None
+
+    def refused(*args, **kwargs):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(UserError, match="did not start: Resource temporarily unavailable"):
+        outcomes(jobs_for(path))
+
+
+def test_a_process_whose_parent_was_killed_writes_no_row(tmp_path, monkeypatch):
+    path, rows = put(tmp_path / "one.jpg"), tmp_path / "rows"
+    rows.write_bytes(bytes(768))
+    work = child.ToRow(TRANSFORM, [str(rows), 768])
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(SystemExit):
+        work(jobs_for(path)[0])
+    assert rows.read_bytes() == bytes(768)
+
+
+def test_names_that_are_no_text_reach_the_process(tmp_path):
+    names = ["caf\udce9.jpg", "two\nlines.jpg", 'a "b"\t.jpg', "\x85.jpg"]
+    found = outcomes(jobs_for(*(put(tmp_path / name) for name in names)))
+    assert {name for name in names if found[name].facts is not None} == set(names)

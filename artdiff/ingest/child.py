@@ -43,7 +43,7 @@ def main() -> None:
     """Answer one job after the other until nobody asks any more."""
     connection = Connection(int(sys.argv[1]))
     transform, (seconds, gigabytes), rows = json.loads(connection.recv_bytes())
-    _bound_memory(gigabytes)
+    bounded = _bound_memory(gigabytes)
     work = ToRow(Transform(*transform), rows) if isinstance(transform, list) else ToPicture(transform)
     connection.send_bytes(b"{}")
     while True:
@@ -52,7 +52,7 @@ def main() -> None:
         except (EOFError, OSError):
             return
         _end_after(2 * seconds + 10)  # in case the parent cannot end this process any more
-        message, picture = _answer(work, job, gigabytes)
+        message, picture = _answer(work, job, bounded)
         _end_after(0)
         connection.send_bytes(json.dumps(message).encode())
         if picture:
@@ -73,7 +73,8 @@ class ToPicture:
 class ToRow:
     """Decodes a file, fits it to a square and writes its row.
 
-    While it lives it holds a shared `flock` on the file, so that nobody gives its rows to others.
+    While it lives it holds a shared `flock` on the file, so that nobody gives its rows to others. On a disk without
+    locks it writes no more once its parent has ended.
     """
 
     def __init__(self, transform: Transform, rows: list[Any] | None) -> None:
@@ -84,12 +85,15 @@ class ToRow:
         if self.rows is not None:
             with suppress(OSError):  # a disk without locks
                 fcntl.flock(self.stream, fcntl.LOCK_SH)
+        self.parent = os.getppid()
 
     def __call__(self, job: Job) -> Answer:
         pixels, facts = decode.decode(_content(job), self.transform)
         if self.rows is None:
             return {"facts": facts, "reason": None}, b""
         row = pixels.tobytes()
+        if os.getppid() != self.parent:
+            sys.exit()
         try:
             written = os.pwrite(self.stream, row, job.row * self.rows.bytes)
         except OSError as error:
@@ -99,13 +103,13 @@ class ToRow:
         return {"facts": facts, "reason": None, "crc": zlib.crc32(row)}, b""
 
 
-def _answer(work: ToRow | ToPicture, job: Job, gigabytes: float) -> Answer:
+def _answer(work: ToRow | ToPicture, job: Job, bounded: "Bounded") -> Answer:
     try:
         return work(job)
     except Unreadable as error:
         return {"facts": None, "reason": str(error)}, b""
     except MemoryError:
-        return {"facts": None, "reason": f"needs more than {gigabytes:g} GB of memory to decode"}, b""
+        return {"facts": None, **bounded.reason()}, b""
     except OSError as error:
         return {"facts": None, "reason": f"cannot be read: {error.strerror}", "lasting": False}, b""
 
@@ -125,16 +129,39 @@ def _end_after(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _bound_memory(gigabytes: float) -> None:
-    """Allow this process so much more memory than it has now, and no core dump if it crashes. Linux only."""
+class Bounded(NamedTuple):
+    """The memory that this process may take, in GB, and whether the system allows less than was asked for."""
+
+    gigabytes: float
+    by_system: bool
+
+    def reason(self) -> dict[str, Any]:
+        """Why a file cannot be decoded within the bound."""
+        if not self.by_system:
+            return {"reason": f"needs more than {self.gigabytes:g} GB of memory to decode"}
+        reason = f"needs more memory than the system allows, {self.gigabytes:.2g} GB (ulimit -v)"
+        return {"reason": reason, "lasting": False}
+
+
+def _bound_memory(gigabytes: float) -> Bounded:
+    """Allow this process so much more memory than it has now, and no core dump if it crashes. Linux only.
+
+    A lower limit that the system sets already stays.
+    """
     try:
         import resource
 
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):
-        return
+        return Bounded(gigabytes, by_system=False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + int(gigabytes * 1e9),) * 2)
+    wanted = in_use + int(gigabytes * 1e9)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = min((limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY), default=wanted)
+    resource.setrlimit(resource.RLIMIT_AS, (min(wanted, allowed), min(wanted, allowed)))
+    if allowed < wanted:
+        return Bounded(max(allowed - in_use, 0) / 1e9, by_system=True)
+    return Bounded(gigabytes, by_system=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from PIL import Image
 
@@ -145,8 +145,18 @@ class _Child:
     """A child process and the jobs that it has not answered yet; the first is the one it works on."""
 
     def __init__(self, settings: bytes) -> None:
+        try:
+            self._start(settings)
+        except OSError as error:  # no more processes, open files or memory
+            raise UserError(f"a process that decodes pictures did not start: {error.strerror}{_ulimit()}") from None
+        self.jobs: deque[Job] = deque()
+        self.alone = False
+        self.since = 0.0
+        self.started = False
+
+    def _start(self, settings: bytes) -> None:
         self.connection, theirs = Pipe()
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
+        self.said = _scratch()
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
@@ -159,11 +169,8 @@ class _Child:
             start_new_session=True,  # Ctrl-C must reach the parent only, or it would look like a crash
         )
         theirs.close()
-        self.jobs: deque[Job] = deque()
-        self.alone = False
-        self.since = 0.0
-        self.connection.send_bytes(settings)
-        self.started = False
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died, which `give` finds out
+            self.connection.send_bytes(settings)
 
     def give(self, job: Job, *, alone: bool = False) -> None:
         """Send a job. Raises `UserError` if the child did not start."""
@@ -172,7 +179,8 @@ class _Child:
                 end = self.end()
                 self.said.seek(0)
                 last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise UserError(f"a process that decodes pictures did not start ({end}): {last or 'no reason given'}")
+                reason = f"{last or 'no reason given'}{_ulimit()}"
+                raise UserError(f"a process that decodes pictures did not start ({end}): {reason}")
             self.started = True
         if not self.jobs:
             self.since = time.monotonic()
@@ -202,7 +210,7 @@ class _Child:
         end = self.end()
         if not died:
             return Outcome(None, f"took longer than {limits.seconds:g} s to decode")
-        killed = end in ("SIGKILL", "SIGTERM")  # by the system, short of memory, or by a person: not by the file
+        killed = end in ("SIGKILL", "SIGTERM", "SIGXCPU")  # by the system, or by a person: not by the file
         return Outcome(None, f"its decoder crashed ({end})", lasting=not killed)
 
     def end(self) -> str:
@@ -222,3 +230,23 @@ class _Child:
             return json.loads(self.connection.recv_bytes())
         except (EOFError, OSError, ValueError):
             return None
+
+
+def _scratch() -> IO[bytes]:
+    """A file for what a child prints, in memory where the system can: the folder for temporary files may be full."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("said"), "r+b")
+    return tempfile.TemporaryFile()
+
+
+def _ulimit() -> str:
+    """The system's limit on memory as a possible cause and its remedy; empty if there is none."""
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, AttributeError):
+        return ""
+    if soft == resource.RLIM_INFINITY:
+        return ""
+    return f"; the system allows a process {soft / 1e9:.2g} GB of memory: raise that limit (ulimit -v)"
