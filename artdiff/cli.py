@@ -1,6 +1,8 @@
 """What the commands share: they compose `conf/`, and a user's mistake ends in one line and exit code 1."""
 
+import errno
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -22,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import UserError, runs
-from artdiff.files import user_path
+from artdiff.files import cannot_write, printable, user_path
 from artdiff.settings import CONF, RENAMED, TEXTS
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,11 @@ HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
 """Folders that Hydra or Lightning makes, which know nothing of `~`."""
 
 MULTIRUN = {"-m", "--multirun"}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+"""Errors of the disk that the user can mend."""
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
 COMMANDS = ("train", "generate", "audit", "prune")
 
 NOISE = (
@@ -217,14 +224,51 @@ def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], No
         try:
             sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
         except UserError as error:
-            print(error, file=sys.stderr)
-            sys.exit(1)
+            _exit(str(error))
         failures.clear()
-        guarded()
+        logging.raiseExceptions = False  # a full disk must not fill the terminal with the log's own tracebacks
+        _run(guarded)
         if failures:
             sys.exit(1)
 
     return main
+
+
+def _run(program: Callable[[], Any]) -> None:
+    """Run a Hydra program; a wrong override, and a run's folder that cannot be written to, are one line.
+
+    `HYDRA_FULL_ERROR=1` shows where any error comes from.
+    """
+    if os.environ.get(FULL_ERROR) == "1":
+        program()
+        return
+    os.environ[FULL_ERROR] = "1"  # Hydra raises errors instead of printing them
+    try:
+        program()
+    except InstantiationException:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(f"{error} {error.__cause__ or ''}")
+    except OSError as error:
+        if error.errno in REFUSED and error.filename is not None:
+            _exit(f"{error.filename}: {error.strerror}")
+        if error.errno not in FULL:
+            raise
+        _exit(str(cannot_write(Path(error.filename or _asked_folder() / runs.CONFIG), error)))
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+
+
+def _asked_folder() -> Path:
+    """Where the command line asks to write to."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    asked = (words[key] for key in ("out", "hydra.run.dir", "run_dir", "runs_dir") if key in words)
+    return Path(next(asked, ".").strip("'"))
+
+
+def _exit(message: str) -> NoReturn:
+    print(" ".join(printable(message).split()), file=sys.stderr)
+    sys.exit(1)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         cause = error if isinstance(error, OSError) else stream.error if stream is not None else None
         if cause is None:
             raise
-        raise UserError(_why_not(path, cause)) from None
+        raise cannot_write(path, cause) from None
     finally:
         if stream is not None:
             with suppress(OSError):  # what is left in its buffer is not needed
@@ -109,7 +109,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(number)
 
 
-def _why_not(path: Path, error: OSError) -> str:
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Why `path` cannot be written, with its folder and the remedy."""
     remedy = "make room there" if error.errno in FULL else "choose another folder"
-    there = printable(str(path.absolute().parent))
-    return f"{printable(path.name)} cannot be written to the folder {there}: {error.strerror or error}; {remedy}"
+    reason, there = error.strerror or error, printable(str(path.absolute().parent))
+    return UserError(f"{printable(path.name)} cannot be written to the folder {there}: {reason}; {remedy}")

@@ -3,6 +3,7 @@
 import errno
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from artdiff import UserError, cache, files, images
 from artdiff.files import printable, user_path, write, writing
+from artdiff.ingest import sample_art
 from artdiff.losses import weights
 from artdiff.painter import Painting
 from artdiff.training.checkpoint_writer import CheckpointWriter
@@ -116,6 +118,22 @@ def test_an_audit_on_a_full_disk_ends_in_one_line(tmp_path, full):
     printed = in_process("artdiff.audit", "data.root=pictures", "out=out", cwd=tmp_path, expect=1)
     assert "Traceback" not in printed
     assert "No space left on device; make room there" in printed.splitlines()[-1]
+
+
+def test_a_run_whose_folder_cannot_be_made_ends_in_one_line(tmp_path, little):
+    (tmp_path / "runs").touch()
+    printed = in_process("artdiff.train", "data.root=pictures", cwd=tmp_path, expect=1)
+    assert re.fullmatch(r"\S*runs/baseline.*: (Not a directory|File exists)\n", printed)
+    (little / "file").write_bytes(bytes(60_000))
+    printed = in_process("artdiff.train", "data.root=pictures", f"hydra.run.dir={little}/run", cwd=tmp_path, expect=1)
+    assert printed.splitlines()[-1].endswith("No space left on device; make room there")
+    shutil.rmtree(little / "run")
+
+
+def test_sample_art_on_a_full_disk_leaves_nothing(little):
+    with pytest.raises(UserError, match=f"cannot be written to the folder {little}: "):
+        sample_art.folder(little)
+    assert not list(little.glob("sample_art*"))
 
 
 @pytest.fixture

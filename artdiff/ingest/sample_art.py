@@ -14,7 +14,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from artdiff import cache
+from artdiff import cache, files
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,14 @@ def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0) -> Path:
         log.info("painting the built-in sample art, %s pictures, to %s", f"{per_style * len(STYLES):,}", root)
         unfinished = root.with_name(f"{root.name}.{os.getpid()}.painting")
         shutil.rmtree(unfinished, ignore_errors=True)
-        paint(unfinished, per_style=per_style, seed=seed)
         try:
+            paint(unfinished, per_style=per_style, seed=seed)
             unfinished.replace(root)
-        except OSError:  # another run has just put the same pictures there
-            shutil.rmtree(unfinished)
+        except OSError as error:
+            if not root.exists():  # else another run has just put the same pictures there
+                raise files.cannot_write(root, error) from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return root
 
 
