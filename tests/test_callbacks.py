@@ -75,7 +75,9 @@ def test_last_is_saved_by_time_between_steps(art, tmp_path, monkeypatch, words, 
     assert saved == steps
 
 
-def test_the_time_between_saves_is_checked():
+def test_the_intervals_of_grids_and_saves_are_checked():
+    with pytest.raises(UserError, match="callbacks.grids.every_n_steps must be a whole number of at least 1, got 0"):
+        SampleGrids(folder="samples", every_n_steps=0, pictures=8, max_side=128, max_grids=1)
     with pytest.raises(UserError, match="callbacks.last.every_minutes must be more than 0, got 0"):
         LastCheckpoint(path="last.ckpt", pause=0, every_minutes=0)
 

@@ -7,9 +7,11 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from artdiff import images
 from artdiff.data.datamodule import ArtDataModule
+from artdiff.settings import POSITIVE_WHOLE
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.loop import step_ended
@@ -33,17 +35,25 @@ class SampleGrids(L.Callback):
     """
 
     def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("pictures", pictures), ("max_grids", max_grids)):
+            POSITIVE_WHOLE(f"callbacks.grids.{name}", value)
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.pictures = pictures
         self.max_side = max_side
         self.max_grids = max_grids
         self.shown: list[int] = []
+        self.preview: Tensor | None = None
+        self.colours: images.Colours | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.preview = data.preview(self.pictures)
-        self.colours = data.colours(pl_module.shown_labels()) if isinstance(pl_module, Generation) else None
+        self.preview = self.colours = None
+        with only_reporting("no grids of samples are painted"):
+            self.preview = data.preview(self.pictures)
+        if isinstance(pl_module, Generation):
+            with only_reporting("the drift of colours is not measured"):
+                self.colours = data.colours(pl_module.shown_labels())
         steps = trainer.estimated_stepping_batches
         if steps != math.inf:
             self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
@@ -64,11 +74,22 @@ class SampleGrids(L.Callback):
         assert isinstance(task, Task)
         step = trainer.global_step
         self.shown.append(step)
+        if self.preview is None:
+            return
+        with only_reporting("a grid of samples is not painted"):
+            self._keep(trainer, self._lines(trainer, task, self.preview), step)
+
+    def _lines(self, trainer: L.Trainer, task: Task, preview: Tensor) -> list[Tensor]:
+        """The lines of the grid, each (B,3,H,W)."""
         was_training = task.training
         task.eval()
-        with trainer.precision_plugin.forward_context():
-            lines = [line.float().cpu() for line in task.sample_grid(self.preview.to(task.device))]
-        task.train(was_training)
+        try:
+            with trainer.precision_plugin.forward_context():
+                return [line.float().cpu() for line in task.sample_grid(preview.to(task.device))]
+        finally:
+            task.train(was_training)
+
+    def _keep(self, trainer: L.Trainer, lines: list[Tensor], step: int) -> None:
         grid = images.grid(lines, max_side=self.max_side)
         with only_reporting("a grid of samples is not kept"):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ class Monitor(L.Callback):
         assert isinstance(pl_module, Task)
         now = time.monotonic()
         scalars = {"train/lr": self.lr, "train/grad_norm": pl_module.grad_norm}
-        scalars["train/images_per_second"] = self.seen / (now - self.since)
+        scalars["train/images_per_second"] = self.seen / max(now - self.since, 1e-9)
         pl_module.log_dict(scalars | memory(pl_module.device))
         self.seen, self.since = 0, now
 

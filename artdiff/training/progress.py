@@ -59,7 +59,7 @@ class PlainProgress(L.Callback):
             f"{trainer.global_step:,}",
             f" of {total:,}" if total != math.inf else "",
             trainer.current_epoch + 1,
-            self.seen / (self.said - self.started),
+            self.seen / max(self.said - self.started, 1e-9),
             ", ".join(scores),
             f", about {_duration(left)} left" if left < math.inf else "",
         )
