@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from artdiff.ingest.decode import MAX_PIXELS, Transform, Unreadable, decode, fitted, flat, to_rgb
+from artdiff.ingest.decode import Transform, Unreadable, decode, fitted, flat, to_rgb
+from artdiff.ingest.main_picture import MAX_PIXELS
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -241,6 +242,16 @@ def _bomb():
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+
+
+def ftyp(*brands):
+    """The head of an ISO media file."""
+    first, *rest = brands
+    box = first + bytes(4) + b"".join(rest)
+    return struct.pack(">I", len(box) + 8) + b"ftyp" + box + struct.pack(">I4s", 99, b"meta") + bytes(range(91))
+
+
 JPEG = encoded(noise(64, 64), "JPEG")
 
 
@@ -253,16 +264,46 @@ JPEG = encoded(noise(64, 64), "JPEG")
         (b"%PDF-1.7", "not a picture (PDF)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture (PostScript)"),
         (b"PK\3\4zip", "not a picture (archive)"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "not a picture (HEIC, which must first be converted to JPEG)"),
+        (b"PK\3\4" + b"\1\0\x63\0" * 9, "not a picture (archive)"),  # encrypted
+        (b"Salted__" + bytes(range(99)), "not a picture (encrypted)"),
+        (b"\xff\x0a\xfa\x1f\x01\x90", "JPEG XL, which must first be converted to JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + ftyp(b"jxl "), "JPEG XL, which must first be converted to JPEG or PNG"),
+        (ftyp(b"crx ", b"isom"), "raw file (CR3), which must first be exported as JPEG, PNG or TIFF"),
+        (b"FUJIFILMCCD-RAW 0201", "raw file (RAF), which must first be exported as JPEG, PNG or TIFF"),
+        (b"IIU\0\x18\0\0\0", "raw file (RW2), which must first be exported as JPEG, PNG or TIFF"),
+        (b"IIRO\x08\0\0\0", "raw file (ORF), which must first be exported as JPEG, PNG or TIFF"),
+        (ftyp(b"heic", b"mif1"), "HEIC, which must first be converted to JPEG or PNG"),
+        (ftyp(b"mif1", b"heic"), "HEIC, which must first be converted to JPEG or PNG"),
+        (ftyp(b"msf1", b"hevc"), "HEIC, which must first be converted to JPEG or PNG"),
+        (ftyp(b"avif", b"mif1"), "AVIF that cannot be decoded here, which must first be converted to JPEG or PNG"),
+        (ftyp(b"mif1", b"avif"), "AVIF that cannot be decoded here, which must first be converted to JPEG or PNG"),
+        (ftyp(b"isom", b"mp42"), "not a picture (video)"),
+        (b"v/1\x01\2\0\0\0", "OpenEXR, which must first be converted to JPEG or PNG"),
+        (b"#?RADIANCE\n", "Radiance HDR, which must first be converted to JPEG or PNG"),
+        (
+            b"8BPS\0\2" + bytes(6) + b"\0\3" + b"\0\0\0\x28" * 2 + b"\0\x08\0\3",
+            "PSB (large Photoshop document), which must first be exported as JPEG, PNG or TIFF",
+        ),
+        (LFS, "a Git LFS pointer (run git lfs pull)"),
+        (LFS.replace(b"\n", b"\r\n"), "a Git LFS pointer (run git lfs pull)"),
+        (b"/annex/objects/SHA256E-s9--ab.jpg\n", "a git-annex pointer (run git annex get)"),
+        (b"outs:\n- md5: a304afb9\n", "a DVC pointer (run dvc pull)"),
+        (b"[InternetShortcut]\r\nURL=https://example.org\r\n", "not a picture (link to a web page)"),
+        (b"<?xml?><plist><dict><key>URL</key></dict></plist>", "not a picture (link to a web page)"),
+        (b"L\0\0\0\1\x14\2\0" + bytes(range(60)), "not a picture (Windows shortcut)"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X        ", "not a picture (what macOS notes about a file)"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "not a picture (Office document or thumbnail database)"),
+        ("Ölgemälde, 1908\n".encode() * 99, "not a picture (text)"),
+        ("a list".encode("utf-16"), "not a picture (text)"),
         (b"RI", "not a picture (text)"),
         (b"\xff\xd8\xff", "damaged JPEG: no header"),
         (b"dear diary", "not a picture (text)"),
-        (bytes(2000), "not a picture (nothing but zeros)"),
+        (bytes(2000), "not a picture (nothing but zeros): copy or download it again"),
         (bytes(range(1, 255)), "not a picture"),
-        (JPEG[: len(JPEG) // 2], "truncated JPEG"),
+        (JPEG[: len(JPEG) // 2], "truncated JPEG: copy or download it again"),
         (JPEG[:20], "damaged JPEG: no header"),
         (_bomb(), "too large: 90,000 x 90,000"),
-        (encoded(noise(64, 64))[:-40], "truncated PNG"),
+        (encoded(noise(64, 64))[:-40], "truncated PNG: copy or download it again"),
     ],
 )
 def test_a_file_that_is_not_a_picture_says_why(content, reason):
@@ -273,7 +314,7 @@ def test_a_file_that_is_not_a_picture_says_why(content, reason):
 
 def test_a_jpeg_counts_at_its_reduced_size(monkeypatch):
     content = encoded(Image.new("L", (4000, 4000)), "JPEG")
-    monkeypatch.setattr("artdiff.ingest.decode.MAX_PIXELS", MAX_PIXELS // 100)
+    monkeypatch.setattr("artdiff.ingest.main_picture.MAX_PIXELS", MAX_PIXELS // 100)
     assert decode(content, SQUASH)[1].width == 4000
     with pytest.raises(Unreadable, match="too large: 4,000 x 4,000"):
         to_rgb(content)

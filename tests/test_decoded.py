@@ -431,12 +431,34 @@ def test_maps_of_an_earlier_version_are_taken_over_and_removed(root, tmp_path, d
     kept = earlier_map(tmp_path, root, transform=Transform(24, "squash", WHITE))
     with caplog.at_level("INFO"):
         outcomes, pixels, _ = read(root, tmp_path)
-    assert decodes == []
+    assert decodes == ["page.jpg"]  # reasons say more now
     assert (outcomes["page.jpg"].reason, len(pixels)) == ("not a picture (HTML)", 6)
     assert is_right(root, pixels)
     assert {path.stem for path in tmp_path.glob("decoded/*.npy")} == {kept.name}
     assert not [record for record in caplog.records if record.levelname != "INFO"]
     assert caplog.text.count("pictures decoded by an earlier version are kept in") == 2
+
+
+def test_files_of_several_pictures_are_not_taken_over(tmp_path, decodes):
+    shown, other = picture(1), picture(2)
+    (tmp_path / "root").mkdir()
+    for name in ("1.png", "1.bmp", "1.webp", "1.jpg", "1.gif", "1.tif"):
+        shown.save(tmp_path / "root" / name)
+    for name in ("2.png", "2.webp", "2.gif", "2.tif"):
+        other.save(tmp_path / "root" / name, save_all=True, append_images=[shown])
+    other.save(tmp_path / "root/2.jpg", "MPO", save_all=True, append_images=[shown])
+    earlier_map(tmp_path, tmp_path / "root")
+    assert is_right(tmp_path / "root", read(tmp_path / "root", tmp_path)[1])
+    assert sorted(decodes) == ["1.gif", "1.tif", "2.gif", "2.jpg", "2.png", "2.tif", "2.webp"]
+
+
+def test_a_map_of_another_folder_is_left_for_it(root, tmp_path, decodes):
+    stem = earlier_map(tmp_path, root)
+    put(tmp_path / "other/1.jpg")
+    read(tmp_path / "other", tmp_path)
+    assert stem.with_suffix(".npy").exists()
+    assert is_right(root, read(root, tmp_path)[1])
+    assert decodes == ["1.jpg"]
 
 
 def test_an_interrupted_map_of_an_earlier_version_is_taken_over(root, tmp_path, decodes):

@@ -32,8 +32,9 @@ from artdiff.store import RowStore
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-"""Part of every kind: raise it when the pixels or facts that a content decodes to change."""
+VERSION, EARLIER = 4, 3
+"""Part of every kind: raise it when the pixels or facts that a content decodes to change. The earlier one is that of
+version 0.1.0, from which `earlier_cache` takes over what has not changed."""
 
 WAITING = "another program is decoding pictures in the same way: waiting for it"
 
@@ -46,9 +47,9 @@ class Decoded(NamedTuple):
     pixels: np.ndarray | None
 
 
-def kind_of(transform: Transform) -> str:
+def kind_of(transform: Transform, version: int = VERSION) -> str:
     """The name of everything that is decoded with a transform, 32 hexadecimal digits."""
-    return cache.key(VERSION, PIL.__version__, transform)
+    return cache.key(version, PIL.__version__, transform)
 
 
 def decoded(
@@ -68,11 +69,12 @@ def decoded(
         missing = _missing(contents, ledger, store, keep_pixels)
         if missing:
             with store.building(WAITING):
-                earlier_cache.take_over(kind, store, ledger)
+                files = {digest: root / record.path for digest, record in contents.items()}
+                earlier_cache.take_over(kind_of(transform, EARLIER), store, ledger, files)
                 ledger.load()
                 missing = _missing(contents, ledger, store, keep_pixels)
-                files = {digest: contents[digest] for digest in missing}
-                _decode(root, files, ledger, store if keep_pixels else None, total=len(contents))
+                new = {digest: contents[digest] for digest in missing}
+                _decode(root, new, ledger, store if keep_pixels else None, total=len(contents))
     except OSError as error:
         raise cache.unusable(path.parent, error) from None
     cache.mark_used(path)

@@ -1,4 +1,7 @@
-"""Takes over what version 0.1.0 kept in the cache, so that an upgrade decodes nothing again.
+"""Takes over what version 0.1.0 kept in the cache, so that an upgrade decodes little again.
+
+Files that may hold several pictures are decoded again, since another of them may be the main one, and so are rejected
+files, whose reasons say more now.
 
 It kept one map for each set of contents, `decoded/KIND12-CONTENTS`, where KIND12 is the first 12 digits of the kind:
 
@@ -10,7 +13,7 @@ It kept one map for each set of contents, `decoded/KIND12-CONTENTS`, where KIND1
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 AT_ONCE = 256
 """Rows that are copied at once."""
 
+HEAD = 2**16
+"""Bytes of a file that tell whether it holds several pictures."""
+
 
 class Entry(NamedTuple):
     """A content, what became of it, and its pixels; none if they were not kept."""
@@ -41,8 +47,8 @@ class Entry(NamedTuple):
     pixels: bytes
 
 
-def take_over(kind: str, store: RowStore, ledger: "Ledger") -> None:
-    """Move all maps of this kind into the store and the ledger, and remove them.
+def take_over(kind: str, store: RowStore, ledger: "Ledger", files: Mapping[str, Path]) -> None:
+    """Move the maps of this kind that have contents of `files` (SHA-256 → path) into the store, and remove them.
 
     A map that an older program is building, or that does not fit on the disk, is left alone.
     """
@@ -52,16 +58,18 @@ def take_over(kind: str, store: RowStore, ledger: "Ledger") -> None:
         if not lock.take():
             continue
         try:
-            if _take(ledger.path.with_name(name), store, ledger):
+            if _take(ledger.path.with_name(name), store, ledger, files):
                 for path in ledger.path.parent.glob(f"{name}.*"):
                     path.unlink(missing_ok=True)
         finally:
             lock.release()
 
 
-def _take(stem: Path, store: RowStore, ledger: "Ledger") -> bool:
-    """Copy a map → whether everything in it has a place now."""
-    count, entries = 0, _entries(stem, store.row_bytes)
+def _take(stem: Path, store: RowStore, ledger: "Ledger", files: Mapping[str, Path]) -> bool:
+    """Copy what a map knows of `files` → whether it is not needed any more."""
+    if not any(digest in files for digest in _digests(stem)):
+        return False
+    count, entries = 0, (one for one in _entries(stem, store.row_bytes) if _is_unchanged(one, files))
     while batch := list(islice(entries, AT_ONCE)):
         kept = [one for one in batch if one.pixels]
         if kept and store.append([bytes.fromhex(one.digest) for one in kept], [one.pixels for one in kept]) < len(kept):
@@ -73,6 +81,31 @@ def _take(stem: Path, store: RowStore, ledger: "Ledger") -> bool:
     if count:
         log.info("%s pictures decoded by an earlier version are kept in %s", f"{count:,}", store.path.parent)
     return True
+
+
+def _digests(stem: Path) -> Iterator[str]:
+    """The contents that a map knows."""
+    listing = cache.read_json(stem.with_suffix(".json"))
+    if listing is not None:
+        yield from (digest for digest, *_ in listing["outcomes"])
+    if stem.with_suffix(".journal").exists():
+        yield from (digest for _, (digest, *_) in _noted(stem.with_suffix(".journal")))
+
+
+def _is_unchanged(one: Entry, files: Mapping[str, Path]) -> bool:
+    """True if a content decodes to the same pixels today: a JPEG, PNG, WebP or BMP of a single picture."""
+    if one.outcome.facts is None or one.digest not in files:
+        return False
+    try:
+        with files[one.digest].open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError:
+        return False
+    if head.startswith(b"\x89PNG"):
+        return b"IDAT" in head and b"acTL" not in head
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return head[12:16] != b"VP8X" or not head[20] & 2  # the flag of animations
+    return head.startswith(b"BM") or (head.startswith(b"\xff\xd8") and b"MPF\0" not in head)
 
 
 def _entries(stem: Path, row_bytes: int) -> Iterator[Entry]:
@@ -98,7 +131,7 @@ def _kept(entries: Iterable[tuple[int, list]], rows: np.ndarray) -> Iterator[Ent
 
 
 def _noted(journal: Path) -> Iterator[tuple[int, list]]:
-    for line in journal.read_text().splitlines():
+    for line in journal.read_text().split("\n"):
         try:
             row, *entry = json.loads(line)
         except ValueError:  # it was being written

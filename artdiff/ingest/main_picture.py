@@ -1,0 +1,182 @@
+"""Opens the main picture of a file that holds several: not a thumbnail, nor the blank first frame of an animation."""
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from artdiff.ingest import tiff
+from artdiff.ingest.flatten import WHITE, flat, orientation
+from artdiff.ingest.signs import EXPORTED
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are rejected: Pillow's own bound against decompression bombs. A JPEG that is decoded at a
+fraction of its size counts as that fraction."""
+
+NOT_PICTURES = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+"""Formats that Pillow opens but does not decode itself: EPS would start a program, the others are stubs."""
+
+MOST_FRAMES = 64
+"""Frames of an animation that are looked at if the first is blank; fewer if they have more than `MAX_PIXELS` in all."""
+
+BLANK = 8
+"""A frame whose values differ by no more, of 255, has nothing on it."""
+
+LOOK = 32
+"""Side in pixels at which pages and frames are compared, at most."""
+
+ALIKE = 16.0
+"""Two pages show the same if they differ by no more on average, of 255, at that size."""
+
+MERGED = 1057
+"""Photoshop's resource that says whether a file holds the picture itself beside its layers (byte 4)."""
+
+
+class Unreadable(Exception):
+    """The file is not a picture that can be used; the message says why, in words for a person."""
+
+
+@lru_cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are decoded, the usual ones first."""
+    Image.preinit()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NOT_PICTURES)
+
+
+def loaded(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """The main picture, decoded, and its upright size. A JPEG may come smaller, with at least `draft` pixels a side.
+
+    Raises `Unreadable`, and whatever Pillow raises.
+    """
+    found = tiff.read(content)
+    picture = _opened(content) if found is None else _of_tiff(found)
+    if picture.format == "MPO":
+        picture.seek(_of_mpo(picture))
+    if picture.format == "PSD" and _lacks_merged(picture):
+        raise Unreadable("Photoshop file without a merged picture, which must be saved with Maximize Compatibility")
+    header = picture.size
+    drafted = draft is not None and picture.tell() == 0 and picture.draft(None, (draft, draft)) is not None
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Unreadable(f"too large: {header[0]:,} x {header[1]:,}")
+    picture.load()
+    width, height = header if drafted else picture.size  # Pillow turns a TIFF while loading it
+    size = (width, height) if orientation(picture) < 5 else (height, width)
+    if _may_begin_blank(picture, found) and _is_blank(picture):
+        place = _first_with_content(content, found)
+        if place:
+            picture = _frame(content, found, place)
+            size = picture.size
+    return picture, size
+
+
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=formats())
+
+
+def _of_tiff(found: tiff.Tiff) -> Image.Image:
+    """The main page. A page that says nothing of its orientation has that of the first."""
+    page, raw = found.main(), found.raw_format
+    if page is None:
+        previews = [one for one in found.pages if one.is_picture]
+        width, height = max(previews, key=lambda one: one.area).size if previews else (0, 0)
+        there = f": only its preview of {width} x {height} can be read" if previews else ""
+        if raw is not None:
+            raise Unreadable(f"raw file ({raw}), {EXPORTED}{there}")
+        raise Unreadable(f"TIFF without its main picture{there}")
+    try:
+        picture = _opened(found.beginning_with(page))
+        larger = found.larger(page) if page is found.pages[0] and raw is None else []
+        page, picture = _instead_of_thumbnail(found, page, picture, larger)
+    except Exception:
+        if raw is not None:
+            raise Unreadable(f"raw file ({raw}), {EXPORTED}") from None
+        raise
+    if tiff.ORIENTATION not in page.tags and page is not found.pages[0]:
+        picture.getexif()[tiff.ORIENTATION] = found.pages[0].first(tiff.ORIENTATION, 1)
+    return picture
+
+
+def _instead_of_thumbnail(
+    found: tiff.Tiff, page: tiff.Page, picture: Image.Image, larger: list[tiff.Page]
+) -> tuple[tiff.Page, Image.Image]:
+    """The first of the larger pages that shows the same as `page`, or else `page` itself."""
+    if not larger or page.area > MAX_PIXELS:
+        return page, picture
+    try:
+        side = min(LOOK, *page.size)
+        seen = _look(_opened(found.beginning_with(page)), side)
+    except Exception:  # `page` is damaged, which is reported when it is loaded
+        return page, picture
+    for other in larger:
+        if other.area > MAX_PIXELS:
+            raise Unreadable(f"too large: {other.size[0]:,} x {other.size[1]:,}")
+        try:
+            if np.abs(_look(_opened(found.beginning_with(other)), side) - seen).mean() <= ALIKE:
+                return other, _opened(found.beginning_with(other))
+        except Exception:  # the larger page is damaged, or of a kind that cannot be decoded
+            continue
+    return page, picture
+
+
+def _look(picture: Image.Image, side: int = LOOK) -> np.ndarray:
+    """A picture at a small size, float32 (side,side,3), 0 to 255."""
+    small = flat(picture, WHITE).convert("RGB").resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small).astype(np.float32)
+
+
+def _of_mpo(picture: Image.Image) -> int:
+    """The place of the main picture in a Multi-Picture file: the first, unless that is a thumbnail of another."""
+    try:
+        kinds = [entry["Attribute"]["MPType"] for entry in picture.mpinfo[0xB002]]  # type: ignore[attr-defined]
+    except (KeyError, TypeError, AttributeError):
+        return 0
+    if not kinds or not kinds[0].startswith("Large Thumbnail"):
+        return 0
+    return next((place for place, kind in enumerate(kinds) if not kind.startswith("Large Thumbnail")), 0)
+
+
+def _lacks_merged(picture: Image.Image) -> bool:
+    resources = picture.resources  # type: ignore[attr-defined]
+    return any(number == MERGED and data[4:5] == b"\0" for number, _, data in resources)
+
+
+def _may_begin_blank(picture: Image.Image, found: tiff.Tiff | None) -> bool:
+    if found is not None:
+        return len(found.pages) > 1 and found.main() is found.pages[0]
+    return picture.format == "GIF" or (
+        picture.format in ("PNG", "WEBP", "AVIF", "FLI") and getattr(picture, "n_frames", 1) > 1
+    )
+
+
+def _is_blank(picture: Image.Image) -> bool:
+    extrema = flat(picture, WHITE).convert("RGB").getextrema()
+    return all(high - low <= BLANK for low, high in extrema)  # type: ignore[misc]
+
+
+def _first_with_content(content: bytes, found: tiff.Tiff | None) -> int:
+    """The place of the first frame with at least half as much on it as any other; 0 if there is nothing on all."""
+    shown: list[float] = []
+    pixels = 0
+    while len(shown) < MOST_FRAMES and pixels <= MAX_PIXELS:
+        try:
+            picture = _frame(content, found, len(shown))
+        except Exception:  # there are no more, or they are damaged
+            break
+        shown.append(float(_look(picture).std()))
+        pixels += picture.width * picture.height
+    most = max(shown, default=0.0)
+    return next((place for place, one in enumerate(shown) if one > 0.5 and one >= most / 2), 0)
+
+
+def _frame(content: bytes, found: tiff.Tiff | None, place: int) -> Image.Image:
+    """A frame of an animation or a page of a TIFF, decoded. Raises `EOFError` or `IndexError` behind the last one."""
+    if found is not None:
+        pages = [page for page in found.pages if page.is_picture and not page.is_reduced]
+        picture = _opened(found.beginning_with(pages[place]))
+    else:
+        picture = _opened(content)
+        picture.seek(place)
+    picture.load()
+    return picture
