@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import yaml
 from conftest import picture, put
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from artdiff import UserError
-from artdiff.ingest import duplicates
+from artdiff.data.loader import Pictures
+from artdiff.ingest import duplicates, split
 from artdiff.ingest.card import data_card
-from artdiff.ingest.decode import Transform, decode
+from artdiff.ingest.decode import Facts, Transform, decode
 from artdiff.ingest.fingerprint import BYTES, NEAR, NEAR_COLOUR, NEAR_FIRST
 from artdiff.ingest.index import build_index
+from artdiff.ingest.picture import Picture
 from artdiff.ingest.source import Folder
 from artdiff.settings import Limits
 
@@ -234,7 +237,7 @@ def test_a_fingerprint_survives_recompression_scaling_and_cropping(seed):
 def test_pictures_without_shapes_are_not_compared():
     flat = [fingerprint(encoded(picture(0).resize((1, 1)).resize((64, 64)), format="PNG")) for _ in range(2)]
     assert flat == ["", ""]
-    assert duplicates.near_pairs(flat) == []
+    assert len(duplicates.near_pairs(flat)) == 0
 
 
 def test_groups_are_chains_and_equal_fingerprints_join():
@@ -279,6 +282,10 @@ def pairs_by_definition(fingerprints):
     return found
 
 
+def pairs_of(fingerprints, compared=None):
+    return [tuple(pair) for pair in duplicates.near_pairs(fingerprints, compared).tolist()]
+
+
 def test_comparing_only_what_is_new_finds_the_same_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "BATCH", 16)
     rng = np.random.default_rng(0)
@@ -289,7 +296,7 @@ def test_comparing_only_what_is_new_finds_the_same_pairs(tmp_path, monkeypatch):
         present = [one for one in present if rng.random() < 0.8]
         present += [pool[place] for place in rng.integers(len(pool), size=12)]
         rng.shuffle(present)
-        found = duplicates.near_pairs(present, duplicates.Compared(tmp_path / "some.near"))
+        found = pairs_of(present, duplicates.Compared(tmp_path / "some.near"))
         assert set(found) == pairs_by_definition(present)
         assert len(found) == len(set(found))
         near += len(found)
@@ -311,7 +318,7 @@ def test_damaged_comparisons_are_made_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(duplicates, "BATCH", 16)
     all_of_them = random_fingerprints(np.random.default_rng(0), 60)
     path = tmp_path / "some.near"
-    expected = duplicates.near_pairs(all_of_them)
+    expected = pairs_of(all_of_them)
     duplicates.near_pairs(all_of_them[:50], duplicates.Compared(path))
     content = bytearray(path.read_bytes())
     if damage == "unwritable":
@@ -321,7 +328,194 @@ def test_damaged_comparisons_are_made_again(tmp_path, monkeypatch, damage):
         content[len(content) // 2] ^= damage == "flipped"
         path.write_bytes(content[:-5] if damage == "torn" else content + bytes(100 * (damage == "zeros")))
     for _ in range(2):
-        assert duplicates.near_pairs(all_of_them, duplicates.Compared(path)) == expected
+        assert pairs_of(all_of_them, duplicates.Compared(path)) == expected
+
+
+# large groups of near-duplicates
+
+
+def known(prints, prefix="", side="train"):
+    """Pictures with these fingerprints, and contents that depend on them."""
+    return [
+        Picture(
+            f"{prefix}{place:03}.png",
+            100,
+            hashlib.sha256(one).hexdigest(),
+            Facts(9, 9, False, one.hex()),
+            0,
+            None,
+            side,
+            {},
+        )
+        for place, one in enumerate(prints)
+    ]
+
+
+def flipped(rng, one, first, others):
+    """A fingerprint with so many of its first 64 bits and so many of the other 192 flipped."""
+    bits = np.unpackbits(one)
+    bits[rng.choice(64, first, replace=False)] ^= 1
+    bits[64 + rng.choice(192, others, replace=False)] ^= 1
+    return np.packbits(bits)
+
+
+def pan(seed, frames):
+    """Fingerprints of the frames of a slow pan: each differs from the next in 14 bits, so it is near three or so."""
+    rng = np.random.default_rng(seed)
+    one, colours = rng.integers(0, 256, 32, dtype=np.uint8), rng.integers(0, 256, 48, dtype=np.uint8)
+    found = []
+    for _ in range(frames):
+        found.append(one.tobytes() + colours.tobytes())
+        one = flipped(rng, one, 3, 11)
+    return found
+
+
+def icons(seed, count, *, most=20):
+    """Fingerprints that differ little from a common one."""
+    rng = np.random.default_rng(seed)
+    one, colours = rng.integers(0, 256, 32, dtype=np.uint8), bytes(48)
+    return [flipped(rng, one, rng.integers(5), rng.integers(most)).tobytes() + colours for _ in range(count)]
+
+
+def split_of(pictures, val_fraction=0.1):
+    pairs = duplicates.near_pairs([one.facts.fingerprint for one in pictures])
+    placed = split.by_content(pictures, pairs, val_fraction)
+    side = {one.path: one.split for one in placed.pictures} | dict.fromkeys(placed.left_out, "left out")
+    named = [(side[pictures[one].path], side[pictures[other].path]) for one, other in pairs.tolist()]
+    across = sum({"train", "validation"} == set(pair) for pair in named)
+    return side, list(side.values()).count("validation") / len(pictures), across
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_long_chain_of_near_duplicates_is_cut(caplog, seed):
+    frames = known([*pan(seed, 120), *pan(seed + 10, 10), *pan(seed + 20, 10)])
+    side, share, across = split_of(frames)
+    assert 0.07 < share < 0.25
+    assert across == 0
+    assert 0 < list(side.values()).count("left out") <= 14
+    assert not caplog.text
+    again, _, _ = split_of([*known(pan(99, 30), "more "), *reversed(frames)])
+    assert again.items() >= side.items()
+    moved, _, _ = split_of([one._replace(path=f"moved/{one.path}") for one in frames])
+    assert moved == {f"moved/{path}": what for path, what in side.items()}
+
+
+def test_one_long_chain_alone_is_cut(caplog):
+    _, share, across = split_of(known(pan(0, 60)))
+    assert (share, across) == (pytest.approx(0.1, abs=0.02), 0)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("others", "most"), [(0, 20), (0, 4), (500, 20), (30, 1)])
+def test_hundreds_of_pictures_that_differ_little_have_a_validation_set(caplog, others, most):
+    alike = icons(0, 400, most=most)
+    rest = [np.random.default_rng(place).bytes(BYTES) for place in range(others)]
+    pictures = known([*dict.fromkeys([*alike, *rest])])
+    side, share, across = split_of(pictures)
+    assert 0.04 < share < 0.2
+    assert "left out" not in side.values()
+    assert across > 0
+    told = "look like some trained on" if others else "all pictures look alike: those held out look like"
+    assert told in caplog.text
+    again, _, _ = split_of([*known([bytes(range(80)), bytes(range(9, 89))], "more "), *reversed(pictures)])
+    assert again.items() >= side.items()
+
+
+def test_versions_of_a_picture_stay_together_in_a_crowd():
+    """Pictures that differ little go by their own hash, but not recompressed copies of each."""
+    rng = np.random.default_rng(0)
+    crowd = [np.frombuffer(one, np.uint8) for one in icons(0, 60)]
+    versions = [[flipped(rng, one[:32], 0, 3).tobytes() + bytes(48) for _ in range(3)] for one in crowd]
+    side, _, _ = split_of(known([one for group in versions for one in group]))
+    sides = [*side.values()]
+    apart = sum(len(set(sides[3 * place : 3 * place + 3])) > 1 for place in range(60))
+    assert apart < 6  # where a version is nearer to another picture
+
+
+def test_the_larger_part_is_never_held_out(caplog):
+    for seed in range(40):
+        pictures = known(
+            [*icons(seed, 12, most=3), *(np.random.default_rng([seed, one]).bytes(80) for one in range(6))]
+        )
+        _, share, across = split_of(pictures)
+        assert 0 < share < 0.5
+        assert across == 0
+    assert "one is held out" in caplog.text
+
+
+def test_a_forced_group_is_told_by_its_size(caplog):
+    pictures = known([*icons(0, 3, most=3), *icons(1, 3, most=3)])
+    _, share, _ = split_of(pictures, 1e-9)
+    assert share == 0.5
+    assert "data.val_fraction=1e-09: 3 that look alike are held out" in caplog.text
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_chain_does_not_pull_all_of_it_to_the_side_that_folders_hold_out(caplog, scattered):
+    frames = known(pan(0, 120), "train/")
+    held = range(0, 120, 10) if scattered else range(50, 62)
+    frames = [one._replace(split="validation") if place in held else one for place, one in enumerate(frames)]
+    placed = split.by_folders(frames, duplicates.near_pairs([one.facts.fingerprint for one in frames]))
+    assert sum(one.split == "validation" for one in placed.pictures) == 12
+    assert len(placed.left_out) == 0 if scattered else 3 <= len(placed.left_out) <= 12
+    assert ("of 108 pictures for training look like one that the folders hold out" in caplog.text) == scattered
+
+
+def test_pictures_left_out_of_training_are_listed_with_their_copies(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    scene = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).resize((256, 128))
+    for frame in range(40):
+        scene.crop((frame, 0, frame + 128, 128)).resize((64, 64)).save(root / f"{frame:02}.png")
+    index = index_of(root, tmp_path, val_fraction=0.1)
+    held_out = {one.path for one in index.on("validation")}
+    left_out = dict(index.rejected)
+    assert len(held_out) == pytest.approx(4, abs=1)
+    assert 0 < len(left_out) <= 13
+    for reason in left_out.values():
+        about, _, path = reason.partition(": ")
+        assert about == "too much like a held-out picture"
+        assert path in held_out
+    assert any("set aside" in line and about in line for line in index.summary(root, ""))
+    shutil.copy(root / min(left_out), root / "copy.png")
+    shutil.copy(root / min(held_out), root / "other.png")
+    again = index_of(root, tmp_path, val_fraction=0.1)
+    assert {*sides(again), *dict(again.rejected), *(one.path for one in again.copies)} == {
+        one.name for one in root.iterdir()
+    }
+    assert dict(again.rejected).keys() == {*left_out, "copy.png"}
+    assert "each group is on one side" in data_card(again, "pan")
+
+
+# classes
+
+
+def test_labels_come_from_pictures_that_are_trained_on(tmp_path, caplog):
+    root = tmp_path / "root"
+    for name in ("train/ink/1", "train/ink/2", "validation/ink/3", "validation/oil/4", "test/unknown/5"):
+        put(root / f"{name}.jpg")
+    index = index_of(root, tmp_path)
+    assert index.classes == ["ink"]
+    assert (
+        "classes without a picture to train on, so that their pictures count as without a label: oil, unknown"
+        in caplog.text
+    )
+    assert "classes ink; " in index.summary(root, "")[-1]
+    assert "No picture of these classes is trained on:\n  - oil\n  - unknown" in data_card(index, "x")
+    held_out = Pictures.of(index, "validation", None)
+    assert held_out.labels.tolist() == [0, -1]
+
+
+def test_a_class_of_one_picture_that_is_held_out_is_no_class(tmp_path, caplog):
+    root = tmp_path / "root"
+    for number in range(40):
+        put(root / f"{number:02}/1.jpg", number)
+    index = index_of(root, tmp_path, val_fraction=0.1)
+    held_out = [one.label for one in index.on("validation")]
+    assert held_out
+    assert index.classes == sorted({f"{number:02}" for number in range(40)} - {*held_out})
+    assert f"count as without a label: {', '.join(sorted(held_out)[:8])}" in caplog.text
+    assert set(Pictures.of(index, "validation", None).labels.tolist()) == {-1}
 
 
 def test_a_near_duplicate_that_is_removed_or_too_small_leaves_the_others_together(tmp_path):

@@ -142,9 +142,9 @@ class ArtDataModule(L.LightningDataModule):
         return self._signed(self.val_set.spread(count))
 
     def colours(self, labels: list[int]) -> images.Colours:
-        """Statistics of the channels of the training pictures with these labels; each label counts alike."""
-        samples = [self.train_set.spread(64, label=label) for label in labels]
-        found = [images.colours(self._signed(sample)) for sample in samples if len(sample)]
+        """Statistics of the channels of the training pictures with these labels (of all if none); each counts alike."""
+        samples = [sample for label in labels if len(sample := self.train_set.spread(64, label=label))]
+        found = [images.colours(self._signed(sample)) for sample in samples or [self.train_set.spread(64)]]
         return images.Colours(*(torch.stack(part).mean(dim=0) for part in zip(*found, strict=True)))
 
     def _signed(self, image: Tensor) -> Tensor:

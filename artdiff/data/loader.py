@@ -76,9 +76,14 @@ class Pictures(Dataset):
     @classmethod
     def of(cls, index: Index, side: str, source: Pixels, *, seed: int | None = None) -> Self:
         """The pictures of the index that are on `side`: `train` or `validation`. Without a class, a label is -1."""
-        number = {name: place for place, name in enumerate(index.classes)} | {None: NO_LABEL}
+        number = {name: place for place, name in enumerate(index.classes)}
         indices = [place for place, one in enumerate(index.used) if one.split == side]
-        return cls(source, np.array(indices), np.array([number[one.label] for one in index.on(side)]), seed=seed)
+        return cls(
+            source,
+            np.array(indices),
+            np.array([number.get(one.label or "", NO_LABEL) for one in index.on(side)]),
+            seed=seed,
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -36,6 +36,7 @@ def report(index: Index, name: str) -> str:
     """The card without its front matter: what is in the folder, in Markdown."""
     used, copies, rejected = index.used, index.copies, index.rejected
     sides = Counter(picture.split for picture in used)
+    unlearned = sorted({*index.labels} - {*index.classes})
     parts = [
         f"# {shown(name)}",
         f"{len(used) + len(copies) + len(rejected):,} files: {len(used):,} pictures ("
@@ -43,6 +44,7 @@ def report(index: Index, name: str) -> str:
         + f"), {len(copies):,} copies of them left out, {len(rejected):,} set aside.",
         "## Classes",
         _classes(index),
+        f"No picture of these classes is trained on{_some(unlearned)}" if unlearned else "",
         "## Copies and look-alikes",
         _duplicates(index),
         "## Set aside",
@@ -59,7 +61,7 @@ def report(index: Index, name: str) -> str:
 
 
 def _front_matter(index: Index, name: str) -> dict[str, Any]:
-    count, classes = len(index.used), index.classes
+    count, classes = len(index.used), index.labels
     licences = sorted({picture.columns.get("license") or "unknown" for picture in index.used})
     named = licences[0] if len(licences) == 1 else "several"
     features: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}]
@@ -128,7 +130,9 @@ def _duplicates(index: Index) -> str:
         f"- {len(across):,} of them are in another class than that picture{_some(across)}",
         f"- {len(index.leaks):,} of them are on another side of the folders' split than that picture, which is held "
         f"out{_some(index.leaks)}",
-        f"- {len(alike):,} pictures look alike, in {len(groups):,} groups; each group is on one side of the split.",
+        f"- {len(alike):,} pictures look alike, in {len(groups):,} groups; "
+        + ("each group is" if not index.across else f"all but {len(index.across):,} are")
+        + " on one side of the split.",
         f"- {len(looks):,} of them look like a picture of another class{_some(looks)}",
     ]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 import logging
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -104,10 +104,10 @@ class Compared:
         )
 
 
-def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) -> list[tuple[int, int]]:
-    """Pairs of places in the list whose fingerprints are near; an empty fingerprint is near none.
+def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) -> np.ndarray:
+    """Pairs of places in the list whose fingerprints are near, int64 (M,2); an empty fingerprint is near none.
 
-    Of several equal fingerprints, each is paired with the first only.
+    Of several equal fingerprints, each is paired with the first only, and the first with whatever they are near.
     """
     compared = compared or Compared()
     first: dict[bytes, int] = {}
@@ -120,21 +120,22 @@ def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) ->
     place_in_list[[compared.place_of[one] for one in first]] = list(first.values())
     found = place_in_list[compared.pairs.astype(np.int64)]
     found = np.sort(found[(found >= 0).all(axis=1)], axis=1)
-    return equal + sorted((one, other) for one, other in found.tolist())
+    found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    return np.concatenate([np.array(equal, np.int64).reshape(-1, 2), found])
 
 
-def groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The groups that pairs of places join in chains; each group and the list are in rising order."""
-    parent: dict[int, int] = {}
-
-    def root(one: int) -> int:
-        while parent.setdefault(one, one) != one:
-            parent[one] = one = parent[parent[one]]
-        return one
-
-    for one, other in pairs:
-        parent[root(one)] = root(other)
+def groups(pairs: np.ndarray) -> list[list[int]]:
+    """The groups that pairs of places, int (M,2), join in chains; each group and the list are in rising order."""
+    places, ends = np.unique(pairs, return_inverse=True)
+    one, other = ends.reshape(-1, 2).T
+    root = np.arange(len(places))
+    while (apart := root[one] != root[other]).any():
+        one, other = one[apart], other[apart]
+        low, high = np.minimum(root[one], root[other]), np.maximum(root[one], root[other])
+        np.minimum.at(root, high, low)
+        while (root[root] != root).any():
+            root = root[root]
     found: dict[int, list[int]] = {}
-    for place in sorted(parent):
-        found.setdefault(root(place), []).append(place)
-    return sorted(found.values())
+    for place, top in zip(places.tolist(), root.tolist(), strict=True):
+        found.setdefault(top, []).append(place)
+    return list(found.values())

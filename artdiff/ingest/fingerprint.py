@@ -4,8 +4,6 @@ It follows the perceptual hash of Zauner, "Implementation and Benchmarking of Pe
 the signs of a picture's low frequencies, here 256 bits, followed by its colours on a 4 x 4 grid. Needs numpy only.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 SIDE = 32
@@ -22,6 +20,9 @@ cropped by 2 % in 36 (median), and of the 4 million pairs of different pictures 
 
 NEAR_FIRST = 12
 """The same for their first 64 bits, which are compared first."""
+
+SAME = 11
+"""The same for versions of one picture: recompressed, resized or with other contrast."""
 
 NEAR_COLOUR = 32.0
 """Mean difference of the colours of near pictures, at most, of 255."""
@@ -56,16 +57,22 @@ def fingerprint(small: np.ndarray) -> str:
 
 def near(fingerprints: np.ndarray, start: int) -> np.ndarray:
     """Compare each of the fingerprints, uint8 (N,80), from place `start` on with all before it → near pairs (M,2)."""
-    return np.array(list(_near(fingerprints, start)), np.uint32).reshape(-1, 2)
-
-
-def _near(data: np.ndarray, start: int) -> Iterator[tuple[int, int]]:
-    first = np.ascontiguousarray(data[:, :8]).view(np.uint64).ravel()
-    bits = np.ascontiguousarray(data[:, :32]).view(np.uint64)
-    colours = data[:, 32:].astype(np.int16)
-    for one in range(max(start, 1), len(data)):
+    first = np.ascontiguousarray(fingerprints[:, :8]).view(np.uint64).ravel()
+    bits = np.ascontiguousarray(fingerprints[:, :32]).view(np.uint64)
+    colours = fingerprints[:, 32:].astype(np.int16)
+    found = [np.empty((0, 2), np.uint32)]
+    for one in range(max(start, 1), len(fingerprints)):
         others = np.flatnonzero(np.bitwise_count(first[:one] ^ first[one]) <= NEAR_FIRST)
         if len(others):
             is_near = np.bitwise_count(bits[others] ^ bits[one]).sum(axis=1) <= NEAR
             is_near &= np.abs(colours[others] - colours[one]).mean(axis=1) <= NEAR_COLOUR
-            yield from ((other, one) for other in others[is_near].tolist())
+            others = others[is_near].astype(np.uint32)
+            found.append(np.stack([others, np.full_like(others, one)], axis=1))
+    return np.concatenate(found)
+
+
+def same(fingerprints: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Which of the fingerprints, uint8 (N,80), may be of the same picture as `one` (80,) → bool (N,)."""
+    is_same = np.bitwise_count(fingerprints[:, :32] ^ one[:32]).sum(axis=1) <= SAME
+    colours = np.abs(fingerprints[:, 32:].astype(np.int16) - one[32:]).mean(axis=1)
+    return is_same & (colours <= NEAR_COLOUR)

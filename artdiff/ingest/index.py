@@ -14,7 +14,7 @@ import numpy as np
 
 from artdiff.ingest import decoded, split
 from artdiff.ingest.decode import Transform
-from artdiff.ingest.duplicates import Compared
+from artdiff.ingest.duplicates import Compared, near_pairs
 from artdiff.ingest.exclude import excluded
 from artdiff.ingest.hashing import hashes, ledger_of
 from artdiff.ingest.picture import Picture
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 HEADING = ("file", "sha256", "bytes", "width", "height", "class", "split", "copy_of", "looks_like")
 """Of a manifest, before the columns of the metadata."""
+
+
+TOO_ALIKE = "too much like a held-out picture"
+"""Why a picture of a large group of near-duplicates is left out of training, before the path of that picture."""
 
 
 class Index(NamedTuple):
@@ -45,13 +49,28 @@ class Index(NamedTuple):
     tree: str
 
     @property
-    def classes(self) -> list[str]:
+    def labels(self) -> list[str]:
+        """All labels that pictures have, of whatever side."""
         return sorted({picture.label for picture in self.used if picture.label is not None})
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels that can be learned, those of pictures for training. Pictures with others count as without."""
+        return sorted({picture.label for picture in self.on("train") if picture.label is not None})
 
     @property
     def near_duplicates(self) -> list[Picture]:
         """The pictures that look like a better one."""
         return [picture for picture in self.used if picture.looks_like not in (None, picture.path)]
+
+    @property
+    def across(self) -> set[str]:
+        """Groups of near-duplicates that are on several sides of the split: the paths of the best of each."""
+        sides: dict[str, set[str]] = {}
+        for one in self.near_duplicates:
+            sides.setdefault(one.looks_like or "", set()).add(one.split)
+        best = {one.path: one.split for one in self.used if one.path in sides}
+        return {path for path, found in sides.items() if found != {best[path]}}
 
     def on(self, side: str) -> list[Picture]:
         """The pictures on one side of the split: `train`, `validation` or `test`."""
@@ -72,8 +91,13 @@ class Index(NamedTuple):
         line += f", {counts['copies']} copies" if self.copies else ""
         line += f", {counts['set_aside']} set aside" + (f" ({reasons(self.rejected)})" if self.rejected else "")
         lines = [line]
-        if self.near_duplicates:
-            lines.append(f"{len(self.near_duplicates):,} pictures look like another, and are on the same side as it")
+        across = self.across
+        together = [one for one in self.near_duplicates if one.looks_like not in across]
+        if together:
+            lines.append(f"{len(together):,} pictures look like another, and are on the same side as it")
+        if across:
+            apart = sum(one.looks_like in across for one in self.used)
+            lines.append(f"{apart:,} pictures look like others, some of which are on another side")
         named = [shown(name) for name in self.classes]
         return [*lines, f"classes {some(named, most=8)}; {size}" if named else f"no classes; {size}"]
 
@@ -93,7 +117,8 @@ class Index(NamedTuple):
         if self.on("train") and self.on("validation"):
             return None
         if len(self.used) > 1:
-            return f"data.root={root} holds pictures for {self.used[0].split} alone, expected training and validation"
+            found = f"data.root={root} holds pictures for {self.used[0].split} alone, expected training and validation"
+            return found + (f"; {len(self.leaks):,} files are copies of those held out" if self.leaks else "")
         files = len(self.used) + len(self.copies) + len(self.rejected)
         found = f"data.root={root} holds {len(self.used)} usable pictures in {files:,} files, expected 2 that differ"
         if self.rejected:
@@ -151,11 +176,18 @@ def build_index(
     pictures, unusable = _judged(wanted, digests, found, min_side)
     by_folders = any(record.split for record in records)
     compared = Compared(ledger_of(source.root, cache_dir).with_suffix(".near"))
-    used, copies = _placed(pictures, compared, None if by_folders else val_fraction)
+    used, copies, too_alike = _placed(pictures, compared, None if by_folders else val_fraction)
     sides = {picture.path: picture.split for picture in pictures}
     leaks = [copy.path for copy in copies if by_folders and copy.split != sides[copy.path]]
     folders = tree([record.path for record in records] or [path for path, _ in rejected])
-    return Index(used, copies, sorted([*rejected, *unusable]), sorted(leaks), found.pixels, folders)
+    index = Index(used, copies, sorted([*rejected, *unusable, *too_alike]), sorted(leaks), found.pixels, folders)
+    unlearned = sorted({*index.labels} - {*index.classes})
+    if unlearned:
+        log.warning(
+            "classes without a picture to train on, so that their pictures count as without a label: %s",
+            some([shown(label) for label in unlearned], most=8),
+        )
+    return index
 
 
 def _judged(
@@ -179,25 +211,30 @@ def _judged(
 
 def _placed(
     pictures: Sequence[Picture], compared: Compared, val_fraction: float | None
-) -> tuple[list[Picture], list[Picture]]:
+) -> tuple[list[Picture], list[Picture], list[Rejected]]:
     """Choose one picture of each content and put it on a side, by the folders if `val_fraction` is None.
 
-    Returns the pictures used and their copies, each sorted by path; a copy is on the side of the picture used.
+    Returns the pictures used and their copies, each sorted by path, and those left out of training since they look like
+    a picture held out. A copy is on the side of the picture used.
     """
     keepers: dict[str, Picture] = {}
     for picture in pictures:
         other = keepers.setdefault(picture.digest, picture)
         keepers[picture.digest] = min(picture, other, key=split.precedence) if other is not picture else picture
     used = list(keepers.values())
-    groups = split.groups(used, compared)
-    used = split.by_folders(used, groups) if val_fraction is None else split.by_content(used, groups, val_fraction)
-    keepers = {picture.digest: picture for picture in used}
-    copies = [
-        one._replace(copy_of=keeper.path, split=keeper.split, looks_like=keeper.looks_like)
-        for one in pictures
-        if one.path != (keeper := keepers[one.digest]).path
-    ]
-    return sorted(used), sorted(copies)
+    pairs = near_pairs([one.facts.fingerprint for one in used], compared)
+    placed = split.by_folders(used, pairs) if val_fraction is None else split.by_content(used, pairs, val_fraction)
+    keepers_path = {digest: one.path for digest, one in keepers.items()}
+    keepers = {picture.digest: picture for picture in placed.pictures}
+    copies, rejected = [], []
+    for one in pictures:
+        path = keepers_path[one.digest]
+        if path in placed.left_out:
+            rejected.append((one.path, f"{TOO_ALIKE}: {placed.left_out[path]}"))
+        elif one.path != path:
+            keeper = keepers[one.digest]
+            copies.append(one._replace(copy_of=path, split=keeper.split, looks_like=keeper.looks_like))
+    return sorted(placed.pictures), sorted(copies), rejected
 
 
 def _known(one: Picture) -> tuple[object, ...]:

@@ -1,0 +1,103 @@
+"""Cuts a large group of near-duplicates, such as the frames of a slow pan, so that a part of it can be held out.
+
+Near-duplicates chain: each frame looks like the next, and the first and the last have nothing in common. Kept together,
+such a group would be held out or trained on as a whole, which may be most of a set.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from artdiff.ingest.fingerprint import BYTES, same
+from artdiff.ingest.picture import Picture
+
+LARGEST = 24
+"""Pictures of a group of near-duplicates that stays on one side of the split; a larger one is cut."""
+
+MOST_LEFT_OUT = 1 / 3
+"""Share of a group that may be left out of training to cut it. Pictures that all differ little would cost more."""
+
+Group = list[int]
+"""Near-duplicates, by their places in a list of pictures."""
+
+
+class Cut(NamedTuple):
+    """A group in parts: `held_out`, and `left_out` of training, each with a picture held out that it looks like."""
+
+    held_out: set[int]
+    left_out: dict[int, int]
+
+
+class Neighbours:
+    """Which pictures look like which, by places in the list. Those with equal fingerprints have the same neighbours."""
+
+    def __init__(self, pictures: Sequence[Picture], pairs: np.ndarray) -> None:
+        self._first: dict[str, int] = {}
+        self._equal: dict[int, list[int]] = {}
+        for place, one in enumerate(pictures):
+            if one.facts.fingerprint:
+                self._equal.setdefault(self._first.setdefault(one.facts.fingerprint, place), []).append(place)
+        self._pictures = pictures
+        ends = np.concatenate([pairs, pairs[:, ::-1]])
+        ends = ends[np.argsort(ends[:, 0], kind="stable")]
+        self._others = ends[:, 1]
+        self._starts = np.searchsorted(ends[:, 0], np.arange(len(pictures) + 1))
+
+    def __call__(self, place: int) -> set[int]:
+        """The places of the pictures that look like the one at `place`."""
+        first = self._first.get(self._pictures[place].facts.fingerprint, place)
+        near = self._others[self._starts[first] : self._starts[first + 1]].tolist()
+        return {equal for one in (first, *near) for equal in self._equal.get(one, ())} - {place}
+
+
+def cut(group: Group, pictures: Sequence[Picture], neighbours: Neighbours, share: float, least: int) -> Cut | None:
+    """Hold out about this share of a group, but `least` pictures, along its content. None if it would cost too much.
+
+    Held out is the picture with the lowest hash, then those that look like it, then those that look like these, and so
+    on. Others that look like one held out are left out of training.
+    """
+    seed = min(group, key=lambda place: pictures[place].digest)
+    chance = int(pictures[seed].digest[8:16], 16) / 2**32  # rounds to either side, by content
+    wanted = max(least, int(len(group) * share + chance))
+    held_out = set(_outwards(seed, pictures, neighbours, wanted))
+    return beside(held_out, group, pictures, neighbours)
+
+
+def beside(held_out: set[int], group: Group, pictures: Sequence[Picture], neighbours: Neighbours) -> Cut | None:
+    """Leave out of training what looks like those of a group that are held out. None if that would be too much."""
+    left_out = {
+        place: held
+        for held in sorted(held_out, key=lambda place: pictures[place].digest, reverse=True)
+        for place in neighbours(held) - held_out
+    }
+    stays = len(group) - len(held_out) - len(left_out)
+    return Cut(held_out, left_out) if stays > 0 and len(left_out) <= MOST_LEFT_OUT * len(group) else None
+
+
+def same_pictures(group: Group, pictures: Sequence[Picture], order: Sequence[int]) -> list[Group]:
+    """Divide a group into what is one picture in several versions; those of more than `LARGEST` are divided wholly.
+
+    Taken in `order`, each picture is joined by those left that differ from it no more than versions do.
+    """
+    prints = b"".join(bytes.fromhex(pictures[place].facts.fingerprint) for place in order)
+    data, places = np.frombuffer(prints, np.uint8).reshape(-1, BYTES), np.array(order)
+    found: list[Group] = []
+    while len(places):
+        joined = same(data, data[0])
+        joined[0] = True
+        together = places[joined].tolist()
+        found += [together] if len(together) <= LARGEST else [[place] for place in together]
+        data, places = data[~joined], places[~joined]
+    return found
+
+
+def _outwards(seed: int, pictures: Sequence[Picture], neighbours: Neighbours, count: int) -> list[int]:
+    """`count` pictures of a group, from `seed` on in rings of neighbours; in a ring by hash."""
+    found: list[int] = []
+    ring, seen = [seed], {seed}
+    while ring and len(found) < count:
+        found += ring
+        ring = sorted(set().union(*(neighbours(place) for place in ring)) - seen, key=lambda one: pictures[one].digest)
+        seen.update(ring)
+    return found[:count]
