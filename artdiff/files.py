@@ -10,6 +10,9 @@ from typing import IO, Any
 
 from artdiff import UserError
 
+UNFINISHED = "unfinished"
+"""Extension of files that are being written."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors that more room on the disk remedies."""
 
@@ -52,7 +55,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     and a failure of the disk raises `UserError` with the folder's name.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
-    unfinished = target.with_name(f".{secrets.token_hex(8)}.unfinished")
+    unfinished = _beside(target)
     stream = None
     try:
         stream = _Watched(unfinished)
@@ -73,6 +76,19 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
                 stream.close()
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed programs were writing in a folder that nobody else writes to."""
+    for path in folder.glob(f"*.{UNFINISHED}"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _beside(target: Path) -> Path:
+    """A new name in the folder of `target`, and of a length that any disk takes."""
+    ending = f".{secrets.token_hex(8)}.{UNFINISHED}"
+    return target.with_name((target.name if len(os.fsencode(target.name)) < 200 else "file") + ending)
 
 
 class _Watched:

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 import pytest
-from conftest import put, small, train
+from conftest import in_process, put, small, train
 from PIL import Image, ImageChops
 
 import artdiff
@@ -125,3 +125,32 @@ def test_training_takes_words_and_values(art, tmp_path):
         artdiff.train("paint32", data={"root": art, "image_size": 20}, run_dir=tmp_path / "x")
     with pytest.raises(UserError, match="experiment"):
         artdiff.train("paint33", run_dir=tmp_path / "x")
+
+
+def test_names_that_look_like_numbers_are_names_from_training_to_painting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        for name in ("1990", "1_000", "null"):
+            put(tmp_path / f"2024_05/{name}/{number}.jpg")
+    data = {"root": "2024_05", "image_size": 16, "batch_size": 4, "cache_dir": "1e3"}
+    tiny = {"channels": [16, 32], "cond_dim": 16, "attention_resolutions": []}
+    few = {"max_steps": 1, "accelerator": "cpu", "limit_val_batches": 1}
+    run = artdiff.train("paint32", data=data, network=tiny, trainer=few, run_dir="0x10", callbacks={"grids": None})
+    assert run.folder.name == "0x10"
+    assert (tmp_path / "1e3").is_dir()
+    painter = artdiff.load("0x10", device="cpu")
+    assert painter.classes == ["1990", "1_000", "null"]
+    assert [one.name for one in painter.paint(n=1, label="1_000", steps=1)] == ["1_000_0"]
+    words = ("ckpt=0x10", "label=[1_000,1990,null]", "n=1", "steps=1", "device=cpu", "out=2024_01_15")
+    in_process("artdiff.generate", *words, cwd=tmp_path)
+    names = {"1_000_0.png", "1990_0.png", "null_0.png", "sheet.png"}
+    assert {path.name for path in (tmp_path / "2024_01_15").iterdir()} == names
+    in_process("artdiff.generate", "-m", "ckpt=0x10", "label=1_000,'null'", *words[2:], cwd=tmp_path)
+    assert len(list((tmp_path / "2024_01_15").iterdir())) == 4 + 4
+
+
+def test_paths_from_python_may_be_paths(tmp_path):
+    put(tmp_path / "art/one.jpg"), put(tmp_path / "art/two.jpg")
+    found = artdiff.inspect(tmp_path / "art", cache_dir=tmp_path / "cache", image_size=16)
+    assert len(found.index.used) == 2
+    assert (tmp_path / "cache").is_dir()

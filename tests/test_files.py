@@ -84,6 +84,11 @@ def test_a_disk_that_is_full_leaves_the_old_file(little, kind):
     assert (little / "file").read_text() == "old"
 
 
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
+    write(tmp_path / ("é" * 125 + ".json"), "[]")
+    assert (tmp_path / ("é" * 125 + ".json")).read_text() == "[]"
+
+
 def test_a_mistake_while_writing_is_raised_as_it_is(tmp_path):
     with pytest.raises(ZeroDivisionError), writing(tmp_path / "file") as stream:
         stream.write(b"half")
@@ -106,11 +111,12 @@ def test_a_run_on_a_full_disk_ends_in_one_line_with_its_checkpoint(art, tmp_path
     words = ("data.image_size=16", "callbacks.grids=null", "loss=mse")
     run = train(small(art, tmp_path / "run", *words, "trainer.max_steps=1"))
     before = run.last.read_bytes()
+    (run.last.parent / "last.ckpt.0123.unfinished").touch()  # left by a run that was killed
     monkeypatch.setattr("artdiff.training.checkpoint_writer.torch.save", fails)
     with pytest.raises(UserError, match=r"best.ckpt|last.ckpt cannot be written to the folder .*checkpoints"):
         train(small(art, tmp_path / "run", *words, "trainer.max_steps=2", "ckpt=last"))
     assert run.last.read_bytes() == before
-    assert not list((tmp_path / "run/checkpoints").glob(".*"))
+    assert {path.name for path in run.last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
 def test_an_audit_on_a_full_disk_ends_in_one_line(tmp_path, full):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from artdiff import UserError, __version__, checkpoints, runs
 from artdiff.checkpoints import Earlier
 from artdiff.data.datamodule import ArtDataModule
-from artdiff.files import write
+from artdiff.files import remove_unfinished, write
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
 from artdiff.tasks.base import Task
@@ -80,6 +80,7 @@ def _describe(
 ) -> None:
     """Write the settings and facts of the run into its folder, and log them."""
     runs.make(run.folder, name="run_dir")
+    remove_unfinished(run.folder / runs.CHECKPOINTS)
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
     data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
