@@ -5,7 +5,7 @@ From Python: `print(artdiff.inspect("DIR"))`.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from artdiff import UserError, runs
 from artdiff.cli import command, composed, given, plain, typed
 from artdiff.files import user_path, write
 from artdiff.ingest import scan
+from artdiff.ingest.tables import encoded
 from artdiff.settings import AuditSettings, DataSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from PIL import Image
 
     from artdiff.ingest.index import Index
-    from artdiff.ingest.picture import Picture
 
 log = logging.getLogger(__name__)
 
@@ -66,26 +66,36 @@ class Inspection:
         runs.make(out, name="out")
         self.index.write_rejected(out / runs.SET_ASIDE)
         self.index.write_manifest(out / MANIFEST)
-        write(out / CARD, data_card(self.index, self.root.absolute().name))
+        write(out / CARD, encoded(data_card(self.index, self.root.absolute().name)))
         written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
-        for number, label in enumerate([*self.classes, None]):
-            pictures = [picture for picture in self.index.used if picture.label == label]
-            sheet = self._contact_sheet(pictures, contact_sheet)
-            if sheet is not None:
-                written.append(out / _sheet_name(number, label))
-                images.save(sheet, written[-1])
-        return written
+        sheets = {}
+        for number, label, sheet in self._contact_sheets(contact_sheet):
+            sheets[number] = out / _sheet_name(number, label)
+            images.save(sheet, sheets[number])
+        return written + [sheets[number] for number in sorted(sheets)]
 
-    def _contact_sheet(self, pictures: "Sequence[Picture]", count: int) -> "Image.Image | None":
-        """At most `count` of the pictures, spread evenly over the list; None if there are none."""
+    def _contact_sheets(self, count: int) -> "Iterator[tuple[int, str | None, Image.Image]]":
+        """For each class, and for the pictures without one: its number, name and a sheet of at most `count` pictures,
+        spread evenly over the list. A class without pictures has none.
+        """
         from artdiff import images
-        from artdiff.ingest.pool import read
+        from artdiff.ingest.pool import cores, read
 
-        step = max(1, len(pictures) / count)
-        spread = [self.root / pictures[int(place * step)].path for place in range(min(count, len(pictures)))]
-        found = (picture for _, picture in read(spread, self.settings.limits, enough=images.CELL))
-        small = [(images.thumbnail(picture),) for picture in found if not isinstance(picture, str)]
-        return images.sheet(small) if small else None
+        labels = [*self.index.labels, None]
+        by_label: dict[str | None, list[Path]] = {label: [] for label in labels}
+        for picture in self.index.used:
+            by_label[picture.label].append(self.root / picture.path)
+        chosen = [_spread(by_label[label], count) for label in labels]
+        number_of = {path: number for number, paths in enumerate(chosen) for path in paths}
+        found: list[dict[Path, Image.Image | None]] = [{} for _ in labels]
+        decoded = read(number_of, self.settings.limits, enough=images.CELL, processes=min(cores(), len(chosen)))
+        for path, content in decoded:
+            number = number_of[path]
+            found[number][path] = None if isinstance(content, str) else images.thumbnail(content)
+            if len(found[number]) == len(chosen[number]):  # do not keep the thumbnails of all classes
+                small = [(one,) for one in map(found[number].pop, chosen[number]) if one is not None]
+                if small:
+                    yield number, labels[number], images.sheet(small)
 
 
 def inspect(folder: str | Path, **settings: Any) -> Inspection:
@@ -145,6 +155,12 @@ def _inspection(settings: DataSettings) -> Inspection:
     if not index.used:
         raise UserError(index.problem(root))
     return Inspection(index, root, settings)
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """At most `count` of the paths, spread evenly."""
+    step = max(1, len(paths) / max(count, 1))
+    return [paths[int(place * step)] for place in range(min(count, len(paths)))]
 
 
 def _sheet_name(number: int, label: str | None) -> str:

@@ -58,9 +58,9 @@ def cores() -> int:
 
 
 def read(
-    paths: Iterable[Path], limits: Limits, *, enough: int | None = None
+    paths: Iterable[Path], limits: Limits, *, enough: int | None = None, processes: int = 1
 ) -> Iterator[tuple[Path, Image.Image | str]]:
-    """Decode whole pictures in one child: each as upright sRGB on white, or the reason why it is rejected.
+    """Decode whole pictures: each as upright sRGB on white, or the reason why it is rejected; about in order.
 
     Pictures may come out smaller if `enough` pixels a side are enough.
     """
@@ -75,7 +75,7 @@ def read(
             jobs.append(Job(str(path), status.st_size, status.st_mtime_ns, -1))
         else:
             yield path, "not a file but a pipe, a socket or a device"
-    for job, outcome in run(jobs, enough, limits, processes=1):
+    for job, outcome in run(jobs, enough, limits, processes=processes):
         yield Path(job.path), outcome.picture or outcome.reason or "not a picture"
 
 
