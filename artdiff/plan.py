@@ -128,14 +128,24 @@ def _canvas(
         stem = f"{ends[0]}_to_{ends[1]}_{share:.3f}"
         told |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
     if muse is not None:
-        stem = f"{muse.name[:50]}_{stem}"
+        stem = f"{_cut(muse.name)}_{stem}"
         told |= {"muse": muse.file, "strength": settings.strength}
     return Canvas(stem, seeds, labels, share, muse, told)
 
 
 def _for_file(name: str) -> str:
     """A label as part of a file's name."""
-    return re.sub(r"[^\w.-]+", "_", name)[:50]
+    return _cut(re.sub(r"[^\w.-]+", "_", name))
+
+
+def _cut(name: str) -> str:
+    """The beginning of a name: 50 letters and 60 bytes at most, of the 255 bytes that a file's name may have."""
+    return name[:50].encode()[:60].decode(errors="ignore")
+
+
+def _writable(name: str) -> str:
+    """The name of a muse as part of a file's name: control characters and what is no text become `_`; 200 bytes."""
+    return re.sub("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "_", name).encode()[:200].decode(errors="ignore")
 
 
 def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, Image.Image | str]]:
@@ -149,7 +159,7 @@ def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[st
         enough = None if settings.size == "own" else 2 * transform.size
         decoded = pool.read(paths, settings.limits, enough=enough)
         for path, found in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
-            yield path.stem, str(path), found
+            yield _writable(path.stem), str(path), found
 
 
 def _paths(muse: str | Path | None) -> list[Path]:
