@@ -11,18 +11,21 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = re.compile(r"python -m artdiff\.(train|generate|audit|prune)((?: +[^\s`|#]+)+)")
 COMMANDS = sorted({found for page in PAGES for found in SHOWN.findall(page.read_text())})
+OWN = [
+    command for command in COMMANDS if "--config-dir" not in command[1]
+]  # the others need a folder of settings of the user's own
 
 
 def test_commands_are_shown():
     assert len(COMMANDS) >= 15
 
 
-@pytest.mark.parametrize(("command", "words"), COMMANDS)
+@pytest.mark.parametrize(("command", "words"), OWN)
 def test_a_command_composes(command, words):
     overrides = [word for word in shlex.split(words) if not word.startswith(("-", "hydra."))]
     if command == "train":
         overrides.append("run_dir=unused")  # the command line's own comes from Hydra
-    composed(command, *(override if "[" in override else override.partition(",")[0] for override in overrides))
+    composed(command, *(override if {*"[{"} & {*override} else override.partition(",")[0] for override in overrides))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
