@@ -1,6 +1,7 @@
 """A hostile file costs one entry: decoders that crash, hang, take all memory or write nothing are survived."""
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -141,6 +142,22 @@ def test_a_file_that_changes_meanwhile_is_rejected_for_now(tmp_path):
     assert found["one.jpg"].reason == "cannot be read: it changed meanwhile"
     assert found["two.jpg"].reason == "cannot be read: No such file or directory"
     assert not any(outcome.lasting for outcome in found.values())
+
+
+def test_a_file_that_is_replaced_is_not_decoded_as_another_content(tmp_path):
+    path, other = put(tmp_path / "one.jpg", 1), put(tmp_path / "two.jpg", 2)
+    size = max(path.stat().st_size, other.stat().st_size)
+    for one in (path, other):
+        one.write_bytes(one.read_bytes().ljust(size, b"\0"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    status = path.stat()
+    job = Job(str(path), size, status.st_mtime_ns, 0, status.st_ctime_ns, digest)
+    assert outcomes([job])["one.jpg"].facts is not None
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = outcomes([job])["one.jpg"]
+    assert (found.reason, found.lasting) == ("cannot be read: it changed meanwhile", False)
+    assert outcomes([job._replace(ctime=path.stat().st_ctime_ns)])["one.jpg"].reason == found.reason  # coarse times
 
 
 def test_a_child_holds_a_lock_on_the_rows_that_it_writes(tmp_path):

@@ -5,10 +5,12 @@ pickle: a decoder that was taken over by a hostile file must not be able to run 
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
 import sys
+import time
 import zlib
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -18,14 +20,22 @@ from typing import Any, NamedTuple
 from artdiff.ingest import decode
 from artdiff.ingest.decode import Transform, Unreadable
 
+SETTLED = 2.0
+"""Seconds after which a change to a file is sure to change its times, on any file system."""
+
 
 class Job(NamedTuple):
-    """A file to decode: its path, its size and time when it was listed, and the row to write it to (-1: none)."""
+    """A file to decode: its path, its size and times when it was listed, and the row to write it to (-1: none).
+
+    With a `digest`, the file is only decoded if that is still its SHA-256.
+    """
 
     path: str
     bytes: int
     mtime: int
     row: int
+    ctime: int = 0
+    digest: str = ""
 
 
 class Rows(NamedTuple):
@@ -119,6 +129,9 @@ def _content(job: Job) -> bytes:
         content = stream.read()
         status = os.fstat(stream.fileno())
     if (status.st_size, status.st_mtime_ns) != (job.bytes, job.mtime):
+        raise OSError(0, "it changed meanwhile")
+    is_settled = status.st_ctime_ns == job.ctime and abs(time.time_ns() - job.ctime) > SETTLED * 1e9
+    if job.digest and not is_settled and hashlib.sha256(content).hexdigest() != job.digest:
         raise OSError(0, "it changed meanwhile")
     return content
 

@@ -160,7 +160,7 @@ def _decode(root: Path, contents: Mapping[str, Record], ledger: Ledger, store: R
         return
     rows = _rows_for(list(contents), store) if store is not None else [-1] * len(contents)
     jobs = {
-        Job(str(root / record.path), record.bytes, record.mtime, row): digest
+        Job(str(root / record.path), record.bytes, record.mtime, row, record.ctime, digest): digest
         for (digest, record), row in zip(contents.items(), rows, strict=True)
     }
     what = "decoding %s of %s files, to %s" if store is not None else "checking %s of %s files, noted in %s"

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from artdiff import UserError, cache
+from artdiff.ingest.child import SETTLED
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Record
 from artdiff.progress import progress
 
 log = logging.getLogger(__name__)
-
-SETTLED = 2.0
-"""Seconds after which a change to a file is sure to change its times, on any file system."""
 
 MAX_BYTES = 2**30
 """Larger files are rejected unread: no picture that can be decoded here is that large."""

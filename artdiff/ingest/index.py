@@ -20,7 +20,7 @@ from artdiff.ingest.hashing import hashes, ledger_of
 from artdiff.ingest.picture import Picture
 from artdiff.ingest.scan import EXPECTED, Rejected, elsewhere, tree
 from artdiff.ingest.source import Record, Source
-from artdiff.ingest.tables import shown, some, table, write
+from artdiff.ingest.tables import encoded, shown, some, table, write
 from artdiff.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Index(NamedTuple):
 
     def digest(self) -> str:
         """The SHA-256 of the manifest, as `sha256sum manifest.tsv` prints it."""
-        return hashlib.sha256(self.manifest().encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(encoded(self.manifest())).hexdigest()
 
     def problem(self, root: Path) -> str | None:
         """Why the pictures cannot be trained on, in one line; None if they can."""
