@@ -77,8 +77,15 @@ def typed(module: str, *words: object) -> str:
 
 
 def given() -> list[str]:
-    """The overrides that this job was started with; none if the configuration was composed in Python."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    """The overrides that this job was started with, as they may be typed; none if they were composed in Python."""
+    return [_unquoted(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
+def _unquoted(word: str) -> str:
+    """An override without the quotes that `literal` adds."""
+    key, _, value = word.partition("=")
+    typed = f"{key}={value[1:-1]}"
+    return typed if literal(typed) == word else word
 
 
 def literal(word: str) -> str:

@@ -166,6 +166,11 @@ def test_a_multirun_keeps_names_as_they_are(home):
     assert "data.root=2.50 does not exist" in printed
 
 
+@pytest.mark.parametrize("word", ["data.root=Photos (1)", "label=2024_05", "label='null'", "label=[a,'1_0']", "seed=1"])
+def test_commands_are_shown_as_they_were_typed(word):
+    assert cli._unquoted(literal(word)) == word
+
+
 def test_a_choice_may_look_like_a_number(home):
     assert "experiment/2024_05" in in_process(TRAIN, "experiment=2024_05", cwd=home, expect=1)
 
