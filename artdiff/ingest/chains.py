@@ -33,22 +33,33 @@ class Neighbours:
     """Which pictures look like which, by places in the list. Those with equal fingerprints have the same neighbours."""
 
     def __init__(self, pictures: Sequence[Picture], pairs: np.ndarray) -> None:
-        self._first: dict[str, int] = {}
+        first: dict[str, int] = {}
+        prints = [one.facts.fingerprint or f"none {place}" for place, one in enumerate(pictures)]
+        self._first = np.array([first.setdefault(one, place) for place, one in enumerate(prints)], np.int32)
         self._equal: dict[int, list[int]] = {}
-        for place, one in enumerate(pictures):
-            if one.facts.fingerprint:
-                self._equal.setdefault(self._first.setdefault(one.facts.fingerprint, place), []).append(place)
-        self._pictures = pictures
-        ends = np.concatenate([pairs, pairs[:, ::-1]])
+        for place, one in enumerate(self._first.tolist()):
+            self._equal.setdefault(one, []).append(place)
+        self._pairs = self._first[pairs]
+        self._pairs = self._pairs[self._pairs[:, 0] != self._pairs[:, 1]]
+        ends = np.concatenate([self._pairs, self._pairs[:, ::-1]])
         ends = ends[np.argsort(ends[:, 0], kind="stable")]
         self._others = ends[:, 1]
         self._starts = np.searchsorted(ends[:, 0], np.arange(len(pictures) + 1))
 
     def __call__(self, place: int) -> set[int]:
         """The places of the pictures that look like the one at `place`."""
-        first = self._first.get(self._pictures[place].facts.fingerprint, place)
+        first = int(self._first[place])
         near = self._others[self._starts[first] : self._starts[first + 1]].tolist()
-        return {equal for one in (first, *near) for equal in self._equal.get(one, ())} - {place}
+        return {equal for one in (first, *near) for equal in self._equal[one]} - {place}
+
+    def like(self, some: np.ndarray) -> np.ndarray:
+        """Which pictures have the fingerprint of some, bool (N,), or look like one of them → bool (N,)."""
+        has, near = np.zeros_like(some), np.zeros_like(some)
+        has[self._first[some]] = True
+        one, other = self._pairs.T
+        near[one[has[other]]] = True
+        near[other[has[one]]] = True
+        return (has | near)[self._first]
 
 
 def cut(group: Group, pictures: Sequence[Picture], neighbours: Neighbours, share: float, least: int) -> Cut | None:
@@ -66,13 +77,14 @@ def cut(group: Group, pictures: Sequence[Picture], neighbours: Neighbours, share
 
 def beside(held_out: set[int], group: Group, pictures: Sequence[Picture], neighbours: Neighbours) -> Cut | None:
     """Leave out of training what looks like those of a group that are held out. None if that would be too much."""
-    left_out = {
-        place: held
-        for held in sorted(held_out, key=lambda place: pictures[place].digest, reverse=True)
-        for place in neighbours(held) - held_out
-    }
-    stays = len(group) - len(held_out) - len(left_out)
-    return Cut(held_out, left_out) if stays > 0 and len(left_out) <= MOST_LEFT_OUT * len(group) else None
+    left_out: dict[int, int] = {}
+    for held in sorted(held_out, key=lambda place: pictures[place].digest):
+        for place in neighbours(held) - held_out - left_out.keys():
+            left_out[place] = held
+        stays = len(group) - len(held_out) - len(left_out)
+        if stays <= 0 or len(left_out) > MOST_LEFT_OUT * len(group):
+            return None
+    return Cut(held_out, left_out)
 
 
 def same_pictures(group: Group, pictures: Sequence[Picture], order: Sequence[int]) -> list[Group]:

@@ -126,9 +126,8 @@ def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) ->
 
 def groups(pairs: np.ndarray) -> list[list[int]]:
     """The groups that pairs of places, int (M,2), join in chains; each group and the list are in rising order."""
-    places, ends = np.unique(pairs, return_inverse=True)
-    one, other = ends.reshape(-1, 2).T
-    root = np.arange(len(places))
+    root = np.arange(int(pairs.max(initial=-1)) + 1)
+    one, other = pairs.T
     while (apart := root[one] != root[other]).any():
         one, other = one[apart], other[apart]
         low, high = np.minimum(root[one], root[other]), np.maximum(root[one], root[other])
@@ -136,6 +135,6 @@ def groups(pairs: np.ndarray) -> list[list[int]]:
         while (root[root] != root).any():
             root = root[root]
     found: dict[int, list[int]] = {}
-    for place, top in zip(places.tolist(), root.tolist(), strict=True):
+    for place, top in enumerate(root.tolist()):
         found.setdefault(top, []).append(place)
-    return list(found.values())
+    return [group for group in found.values() if len(group) > 1]

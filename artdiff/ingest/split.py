@@ -83,40 +83,27 @@ def by_folders(pictures: Sequence[Picture], pairs: np.ndarray) -> Placed:
         moves, cuts = {}, []
     for place, to in moves.items():
         placed[place] = placed[place]._replace(split=to)
-    named = _named(placed, groups, cuts)
-    left_out = {place for one in cuts for place in one.left_out}
-    across = sum(len({*_alike_across(group, "train", placed, neighbours)} - left_out) for group in groups)
-    if across:
+    trained = np.array([one.split == "train" for one in placed], bool)
+    across = trained & neighbours.like(~trained)
+    across[[place for one in cuts for place in one.left_out]] = False
+    if across.any():
         log.warning(
             "%s of %s pictures for training look like one that the folders hold out: too many to leave them out",
-            *(f"{across:,}", f"{training:,}"),
+            *(f"{across.sum():,}", f"{training:,}"),
         )
-    return named
+    return _named(placed, groups, cuts)
 
 
 def _warn_of_likeness(loose: Group, placed: Sequence[Picture], neighbours: Neighbours) -> None:
-    held_out = sum(placed[place].split != "train" for place in loose)
-    across = len(_alike_across(loose, "validation", placed, neighbours))
-    if across and across == held_out and len(loose) == len(placed):
+    trained = np.array([one.split == "train" for one in placed], bool)
+    across = (~trained & neighbours.like(trained))[loose].sum()
+    if across and across == (~trained[loose]).sum() and len(loose) == len(placed):
         log.warning("all pictures look alike: those held out look like those trained on")
     elif across:
         log.warning(
             "%s of the pictures held out look like some trained on: %s pictures differ too little to keep them apart",
             *(f"{across:,}", f"{len(loose):,}"),
         )
-
-
-def _alike_across(group: Group, side: str, placed: Sequence[Picture], neighbours: Neighbours) -> list[int]:
-    """The pictures of a group that are on `side`, train or not, and look like one that is not."""
-    trained = [placed[place].split == "train" for place in group]
-    if all(trained) or not any(trained):
-        return []
-    return [
-        place
-        for place, is_trained in zip(group, trained, strict=True)
-        if is_trained == (side == "train")
-        and any((placed[other].split == "train") != is_trained for other in neighbours(place))
-    ]
 
 
 def best(alike: Iterable[Picture]) -> Picture:
