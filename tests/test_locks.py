@@ -201,6 +201,14 @@ def test_a_read_only_cache_that_lacks_something_names_the_settings(read_only):
         prune._removed(cache.kept(read_only / "cache")[0])
 
 
+def test_a_read_only_cache_is_not_needed_if_no_pixels_are_kept(read_only, caplog):
+    smaller = Transform(24, "squash", (255, 255, 255))
+    outcomes, _, _ = read(read_only / "root", read_only / "cache", smaller, keep_pixels=False)
+    assert all(one.facts is not None for one in outcomes.values())
+    assert len(outcomes) == 2
+    assert "files will be checked again next time" in caplog.text
+
+
 def test_a_full_disk_names_the_settings(tmp_path, monkeypatch):
     put(tmp_path / "root/0.jpg")
     allocate = "posix_fallocate"

@@ -57,26 +57,24 @@ def decoded(
 ) -> Decoded:
     """What each content (its SHA-256 → a file that holds it) decodes to; new ones are decoded.
 
-    Without `keep_pixels` a content is decoded once to judge it, and only the outcome is kept. Raises `UserError` if
-    the cache in `folder` cannot be written.
+    Without `keep_pixels` a content is decoded once to judge it, and only the outcome is kept, if the cache in `folder`
+    can be written. With it, raises `UserError` if that cannot be written.
     """
-    kind = kind_of(transform)
-    path = folder / "decoded" / f"{kind}.jsonl"
-    cache.make(path.parent)
+    path = folder / "decoded" / f"{kind_of(transform)}.jsonl"
     ledger = Ledger(path, transform, limits)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         store = RowStore(path.with_suffix(".rows"), transform.size**2 * 3)
-        missing = _missing(contents, ledger, store, keep_pixels)
-        if missing:
+        if _missing(contents, ledger, store, keep_pixels):
             with store.building(WAITING):
-                files = {digest: root / record.path for digest, record in contents.items()}
-                earlier_cache.take_over(kind_of(transform, EARLIER), store, ledger, files)
-                ledger.load()
-                missing = _missing(contents, ledger, store, keep_pixels)
-                new = {digest: contents[digest] for digest in missing}
-                _decode(root, new, ledger, store if keep_pixels else None, total=len(contents))
+                _build(root, contents, ledger, store, keep_pixels)
     except OSError as error:
-        raise cache.unusable(path.parent, error) from None
+        if keep_pixels:
+            raise cache.unusable(path.parent, error) from None
+        log.warning("files will be checked again next time: %s", cache.unusable(path.parent, error))
+        ledger.is_kept = False
+        missing = {digest: contents[digest] for digest in _missing(contents, ledger, None, keep_pixels)}
+        _decode(root, missing, ledger, None, total=len(contents))
     cache.mark_used(path)
     outcomes = {digest: ledger.outcomes[digest] for digest in sorted(contents)}
     if not keep_pixels:
@@ -84,6 +82,15 @@ def decoded(
     rows = store.find([bytes.fromhex(digest) for digest in outcomes])
     pixels = store.rows.reshape(-1, transform.size, transform.size, 3)
     return Decoded(outcomes, dict(zip(outcomes, rows.tolist(), strict=True)), pixels)
+
+
+def _build(root: Path, contents: Mapping[str, Record], ledger: "Ledger", store: RowStore, keep_pixels: bool) -> None:
+    """Take over what an earlier version kept, and decode the rest, while the store is being built."""
+    files = {digest: root / record.path for digest, record in contents.items()}
+    earlier_cache.take_over(kind_of(ledger.transform, EARLIER), store, ledger, files)
+    ledger.load()
+    missing = {digest: contents[digest] for digest in _missing(contents, ledger, store, keep_pixels)}
+    _decode(root, missing, ledger, store if keep_pixels else None, total=len(contents))
 
 
 class Ledger:
@@ -94,6 +101,7 @@ class Ledger:
         self.transform = transform
         self.limits = limits
         self.outcomes: dict[str, Outcome] = {}
+        self.is_kept = True  # in the file, not only in memory
         self._read = 0  # bytes of the file
         self._stream: IO[bytes] | None = None
         self.load()
@@ -113,7 +121,7 @@ class Ledger:
     def add(self, digest: str, outcome: Outcome) -> None:
         """Note an outcome; one that may be different next time is not written to the file."""
         self.outcomes[digest] = outcome._replace(crc=0)  # the store knows it
-        if outcome.lasting:
+        if outcome.lasting and self.is_kept:
             is_costly = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
             self._write([digest, outcome.facts, outcome.reason, *([self._bounds] if is_costly else [])])
 
@@ -143,11 +151,11 @@ def _entries(lines: list[bytes]) -> list[list[Any]]:
     return [entry for entry in found if isinstance(entry, list)]
 
 
-def _missing(contents: Mapping[str, Record], ledger: Ledger, store: RowStore, keep_pixels: bool) -> list[str]:
+def _missing(contents: Mapping[str, Record], ledger: Ledger, store: RowStore | None, keep_pixels: bool) -> list[str]:
     """The contents that must be decoded, sorted: without a lasting outcome, or without a row that is sealed."""
     outcomes = ledger.outcomes
     missing = {digest for digest in contents if digest not in outcomes or not outcomes[digest].lasting}
-    if keep_pixels:
+    if keep_pixels and store is not None:
         wanted = [digest for digest in contents if digest not in missing and outcomes[digest].facts is not None]
         rows = store.find([bytes.fromhex(digest) for digest in wanted], sealed=True)
         missing |= {digest for digest, row in zip(wanted, rows.tolist(), strict=True) if row < 0}
@@ -180,8 +188,8 @@ def _rows_for(digests: list[str], store: RowStore) -> list[int]:
     needed, free = count * store.row_bytes, shutil.disk_usage(store.path.parent).free
     if needed > free:
         raise UserError(
-            f"decoding {count:,} pictures needs {needed / 2**30:.1f} GiB in {store.path.parent}, which has "
-            f"{free / 2**30:.1f} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
+            f"decoding {count:,} pictures needs {needed / 2**30:.2g} GiB in {store.path.parent}, which has "
+            f"{free / 2**30:.2g} GiB free; set data.cache_dir to a folder on a larger disk, or data.cache=false"
         )
     known[known < 0] = store.reserve(count)
     return known.tolist()
