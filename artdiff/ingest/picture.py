@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from artdiff.ingest.decode import Facts
-from artdiff.ingest.layout import Split
+from artdiff.ingest.split_folders import Split
 
 
 class Picture(NamedTuple):

@@ -6,8 +6,9 @@ A folder is one source. Any class with a `root` and a method `records` is anothe
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from artdiff.ingest.layout import Split, lay_out
+from artdiff.ingest.layout import lay_out
 from artdiff.ingest.scan import Rejected, scan
+from artdiff.ingest.split_folders import Split
 
 
 class Record(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 
 from artdiff.ingest import duplicates
 from artdiff.ingest.chains import LARGEST, Cut, Group, Neighbours, beside, cut, same_pictures
-from artdiff.ingest.layout import Split
 from artdiff.ingest.picture import Picture
+from artdiff.ingest.split_folders import Split
 
 log = logging.getLogger(__name__)
 
