@@ -89,6 +89,15 @@ def test_a_pyramid_whose_first_page_is_small_is_read_at_full_size(first):
     assert shows(file((first, {}), sub=[(SHOWN, {})]), SHOWN)
 
 
+def test_a_thumbnail_may_be_cropped_a_little_and_all_pages_may_be_marked():
+    shown = picture(5, (1200, 900))
+    thumbnail = shown.resize((157, 120))
+    for options in ({}, {"tiffinfo": {254: 1, 50706: b"\1\4\0\0"}}, {"compression": "tiff_lzw"}):
+        stream = io.BytesIO()
+        thumbnail.save(stream, "TIFF", save_all=True, append_images=[shown], **options)
+        assert shows(stream.getvalue(), shown)
+
+
 def test_pages_that_show_something_else_are_not_the_picture():
     other = picture(6, (240, 160))
     assert shows(file((SHOWN, {}), (other, {})), SHOWN)

@@ -28,6 +28,9 @@ AS_LARGE = 0.8
 LARGER = 1.5
 """A page with so many times the width and height of the first may be the picture that the first is a thumbnail of."""
 
+SAME_SHAPE = 0.05
+"""By how much their shapes may differ: thumbnails have whole numbers of pixels, and are cropped a little."""
+
 RAW_OF = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "SAMSUNG": "SRW", "CANON": "CR2", "HASSELBLAD": "3FR"}
 FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 50000: "Zstandard", 50001: "WebP"}
@@ -121,17 +124,18 @@ class Tiff(NamedTuple):
             return max(large, key=lambda page: page.area, default=None)
         if not self.pages[0].is_reduced and (self.pages[0].is_picture or not pictures):
             return self.pages[0]
-        return max((page for page in pictures if not page.is_reduced), key=lambda page: page.area, default=None)
+        full = [page for page in pictures if not page.is_reduced] or self.larger(self.pages[0])  # all may be marked
+        return max(full, key=lambda page: page.area, default=None)
 
     def larger(self, page: Page) -> list[Page]:
         """Pages of the same shape that are much larger than `page`, the largest first."""
-        width, height = page.size
+        width, height = (max(side, 1) for side in page.size)
         found = [
             other
             for other in self.pages
             if other.is_picture
             and min(other.size[0] / width, other.size[1] / height) >= LARGER
-            and abs(other.size[0] * height - other.size[1] * width) <= sum(other.size)
+            and abs(other.size[0] * height / (other.size[1] * width) - 1) <= SAME_SHAPE
         ]
         return sorted(found, key=lambda other: -other.area)
 
