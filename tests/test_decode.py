@@ -258,7 +258,7 @@ JPEG = encoded(noise(64, 64), "JPEG")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "empty file"),
+        (b"", "empty file: copy or download it again"),
         (b"<!DOCTYPE html><html></html>", "not a picture (HTML)"),
         (b"<?xml version='1.0'?><svg></svg>", "not a picture (SVG)"),
         (b"%PDF-1.7", "not a picture (PDF)"),

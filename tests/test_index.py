@@ -67,7 +67,7 @@ def test_every_file_ends_in_one_place(tmp_path):
     assert [(one.path, one.copy_of) for one in index.copies] == [("art/odd\tname\n.jpg", "art/3.jpg")]
     assert index.rejected == [
         (".DS_Store", "hidden"),
-        ("art/empty.png", "empty file"),
+        ("art/empty.png", "empty file: copy or download it again"),
         ("art/page.jpg", "not a picture (HTML)"),
         ("art/small.png", "smaller than data.min_side: 9 x 40"),
     ]

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -187,13 +188,16 @@ def test_damaged_directories_cost_little():
     many = file(*[(small(20), {})] * 200)
     assert len(tiff.read(many).pages) == tiff.MOST_PAGES
     rng = np.random.default_rng(0)
-    content = file((small(), REDUCED | DNG), (SHOWN, {}), sub=[sensor()])
-    places = np.arange(9600 // 4, len(content))
-    for _ in range(300):
-        damaged = bytearray(content)
-        for at in rng.choice(places, 4):
-            damaged[at] = rng.integers(256)
-        tiff.read(bytes(damaged))
+    whole = [
+        file((small(), REDUCED | DNG), (SHOWN, {}), sub=[sensor()]),
+        file((small(), REDUCED), (SHOWN, {}), big=True),
+    ]
+    for content in [*whole, cr2(SHOWN, (124, 82))] * 100:
+        damaged, directories = bytearray(content), [page.place for page in tiff.read(content).pages]
+        for at in rng.integers(150, size=4):
+            damaged[min(len(damaged) - 1, int(rng.choice(directories) + at))] = rng.integers(256)
+        with suppress(Unreadable):
+            decode(bytes(damaged), SQUASH)
 
 
 # animations

@@ -134,7 +134,7 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
 
     def __enter__(self) -> None:
         if not self.content:
-            raise Unreadable("empty file")
+            raise Unreadable(f"empty file: {signs.AGAIN}")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, Unreadable | MemoryError) or not isinstance(error, Exception):

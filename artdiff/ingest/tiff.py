@@ -158,7 +158,7 @@ def read(content: bytes) -> Tiff | None:
         seen.add(place)
         try:
             page, following = _page(content, place, order, is_big)
-        except struct.error:
+        except (struct.error, OverflowError):
             continue
         pages.append(page)
         waiting = [*page.tags.get(SUB_PAGES, ()), following, *waiting]
@@ -170,7 +170,7 @@ def _order(content: bytes) -> str:
 
 
 def _page(content: bytes, place: int, order: str, is_big: bool) -> tuple[Page, int]:
-    """The directory at a place, and the place of the next one. Raises `struct.error`."""
+    """The directory at a place, and the place of the next one. Raises `struct.error` or `OverflowError`."""
     counted, entry, pointer = ("Q", "HHQ", "Q") if is_big else ("H", "HHI", "I")
     (count,) = struct.unpack_from(order + counted, content, place)
     head, value = struct.calcsize(order + entry), struct.calcsize(order + pointer)
