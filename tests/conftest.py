@@ -32,6 +32,13 @@ def own_folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_thread_each():
+    """Processes that run tests side by side compute with one thread each."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def quick_vgg16():
     """Build VGG16 without the 138 million weights that torchvision draws (0.7 s), all of which are then replaced.
 

@@ -12,13 +12,24 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import composed, generate, train
 from golden import record
 from PIL import Image
 from torchvision.models import vgg16
 
 GOLDEN = json.loads(record.GOLDEN.read_text())
-SAME_MACHINE = GOLDEN["machine"] == record.machine()
+THREADS = GOLDEN["machine"]["threads"]
+SAME_MACHINE = GOLDEN["machine"] == record.machine() | {"threads": min(THREADS, os.cpu_count() or 1)}
+
+
+@pytest.fixture(autouse=True)
+def recorded_threads():
+    """Compute with as many threads as the recording: sums are rounded differently with others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
