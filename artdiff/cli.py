@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -18,39 +17,17 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import UserError, runs
 from artdiff.files import cannot_write, printable, user_path
+from artdiff.overrides import HOMED, current_name, literal, unquoted, warn_renamed
 from artdiff.settings import CONF, RENAMED, TEXTS
 
 log = logging.getLogger(__name__)
 
-QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
-_QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-ITEM = re.compile(rf"\s*({_QUOTES}|\[(?:{_QUOTES}|[^\]])*\]|[^,]*?)\s*(,|\Z)")
-"""An item of a list, and the comma behind it."""
-
-SWEEP = re.compile(r"(range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
-"""Hydra's other ways to sweep over values."""
-
-OPTIONAL = ("experiment", "sweep", "debug")
-"""Groups of which nothing may be chosen."""
-
-COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
-FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
-"""Arguments of components that name a file or a folder."""
-
-ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse"))
-"""Texts that are never lists: a folder may be called `[1]`."""
-
-HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
-"""Folders that Hydra or Lightning makes, which know nothing of `~`."""
-
-MULTIRUN = {"-m", "--multirun"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 """Errors of the disk that the user can mend."""
@@ -78,87 +55,7 @@ def typed(module: str, *words: object) -> str:
 
 def given() -> list[str]:
     """The overrides that this job was started with, as they may be typed; none if they were composed in Python."""
-    return [_unquoted(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
-
-
-def _unquoted(word: str) -> str:
-    """An override without the quotes that `literal` adds."""
-    key, _, value = word.partition("=")
-    typed = f"{key}={value[1:-1]}"
-    return typed if literal(typed) == word else word
-
-
-def literal(word: str) -> str:
-    """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
-
-    So `data.root=Photos (1)` and `label=[1990,1_000]` mean what they say. Stays unquoted: `null`, a reference (`${…}`),
-    and what Hydra reads as the same text. Raises `UserError` for a group without a choice.
-    """
-    key, equals, value = word.partition("=")
-    if not equals or not _is_text(key.lstrip("+")):
-        return word
-    if value.lower() == "null" and (CONF / key).is_dir() and key not in OPTIONAL:
-        choices = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
-        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value}")
-    if MULTIRUN.isdisjoint(sys.argv):
-        return f"{key}={_text(value, key)}"
-    if SWEEP.fullmatch(value):
-        return word
-    swept = re.fullmatch(r"choice\((.*)\)", value, re.DOTALL)
-    return f"{key}={','.join(_text(item, key) for item in _items(swept[1] if swept else value))}"
-
-
-def _is_text(key: str) -> bool:
-    group, _, _ = key.partition(".")
-    is_folder = group in COMPONENTS and key.rpartition(".")[2] in FOLDERS
-    return key in TEXTS or is_folder or (CONF / key).is_dir()
-
-
-def _text(value: str, key: str) -> str:
-    """`value` as Hydra reads it as text; for what may be several, a list of such."""
-    key = key.lstrip("+")
-    if value.lower() == "null" or "${" in value or QUOTED.fullmatch(value):
-        return value
-    if key not in ONE_ONLY and value.startswith("[") and value.endswith("]"):
-        items = _items(value[1:-1]) if value[1:-1].strip() else []
-        return f"[{','.join(item if QUOTED.fullmatch(item) else _plain_or_quoted(item) for item in items)}]"
-    if key in HOMED and value.startswith("~"):
-        value = str(user_path(value))
-    return _plain_or_quoted(value)
-
-
-def _plain_or_quoted(text: str) -> str:
-    is_same = (
-        re.fullmatch(r"[\w./:-]*", text, re.ASCII)
-        and OverridesParser.create().parse_override(f"x={text}").value() == text
-    )
-    return text if is_same else quoted(text)
-
-
-def _items(text: str) -> list[str]:
-    """The parts of `text` between commas outside quotes and brackets."""
-    items, at = [], 0
-    while True:
-        found = ITEM.match(text, at)
-        assert found is not None
-        items.append(found[1])
-        if not found[2]:
-            return items
-        at = found.end()
-
-
-def quoted(text: str) -> str:
-    """`text` in quotes that Hydra reads back as the same text."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
-
-
-def current_name(word: str) -> str:
-    """An override of a setting that has been renamed, under its new name; warns in one line."""
-    sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
-    if key not in RENAMED:
-        return word
-    _warn_renamed(key)
-    return f"{sign}{RENAMED[key]}{rest}"
+    return [unquoted(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -300,12 +197,8 @@ def _rename(cfg: DictConfig) -> None:
     for old, new in RENAMED.items():
         value = OmegaConf.select(cfg, old)
         if value is not None:
-            _warn_renamed(old)
+            warn_renamed(old)
             OmegaConf.update(cfg, new, value, force_add=True)
             group, _, name = old.rpartition(".")
             OmegaConf.set_struct(cfg, False)
             del OmegaConf.select(cfg, group)[name]
-
-
-def _warn_renamed(old: str) -> None:
-    log.warning("%s is now called %s; the old name still works", old, RENAMED[old])

@@ -9,19 +9,29 @@ of a network or loss that a user wrote. So Hydra composes plain YAML, and the re
 """
 
 import dataclasses
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from PIL import ImageColor
-
 from artdiff import UserError
 from artdiff.files import user_path
+from artdiff.rules import (
+    POSITIVE_WHOLE,
+    Rule,
+    colour,
+    fraction,
+    not_negative,
+    number,
+    numbers,
+    one_of,
+    positive,
+    share,
+    whole,
+)
 
 MULTIPLE = 8
 """Image sides must be a multiple of this: the networks halve them three times."""
@@ -68,76 +78,6 @@ TEXTS = (
 Component = dict[str, Any]
 """An object that Hydra builds: a mapping with `_target_` and its arguments."""
 
-Rule = Callable[[str, Any], None]
-"""Checks the value of the setting of a name. Raises `UserError`."""
-
-
-def whole(least: int, most: int | None = None) -> Rule:
-    def check(name: str, value: Any) -> None:
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if not is_whole or value < least or (most is not None and value > most):
-            limits = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"{name} must be a whole number of {limits}, got {value}")
-
-    return check
-
-
-def number(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{name} must be a number, got {value}")
-
-
-def share(name: str, value: Any) -> None:
-    number(name, value)
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} must be a share from 0 to 1, got {value}")
-
-
-def fraction(name: str, value: Any) -> None:
-    number(name, value)
-    if not 0 < value < 1:
-        raise UserError(f"{name} must lie between 0 and 1, got {value}")
-
-
-def not_negative(name: str, value: Any) -> None:
-    number(name, value)
-    if value < 0:
-        raise UserError(f"{name} must be 0 or more, got {value}")
-
-
-def positive(name: str, value: Any) -> None:
-    number(name, value)
-    if value <= 0:
-        raise UserError(f"{name} must be more than 0, got {value}")
-
-
-def one_of(*choices: object) -> Rule:
-    def check(name: str, value: Any) -> None:
-        if not any(value is choice or (value == choice and not isinstance(value, bool)) for choice in choices):
-            expected = " or ".join("null" if choice is None else str(choice) for choice in choices)
-            raise UserError(f"{name} must be {expected}, got {value}")
-
-    return check
-
-
-def numbers(rule: Rule, *, fewest: int) -> Rule:
-    """A list whose items all follow `rule`."""
-
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, list | tuple) or len(value) < fewest:
-            raise UserError(f"{name} must be a list such as [32,64], got {value}")
-        for item in value:
-            rule(name, item)
-
-    return check
-
-
-def colour(name: str, value: Any) -> None:
-    try:
-        ImageColor.getrgb(value)
-    except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{name} must be a colour's name or #rrggbb, got {value}") from None
-
 
 def solver(name: str, value: Any) -> None:
     """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
@@ -147,8 +87,6 @@ def solver(name: str, value: Any) -> None:
     if value not in known and not (isinstance(value, str) and "." in value):
         raise UserError(f"{name} must be {' or '.join(known)}, got {value}")
 
-
-POSITIVE_WHOLE = whole(1)
 
 COMPONENT_RULES: dict[str, Rule] = {
     "optimizer.lr": number,

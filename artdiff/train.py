@@ -11,9 +11,10 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from artdiff import runs
-from artdiff.cli import command, composed, plain, quoted, user_error
+from artdiff.cli import command, composed, plain, user_error
 from artdiff.files import user_path
 from artdiff.ingest import scan
+from artdiff.overrides import quoted
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
 

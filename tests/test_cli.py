@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from artdiff import UserError, cli, runs
-from artdiff.cli import literal
+from artdiff.overrides import literal, unquoted
 
 TRAIN, GENERATE, AUDIT, PRUNE = (f"artdiff.{name}" for name in cli.COMMANDS)
 
@@ -168,7 +168,7 @@ def test_a_multirun_keeps_names_as_they_are(home):
 
 @pytest.mark.parametrize("word", ["data.root=Photos (1)", "label=2024_05", "label='null'", "label=[a,'1_0']", "seed=1"])
 def test_commands_are_shown_as_they_were_typed(word):
-    assert cli._unquoted(literal(word)) == word
+    assert unquoted(literal(word)) == word
 
 
 def test_a_choice_may_look_like_a_number(home):

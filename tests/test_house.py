@@ -11,12 +11,14 @@ ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
     {"files", "locks"},
+    {"rules"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
     {"cache", "networks", "evaluation", "diffusion"},
     {"ingest", "losses"},
     {"data", "plan"},
     {"tasks"},
-    {"checkpoints", "cli"},
+    {"checkpoints", "overrides"},
+    {"cli"},
     {"training", "painter"},
     {"train", "generate", "audit", "prune"},
 ]

@@ -1,0 +1,121 @@
+"""Overrides as a user types them, made into what Hydra reads as the same: names are text, old names are new ones."""
+
+import logging
+import re
+import sys
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from artdiff import UserError
+from artdiff.files import user_path
+from artdiff.settings import CONF, RENAMED, TEXTS
+
+log = logging.getLogger(__name__)
+
+QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
+_QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+ITEM = re.compile(rf"\s*({_QUOTES}|\[(?:{_QUOTES}|[^\]])*\]|[^,]*?)\s*(,|\Z)")
+"""An item of a list, and the comma behind it."""
+
+SWEEP = re.compile(r"(range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
+"""Hydra's other ways to sweep over values."""
+
+OPTIONAL = ("experiment", "sweep", "debug")
+"""Groups of which nothing may be chosen."""
+
+COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
+FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
+"""Arguments of components that name a file or a folder."""
+
+ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse"))
+"""Texts that are never lists: a folder may be called `[1]`."""
+
+HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
+"""Folders that Hydra or Lightning makes, which know nothing of `~`."""
+
+MULTIRUN = {"-m", "--multirun"}
+
+
+def literal(word: str) -> str:
+    """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
+
+    So `data.root=Photos (1)` and `label=[1990,1_000]` mean what they say. Stays unquoted: `null`, a reference (`${…}`),
+    and what Hydra reads as the same text. Raises `UserError` for a group without a choice.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or not _is_text(key.lstrip("+")):
+        return word
+    if value.lower() == "null" and (CONF / key).is_dir() and key not in OPTIONAL:
+        choices = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value}")
+    if MULTIRUN.isdisjoint(sys.argv):
+        return f"{key}={_text(value, key)}"
+    if SWEEP.fullmatch(value):
+        return word
+    swept = re.fullmatch(r"choice\((.*)\)", value, re.DOTALL)
+    return f"{key}={','.join(_text(item, key) for item in _items(swept[1] if swept else value))}"
+
+
+def _is_text(key: str) -> bool:
+    group, _, _ = key.partition(".")
+    is_folder = group in COMPONENTS and key.rpartition(".")[2] in FOLDERS
+    return key in TEXTS or is_folder or (CONF / key).is_dir()
+
+
+def _text(value: str, key: str) -> str:
+    """`value` as Hydra reads it as text; for what may be several, a list of such."""
+    key = key.lstrip("+")
+    if value.lower() == "null" or "${" in value or QUOTED.fullmatch(value):
+        return value
+    if key not in ONE_ONLY and value.startswith("[") and value.endswith("]"):
+        items = _items(value[1:-1]) if value[1:-1].strip() else []
+        return f"[{','.join(item if QUOTED.fullmatch(item) else _plain_or_quoted(item) for item in items)}]"
+    if key in HOMED and value.startswith("~"):
+        value = str(user_path(value))
+    return _plain_or_quoted(value)
+
+
+def _plain_or_quoted(text: str) -> str:
+    is_same = (
+        re.fullmatch(r"[\w./:-]*", text, re.ASCII)
+        and OverridesParser.create().parse_override(f"x={text}").value() == text
+    )
+    return text if is_same else quoted(text)
+
+
+def _items(text: str) -> list[str]:
+    """The parts of `text` between commas outside quotes and brackets."""
+    items, at = [], 0
+    while True:
+        found = ITEM.match(text, at)
+        assert found is not None
+        items.append(found[1])
+        if not found[2]:
+            return items
+        at = found.end()
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes that Hydra reads back as the same text."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
+
+
+def current_name(word: str) -> str:
+    """An override of a setting that has been renamed, under its new name; warns in one line."""
+    sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key not in RENAMED:
+        return word
+    warn_renamed(key)
+    return f"{sign}{RENAMED[key]}{rest}"
+
+
+def unquoted(word: str) -> str:
+    """An override without the quotes that `literal` adds."""
+    key, _, value = word.partition("=")
+    typed = f"{key}={value[1:-1]}"
+    return typed if literal(typed) == word else word
+
+
+def warn_renamed(old: str) -> None:
+    """Say that a setting has another name now."""
+    log.warning("%s is now called %s; the old name still works", old, RENAMED[old])
