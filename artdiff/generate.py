@@ -58,11 +58,11 @@ def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Pa
     from artdiff import images
 
     rows = painter.rows(settings)
-    paintings = painter.fill([canvas for row in rows for canvas in row], settings)
+    paintings = painter.fill(rows, settings)
     written, sheet = list[Path](), images.Sheet(settings.sheet)
     for row in rows:
-        sheet.begin(row[0].muse.picture if row[0].muse is not None else None)
-        for _, painting in zip(row, paintings, strict=False):
+        sheet.begin(row.muse.picture if row.muse is not None else None)
+        for _, painting in zip(range(len(row)), paintings, strict=False):
             written.append(runs.free(out / f"{painting.name}.png"))
             painting.save(written[-1])
             if painting.trajectory is not None:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import between, from_muse, seeded_noise
 from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
-from artdiff.plan import Canvas, canvases, read_muses
+from artdiff.plan import Canvas, Row, canvases, read_muses
 from artdiff.runs import Run
 from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges
 from artdiff.tasks import Generation, Reconstruction
@@ -169,7 +170,7 @@ class Painter:
             if value is not None:
                 raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
 
-    def rows(self, settings: PaintSettings) -> list[list[Canvas]]:
+    def rows(self, settings: PaintSettings) -> list[Row]:
         """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
         self.check(settings)
         muses = list(read_muses(settings, self.transform)) if settings.muse is not None else []
@@ -182,22 +183,22 @@ class Painter:
             yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture)
 
     def _paintings(self, settings: PaintSettings) -> Iterator[Painting]:
-        yield from self.fill([canvas for row in self.rows(settings) for canvas in row], settings)
+        yield from self.fill(self.rows(settings), settings)
 
-    def fill(self, planned: Sequence[Canvas], settings: PaintSettings) -> Iterator[Painting]:
-        """Paint canvases, as many at once as suit the device's memory; their company does not change them."""
-        task = self.task
+    def fill(self, rows: Sequence[Row], settings: PaintSettings) -> Iterator[Painting]:
+        """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""
+        task, count, planned = self.task, sum(map(len, rows)), chain.from_iterable(rows)
         assert isinstance(task, Generation)
         at_once = settings.batch_size
         if at_once is None:
             at_once = hardware.pictures_at_once(task.device, self.image_size)
-        times = samplers.times(settings.steps, start=1 - settings.strength if planned[0].muse is not None else 0.0)
+        times = samplers.times(settings.steps, start=1 - settings.strength if rows[0].muse is not None else 0.0)
         sampler = samplers.get(settings.solver)
-        self._compile(settings, len(planned), at_once, calls=len(times) * sampler.calls_per_step)
+        self._compile(settings, count, at_once, calls=len(times) * sampler.calls_per_step)
         shown = [round(stage * (len(times) - 1) / (STAGES - 1)) for stage in range(STAGES)]
-        with tqdm(total=len(planned) * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
-            for first in range(0, len(planned), at_once):
-                batch, stages = planned[first : first + at_once], dict[int, Tensor]()
+        with tqdm(total=count * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
+            while batch := list(islice(planned, at_once)):
+                stages = dict[int, Tensor]()
                 with torch.inference_mode(), _autocast(task.device):
                     begun, denoise = self._begun(batch, settings)
                     steps = (

@@ -63,7 +63,45 @@ def read_muses(settings: PaintSettings, transform: Transform) -> Iterator[Muse]:
         raise UserError(f"muse={settings.muse} holds no picture that can be read")
 
 
-def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Muse]) -> list[list[Canvas]]:
+class Row(Sequence[Canvas]):
+    """The canvases of one label, from noise or from one muse. Each is made when it is asked for: there may be many.
+
+    With two `seeds` the row goes from the first to the second, and from the first of `labels` to the second.
+    """
+
+    def __init__(
+        self,
+        settings: PaintSettings,
+        classes: Sequence[str],
+        muse: Muse | None,
+        *,
+        labels: tuple[int, int],
+        seeds: tuple[int, int] | None,
+        count: int,
+    ) -> None:
+        self.settings = settings
+        self.classes = classes
+        self.muse = muse
+        self.labels = labels
+        self.seeds = seeds
+        self.length = count
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self.length))]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        seed = self.settings.seed + index
+        seeds, share = (seed, seed), 0.0
+        if self.seeds is not None:
+            seeds, share = self.seeds, index / max(1, self.length - 1)
+        return _canvas(self.settings, self.classes, self.muse, seeds=seeds, labels=self.labels, share=share)
+
+
+def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Muse]) -> list[Row]:
     """The rows of pictures that `settings` ask for: one for each label, or for each label of each muse.
 
     Raises `UserError` for a label that is none of `classes`.
@@ -74,21 +112,14 @@ def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Mu
     labels = label_numbers(settings.label, classes)
     if settings.label is None and classes:
         labels = [*range(len(classes))] if settings.muse is None else [NO_LABEL]
-    if settings.interpolate is None:
-        seeds = range(settings.seed, settings.seed + count)
-        rows = [[((seed, seed), (label, label), 0.0) for seed in seeds] for label in labels]
-    else:
+    pairs, seeds = [(label, label) for label in labels], None
+    if settings.interpolate is not None:
         first, last = settings.interpolate
-        shares = [index / max(1, count - 1) for index in range(count)]
-        between_two = isinstance(settings.label, list) and len(labels) == 2
-        pairs = [(labels[0], labels[1])] if between_two else [(label, label) for label in labels]
-        rows = [[((first, last), pair, share) for share in shares] for pair in pairs]
+        seeds = (first, last)
+        if isinstance(settings.label, list) and len(labels) == 2:
+            pairs = [(labels[0], labels[1])]
     sources: list[Muse | None] = [*muses] or [None]
-    return [
-        [_canvas(settings, classes, muse, seeds=seeds, labels=pair, share=share) for seeds, pair, share in row]
-        for muse in sources
-        for row in rows
-    ]
+    return [Row(settings, classes, muse, labels=pair, seeds=seeds, count=count) for muse in sources for pair in pairs]
 
 
 def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
