@@ -1,8 +1,8 @@
-"""Programs that train: the article's, two known libraries' and artdiff's own steps in a bare loop.
+"""Programs to compare with: the article's, two libraries, and artdiff's steps in a bare loop.
 
 Run by train_speed.py, each in a process of its own, which prints images/s of its steps after the first few.
 
-- `plain`: the article's program as it is published: float32, `ImageFolder` and transforms, one process that decodes
+- `plain`: the article's program as published: float32, `ImageFolder` and transforms, one process that decodes
   every file every epoch.
 - `bare`: the network, loss, optimizer, data and precision of an artdiff experiment, without Lightning: nothing is
   logged, validated or saved.
@@ -59,7 +59,7 @@ def plain(args: argparse.Namespace, device: torch.device) -> None:
 
 
 class Bare:
-    """An artdiff experiment whose steps are called one by one."""
+    """An artdiff experiment without Lightning: its steps are called one by one."""
 
     def __init__(self, config: dict[str, Any], device: torch.device) -> None:
         from hydra.utils import instantiate
@@ -110,7 +110,7 @@ def bare(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def nearest(build: Callable[[int], nn.Module], parameters: int) -> nn.Module:
-    """The network of the width, a multiple of 8, whose number of weights is nearest to `parameters`."""
+    """The network whose number of weights is nearest to `parameters`, over widths that are multiples of 8."""
 
     def off(width: int) -> int:
         with torch.device("meta"):

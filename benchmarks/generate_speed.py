@@ -1,4 +1,4 @@
-"""Pictures per second painted by artdiff and by two libraries, with networks of equal size called equally often.
+"""Pictures per second of artdiff and of two libraries, with equally large networks called equally often.
 
     python benchmarks/generate_speed.py --n 64 --calls 50 --peers DIR experiment=paint32
     python benchmarks/generate_speed.py --n 256 --calls 50 --trainer gpu --peers DIR experiment=paint128

@@ -17,11 +17,11 @@ from many_files import make
 from measure import STEPS_ALONE, Timed, timed
 
 WARM = 1
-"""Steps before those that are timed: large ones take long."""
+"""Warm-up steps, not timed; few, since large ones take long."""
 
 
 def train(args: argparse.Namespace, folder: Path, root: object, *, size: int, batch: int) -> Timed:
-    """A training of as many steps as --megapixels take, or a few."""
+    """A training of about --megapixels, or of a few steps."""
     steps = WARM + max(3, round(args.megapixels * 1e6 / (batch * size**2)))
     fixed = ["experiment=baseline", f"trainer={args.trainer}", f"trainer.max_steps={steps}", f"runs_dir={folder}/runs"]
     fixed += [f"data.cache_dir={folder}/cache", "loss.perceptual.weights=random", "loss.perceptual.keep=0"]

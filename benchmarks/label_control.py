@@ -1,4 +1,4 @@
-"""Do pictures show the style they were painted for: judged by a small classifier that was trained on real ones.
+"""Do painted pictures show the style they were painted as? A small classifier trained on real pictures decides.
 
 The classifier, three convolutions and a linear layer, learns the classes from the pictures that the run was trained on;
 its accuracy on held-out ones is printed first. Then N pictures of each class are painted, with the settings that
@@ -27,7 +27,7 @@ def classifier(classes: int) -> nn.Sequential:
 
 
 def trained(image: Tensor, label: Tensor, classes: int, epochs: int) -> nn.Sequential:
-    """On signed pictures (N,3,H,W), mirrored at random."""
+    """Train a classifier on signed pictures (N,3,H,W), flipped at random."""
     torch.manual_seed(0)
     network = classifier(classes).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)

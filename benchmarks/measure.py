@@ -1,4 +1,4 @@
-"""What the benchmarks share: the time and memory of a command, and what arithmetic the machine is able to do."""
+"""What the benchmarks share: time and memory of a command, and the peak arithmetic of the machine."""
 
 import json
 import os
@@ -14,17 +14,17 @@ RESULT = "RESULT "
 """Begins the line of a command's output that holds its own figures, as JSON."""
 
 BEGUN = "BENCHMARK_BEGUN"
-"""The environment's word for when the command was started, in Unix seconds."""
+"""Environment variable with the command's start time, in Unix seconds."""
 
 WARM = 5
-"""Steps before those that are timed."""
+"""Warm-up steps, not timed."""
 
 STEPS_ALONE = (
     *("trainer.limit_val_batches=0", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null"),
     *("callbacks.every_ten_epochs=null", f"+callbacks.clock.warm={WARM}"),
     "+callbacks.clock._target_=step_clock.StepClock",
 )
-"""What a training leaves out when its steps alone are timed."""
+"""Overrides that leave only the steps of a training to be timed."""
 
 
 class Timed(NamedTuple):
@@ -36,7 +36,7 @@ class Timed(NamedTuple):
 
 
 def timed(command: list[str], log: Path, *, expect: int = 0, peers: tuple[str, ...] = (), **more: str) -> Timed:
-    """Run `command` to its end, which is to be the exit code `expect`; what it prints goes to `log`.
+    """Run `command`, whose exit code must be `expect`; its output goes to `log`.
 
     `peers` are folders of packages to be found, and `more` is added to its environment.
     """
@@ -68,7 +68,7 @@ def composed(config: str, *overrides: str) -> dict[str, Any]:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked for."""
+    """Wait until the device has finished."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -89,7 +89,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class Clock:
-    """Counts steps as they begin; `rate` is that of those after the first `warm`."""
+    """Counts steps as they begin; `rate` leaves out the first `warm`."""
 
     def __init__(self, device: torch.device, warm: int) -> None:
         self.device = device
@@ -103,6 +103,6 @@ class Clock:
         self.begun += 1
 
     def rate(self, batch: int) -> float:
-        """Pictures a second, now that the last step is done."""
+        """Images per second, once the last step is done."""
         wait(self.device)
         return batch * (self.begun - self.warm) / (time.perf_counter() - self.started)

@@ -1,4 +1,4 @@
-"""How good are the pictures that a run paints: Fréchet distances to held-out pictures, contrast, nearest neighbours.
+"""How good a run paints: Fréchet distances to held-out pictures, contrast, nearest neighbours.
 
 Paints N pictures without guidance, of each class its share of the training pictures, and compares them, and as many
 real training pictures, with all that are held out. A Fréchet distance is taken between pooled features: mean and spread
@@ -32,7 +32,7 @@ from artdiff.losses import PerceptualLoss
 
 
 class Art(NamedTuple):
-    """What a run was trained on and validated with, uint8 (N,3,H,W), and its classes with their shares."""
+    """Training and validation pictures of a run, uint8 (N,3,H,W), and the share of each class."""
 
     train: Tensor
     held_out: Tensor
@@ -40,7 +40,7 @@ class Art(NamedTuple):
 
 
 def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
-    """The data that a run was trained on, read from `root` as it was then."""
+    """A run's data, read from `root` with the run's settings."""
     settings = torch.load(ckpt, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
     config = composed("train", "run_dir=unused")["data"]
     config |= {name: settings[name] for name in config if name in settings}
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--weights", help="of a trained VGG16, up to relu3_1 at least")
     parser.add_argument("--save", type=Path, help="where to keep the pictures, uint8 (N,H,W,3)")
-    parser.add_argument("--pictures", type=Path, nargs="+", help="such files, to be scored instead of painting")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="score such files instead of painting")
     parser.add_argument("--painted", type=Path)
     parser.add_argument("--nearest", type=Path)
     args = parser.parse_args()
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def contrast(image: Tensor) -> float:
-    """Spread of a channel within a picture, averaged, in [0,1]."""
+    """Standard deviation of a channel within a picture, averaged, in [0,1]."""
     return images.colours(images.to_signed(image)).spread.mean().item()
 
 

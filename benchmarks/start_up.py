@@ -23,7 +23,7 @@ PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra", "omega
 
 
 def imports(log: Path) -> dict[str, float]:
-    """The seconds that each package's own modules took to import."""
+    """Seconds that the modules of each package took to import."""
     seconds: dict[str, float] = defaultdict(float)
     for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)", log.read_text(), re.MULTILINE):
         package = name.partition(".")[0]

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 def arithmetic(overrides: list[str], device: torch.device) -> float:
-    """FLOP an image of a step."""
+    """FLOP per image of a training step."""
     loop = Bare(composed("train", "run_dir=unused", *overrides), device)
     wire = next(loop.batches)
     loop.step(wire)  # from here on its targets' features are known, if they are kept
@@ -42,7 +42,7 @@ def arithmetic(overrides: list[str], device: torch.device) -> float:
 
 
 def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Run each program once a round → what each did in each round."""
+    """Run each program once per round; returns the figures of each round."""
     overrides = [*overrides, f"trainer.max_steps={args.steps}"]
     config = composed("train", "run_dir=unused", *overrides)
     batch, parameters = config["data"]["batch_size"], instantiate(config["task"]).facts()["parameters"]
@@ -73,7 +73,7 @@ def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[d
 
 
 def ratio(row: dict[str, Any], name: str) -> float:
-    """How many times as fast as another program artdiff was in a round."""
+    """artdiff's speed divided by another program's, in one round."""
     return row["artdiff"]["images_per_second"] / row[name]["images_per_second"]
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = [f"trainer={args.trainer}", f"data.root={args.data}", f"data.cache_dir={folder}/cache"]
         rounds = race(args, [*args.overrides, *own], Path(folder))
-        flops = {"as it is": arithmetic([*args.overrides, *own], device)}
+        flops = {"as trained": arithmetic([*args.overrides, *own], device)}
         if composed("train", "run_dir=unused", *args.overrides)["loss"]["perceptual"] is not None:
             again = arithmetic([*args.overrides, *own, "loss.perceptual.keep=0"], device)
             flops["with every target's features computed"] = again
@@ -105,7 +105,7 @@ def main() -> None:
         median = statistics.median(ratio(row, name) for row in later)
         print(f"median ratio to {name}, cache {'warm' if rounds[1:] else 'cold'}: {median:.2f}")
     peaks = {str(dtype)[6:]: peak(device, dtype) for dtype in (torch.bfloat16, torch.float32)}
-    reached = statistics.median(row["artdiff"]["images_per_second"] for row in later) * flops["as it is"]
+    reached = statistics.median(row["artdiff"]["images_per_second"] for row in later) * flops["as trained"]
     print("an image: " + ", ".join(f"{value / 1e9:.2f} GFLOP {name}" for name, value in flops.items()))
     print("matrix product: " + ", ".join(f"{value / 1e12:.3g} TFLOP/s in {name}" for name, value in peaks.items()))
     shares = ", ".join(f"{reached / value:.0%} of {name}'s" for name, value in peaks.items())

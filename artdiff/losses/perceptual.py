@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 FALLBACK = """
 +-----------------------------------------------------------------------------------------+
-| WARNING: VGG16's ImageNet weights cannot be had: the perceptual loss compares RANDOM    |
-| features. Its values do not compare with those of runs on the real weights. To mend it: |
-| loss.perceptual.weights=FILE (VGG16 as .pth or .safetensors), or a network connection.  |
+| WARNING: VGG16's ImageNet weights are not available: the perceptual loss compares       |
+| RANDOM features. Its values do not compare with those of runs on the real weights. Set  |
+| loss.perceptual.weights=FILE (VGG16 as .pth or .safetensors), or connect to a network.  |
 +-----------------------------------------------------------------------------------------+"""
 
 CPU_PIXELS = 8 * 128 * 128
@@ -47,7 +47,7 @@ class PerceptualLoss:
             matter: 0 is equal, 1 is as far away as no features at all.
         keep: gigabytes that cached target features may take; 0 caches nothing.
 
-    `source` says which weights were taken. Raises `UserError` if the weights cannot be had.
+    `source` says which weights were taken. Raises `UserError` if the weights are not available.
     """
 
     def __init__(self, *, weights: str, layer: str, relative: bool, keep: float) -> None:

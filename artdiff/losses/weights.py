@@ -39,7 +39,7 @@ LAYERS = _layers()
 def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
     """Load weights into the first layers of VGG16, up to `layer`; returns where they came from.
 
-    `weights` is `imagenet`, `random`, `auto` (`imagenet`, or `random` if that cannot be had) or a file. Raises
+    `weights` is `imagenet`, `random`, `auto` (`imagenet`, or `random` if that is not available) or a file. Raises
     `UserError`.
     """
     if weights == "random":
@@ -58,10 +58,10 @@ def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
                     f"put the file {file} into {torch.hub.get_dir()}/checkpoints" if _has_folder() else "set TORCH_HOME"
                 )
                 raise UserError(
-                    f"VGG16's ImageNet weights cannot be had ({reason}); set loss.perceptual.weights=FILE (VGG16 "
+                    f"VGG16's ImageNet weights are not available ({reason}); set loss.perceptual.weights=FILE (VGG16 "
                     f"as .pth or .safetensors) or =random, or {put}"
                 ) from None
-            log.info("VGG16's ImageNet weights cannot be had (%s)", reason)
+            log.info("VGG16's ImageNet weights are not available (%s)", reason)
             _initialise(features)
             return "random, since ImageNet's could not be had"
         _copy(found, features, layer, "imagenet")
