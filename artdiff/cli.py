@@ -39,6 +39,7 @@ NOISE = (
     "LeafSpec",
     "does not have many workers",
     "The dirpath has changed",
+    "exists and is not empty",  # a run that is carried on in its own folder
     "smaller than the logging interval",
     "in eval mode at the start of training",  # the averaged weights are, on purpose
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes by itself
