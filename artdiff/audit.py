@@ -143,8 +143,7 @@ def audit(settings: AuditSettings) -> list[Path]:
 
 def _inspection(settings: DataSettings) -> Inspection:
     """Raises `UserError` if no picture can be used."""
-    if settings.root is not None and settings.source is None:
-        scan.check(user_path(settings.root))
+    scan.check_root(settings)
 
     from dataclasses import asdict
 

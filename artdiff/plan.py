@@ -14,6 +14,7 @@ from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.files import user_path
 from artdiff.ingest import pool, sample_art, scan
 from artdiff.ingest.decode import Transform, fitted, flat
+from artdiff.ingest.flatten import WHITE
 from artdiff.ingest.tables import shown, some
 from artdiff.settings import PaintSettings
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 
 FROM_NOISE, FROM_MUSE = 8, 1
 """How many pictures of each label are painted unless `n` says otherwise: from noise, and from each muse."""
-
-WHITE = (255, 255, 255)
 
 
 class Muse(NamedTuple):

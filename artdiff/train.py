@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from artdiff import runs
 from artdiff.cli import command, composed, plain, user_error
-from artdiff.files import user_path
 from artdiff.ingest import scan
 from artdiff.overrides import quoted
 from artdiff.runs import Run
@@ -58,8 +57,7 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
 
 def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
-    if settings.data.root is not None and settings.data.source is None:
-        scan.check(user_path(settings.data.root))
+    scan.check_root(settings.data)
     run = Run(runs.shortest(Path(settings.run_dir)))
     ckpt = runs.to_carry_on(settings.ckpt, run.folder)
 

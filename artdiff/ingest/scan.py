@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artdiff import UserError
+from artdiff.files import user_path
 from artdiff.ingest.tables import shown, some
+from artdiff.settings import DataSettings
 
 EXPECTED = "expected pictures in class subfolders (DIR/engraving/a.jpg) or in the folder itself (DIR/a.jpg)"
 
@@ -103,6 +105,12 @@ def check(root: Path, *, name: str = "data.root") -> None:
 def folders_of(path: str) -> tuple[str, ...]:
     """The names of the folders above a file, from the root down."""
     return tuple(path.split("/")[:-1])
+
+
+def check_root(settings: DataSettings) -> None:
+    """Raise `UserError` if the settings name a folder that cannot be read; a source of the user's checks itself."""
+    if settings.root is not None and settings.source is None:
+        check(user_path(settings.root))
 
 
 def tree(paths: Iterable[str], *, depth: int = 2) -> str:
