@@ -15,23 +15,31 @@ from PIL import ImageColor
 from artdiff import UserError
 from artdiff.ingest.decode import Transform
 from artdiff.settings import NETWORK_RENAMED, Ranges
-from artdiff.tasks import Generation, Reconstruction
+from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
+
+Model = Generation | Reconstruction | Autoencoding | Refinement
 
 ARTICLE_NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 
-TASKS: dict[str, type[Generation] | type[Reconstruction]] = {
-    task.__name__: task for task in (Generation, Reconstruction)
-}
+TASKS: dict[str, type[Model]] = {task.__name__: task for task in (Generation, Reconstruction, Autoencoding, Refinement)}
 
-HOMES = {"network": "artdiff.networks", "codec": "artdiff.diffusion.codec"}
+PARTS = {
+    None: {"codec": ("codec", "codec."), "refiner": ("refiner", "refiner.")},
+    "Autoencoding": {"codec": ("network", "network.")},
+    "Refinement": {"codec": ("codec", "codec."), "refiner": ("network", "ema.")},
+}
+"""For each task, the setting that describes a part, and where its weights are."""
+
+NETWORKS = ("artdiff.networks",)
+HOMES = {"network": NETWORKS, "refiner": NETWORKS, "codec": ("artdiff.diffusion.codec", *NETWORKS)}
 """Where the classes are defined that a checkpoint may name."""
 
 
 class Restored(NamedTuple):
     """A model that is ready to paint, and how the pictures it was trained on were made square."""
 
-    task: Reconstruction | Generation
+    task: Model
     transform: Transform
 
 
@@ -49,7 +57,9 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
             transform = Transform(data["image_size"], data["fit"], ImageColor.getrgb(data["background"])[:3])
             kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # the first checkpoints did not say
             foreign = (
-                [] if trust_code else [name for name in HOMES if name in settings and not _is_ours(name, settings)]
+                []
+                if trust_code
+                else [name for name in HOMES if settings.get(name) is not None and not _is_ours(name, settings)]
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"ckpt={path} is not a checkpoint of artdiff.train: {error}") from None
@@ -98,9 +108,36 @@ def earlier(path: Path) -> Earlier:
     return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]))
 
 
-def _built(
-    kind: type[Generation] | type[Reconstruction], settings: dict[str, Any], state: dict[str, Any], path: Path
-) -> Generation | Reconstruction:
+class Trained(NamedTuple):
+    """A part of a checkpoint that others are built on, as Hydra builds it, and its weights."""
+
+    settings: dict[str, Any]
+    weights: dict[str, Any]
+
+
+def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
+    """The `codec`, and the `refiner` if there is one, that a checkpoint trained or paints with.
+
+    Raises `UserError` if it has no codec with weights.
+    """
+    found = _load(path)
+    kind, settings = found.get("artdiff", {}).get("task"), found.get("hyper_parameters", {})
+    state, parts = found.get("state_dict", {}), {}
+    for part, (named, prefix) in PARTS.get(kind, PARTS[None]).items():
+        weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if part == "refiner" and kind == Refinement.__name__:
+            weights = {f"network.{key}": value for key, value in weights.items()} | {"std": state["std"]}
+        if settings.get(named) is None or not weights:
+            continue
+        if not trust_code and not _is_ours(named, settings):
+            raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
+        parts[part] = Trained(settings[named], weights)
+    if "codec" not in parts:
+        raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
+    return parts
+
+
+def _built(kind: type[Model], settings: dict[str, Any], state: dict[str, Any], path: Path) -> Model:
     """The task with its weights, in evaluation mode."""
     try:
         task = kind(**settings)
@@ -114,7 +151,7 @@ def _built(
 def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     """The task's settings as this version names them; version 0.1 preconditioned inside the networks of ours."""
     network = dict(settings["network"])
-    if str(network["_target_"]).startswith(f"{HOMES['network']}."):
+    if str(network["_target_"]).startswith(f"{HOMES['network'][0]}."):
         network = {NETWORK_RENAMED.get(name, name): value for name, value in network.items()}
     settings = {**settings, "network": network}
     if "classes" in settings and "data_std" not in settings:
@@ -124,14 +161,16 @@ def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _is_ours(name: str, settings: dict[str, Any]) -> bool:
     """True if a component is a class defined in its home, with numbers only as arguments."""
-    component, home = settings[name], import_module(HOMES[name])
+    component = settings[name]
     arguments = [value for key, value in component.items() if key != "_target_"]
     numbers = [one for value in arguments for one in (value if isinstance(value, list) else [value])]
     steers_hydra = any(key.startswith("_") for key in component if key != "_target_")
     if steers_hydra or not all(isinstance(number, int | float) for number in numbers):
         return False
-    modules = {home.__name__}
-    modules |= {f"{home.__name__}.{found.name}" for found in pkgutil.iter_modules(getattr(home, "__path__", []))}
+    modules = set(HOMES[name])
+    for home in HOMES[name]:
+        folder = getattr(import_module(home), "__path__", [])
+        modules |= {f"{home}.{found.name}" for found in pkgutil.iter_modules(folder)}
     module, _, attribute = component["_target_"].rpartition(".")
     if module not in modules:
         return False

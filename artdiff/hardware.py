@@ -1,6 +1,9 @@
-"""The device to compute on, its fastest precision, and how much it paints at once."""
+"""The device to compute on, its fastest precision, and how much it computes at once."""
+
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from artdiff import UserError
 
@@ -25,16 +28,27 @@ def precision(on: torch.device) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def pictures_at_once(on: torch.device, image_size: int) -> int:
-    """How many pictures of this size to denoise at once; always the same on the same machine.
+def pictures_at_once(on: torch.device, height: int, width: int) -> int:
+    """How many pictures or latents of this size to compute at once; always the same on the same machine.
 
     On a GPU, 32 KiB of its memory per pixel, several times what the networks here need. On a CPU larger groups would be
     somewhat faster, but a few pictures, which are padded to a whole group, slower.
     """
     if on.type == "cuda":
         pixels = torch.cuda.get_device_properties(on).total_memory // 2**15
-        return min(256, max(1, pixels // image_size**2))
-    return max(1, 16 * 32 * 32 // image_size**2)
+        return min(256, max(1, pixels // (height * width)))
+    return max(1, 16 * 32 * 32 // (height * width))
+
+
+def in_groups(compute: Callable[..., Tensor], *parts: Tensor, together: int) -> Tensor:
+    """`compute(*parts)` of parts (B,…), always called with `together` pictures; the last one is repeated to fill up.
+
+    Matrix products of other sizes round differently, so a picture would depend on how many are computed with it.
+    """
+    count = len(parts[0])
+    padded = torch.arange(-(-count // together) * together, device=parts[0].device).clamp(max=count - 1)
+    groups = (part[padded].split(together) for part in parts)
+    return torch.cat([compute(*group) for group in zip(*groups, strict=True)])[:count]
 
 
 def describe(on: torch.device) -> str:

@@ -101,8 +101,16 @@ def quoted(text: str) -> str:
 
 
 def current_name(word: str) -> str:
-    """An override of a setting that has been renamed, under its new name; warns in one line."""
+    """An override of a setting that has been renamed, under its new name; warns in one line.
+
+    `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint rather than one of `conf/codec`.
+    """
     sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key == "codec" and not sign and rest.startswith("="):
+        value = rest[1:].strip("'\"")
+        is_option = (CONF / "codec" / f"{value}.yaml").is_file()
+        if not is_option and (value == "last" or user_path(value).exists()):
+            return f"codec_from{rest}"
     if key not in RENAMED:
         return word
     warn_renamed(key)

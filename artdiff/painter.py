@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import between, from_muse, seeded_noise
 from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
-from artdiff.plan import Canvas, Row, canvases, read_muses
+from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
 from artdiff.runs import Run
 from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges
 from artdiff.tasks import Generation, Reconstruction
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 STAGES = 8
 """Pictures in a trajectory."""
+
+DETAIL_SEEDS = 2**63
+"""What is added to a picture's seed for the refiner's noise: no picture has such a seed."""
 
 
 class Painting(NamedTuple):
@@ -77,14 +80,16 @@ class Painter:
     Attributes:
         classes: the labels it knows by name; empty for a model without.
         image_size: side in pixels of the pictures that it was trained on.
+        multiple: it paints sides in pixels that are multiples of this; None if it paints the size of training only.
         paints: True if it paints new pictures, False if it reconstructs a muse.
     """
 
-    def __init__(self, task: Reconstruction | Generation, transform: Transform, path: Path) -> None:
+    def __init__(self, task: checkpoints.Model, transform: Transform, path: Path) -> None:
         self.task = task
         self.transform = transform
         self.path = path
         self.image_size = transform.size
+        self.multiple = _multiple(task)
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
         self.known: dict[str, object] = {"artdiff": __version__, "checkpoint": path.name}
@@ -103,7 +108,9 @@ class Painter:
         guidance_interval: tuple[float, float] | None = None,
         interpolate: tuple[int, int] | None = None,
         trajectory: bool = False,
-        size: str | None = None,
+        refine: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None = None,
+        refine_steps: int | None = None,
+        size: str | int | None = None,
         batch_size: int | None = None,
         compile: str | None = None,
     ) -> list[Painting]:
@@ -121,7 +128,10 @@ class Painter:
             guidance_interval: the times at which guidance acts; 0 is noise, 1 a picture.
             interpolate: two seeds: `n` pictures on the way from one to the other.
             trajectory: also keep a strip of each picture emerging from noise.
-            size: `"own"` reconstructs a muse at its own size.
+            refine: a picture or pictures whose detail is painted anew, at their own size; instead of a muse.
+            refine_steps: of the refiner, if the model has one; 0 leaves what the codec decodes.
+            size: `"192x128"` (width, height), `"own"` for the muse's own, or `"train"`. A muse is cropped to a width
+                and height. Of its own size a painter takes the nearest that its network can paint.
             batch_size: pictures at once, by default what suits the memory; does not change them.
             compile: torch.compile's mode, `"auto"` or `"none"`.
 
@@ -131,7 +141,8 @@ class Painter:
         settings = PaintSettings.with_defaults(
             n=n, label=labels, muse=str(muse) if isinstance(muse, Path) else muse, strength=strength, seed=seed,
             steps=steps, solver=solver, guidance=guidance, trajectory=trajectory, size=size, batch_size=batch_size,
-            compile=compile, interpolate=None if interpolate is None else list(interpolate),
+            compile=compile, refine=str(refine) if isinstance(refine, Path) else refine, refine_steps=refine_steps,
+            interpolate=None if interpolate is None else list(interpolate),
             guidance_interval=None if guidance_interval is None else list(guidance_interval),
         )  # fmt: skip
         return list(self.each(settings))
@@ -144,10 +155,15 @@ class Painter:
         return self.paint(n=n, interpolate=(first, last), **how)  # type: ignore[arg-type]
 
     def reconstruct(self, picture: Image.Image) -> Image.Image:
-        """What a reconstruction model makes of an RGB picture of any size. Raises `artdiff.UserError` for a painter."""
-        if not isinstance(self.task, Reconstruction):
+        """What a reconstruction model or a codec makes of an RGB picture of any size.
+
+        Raises `artdiff.UserError` for a painter.
+        """
+        if isinstance(self.task, Generation):
             raise UserError("this model paints new pictures; paint(muse=…) starts from one")
-        image = images.pad_to_multiple(images.from_pillow(picture.convert("RGB"))[None].to(self.task.device), MULTIPLE)
+        multiple: int = MULTIPLE if isinstance(self.task, Reconstruction) else self.task.network.factor  # type: ignore[assignment]
+        image = images.from_pillow(picture.convert("RGB"))[None].to(self.task.device)
+        image = images.pad_to_multiple(image, multiple)
         with torch.inference_mode():
             return images.to_pillow(self.task(image)[0, :, : picture.height, : picture.width])
 
@@ -159,21 +175,45 @@ class Painter:
 
     def check(self, settings: PaintSettings) -> None:
         """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
+        if settings.refine is not None and (not isinstance(self.task, Generation) or self.task.refiner is None):
+            raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
         if self.paints:
-            if settings.size != "train":
-                raise UserError(f"size={settings.size} needs a model that reconstructs; this one paints "
-                                f"{self.image_size} px")  # fmt: skip
+            self._check_size(settings)
             canvases(settings, self.classes, [])
             return
+        _check_pixels(settings, 1)
         for name in ("n", "label", "interpolate"):
             value = getattr(settings, name)
             if value is not None:
                 raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
 
+    def _check_size(self, settings: PaintSettings) -> None:
+        """Raise `UserError` if the network cannot paint at the size that `settings` ask for."""
+        sides, trained, multiple = settings.sides, (self.image_size, self.image_size), self.multiple
+        if settings.size == "train" or sides == trained:
+            return
+        if multiple is None:
+            assert isinstance(self.task, Generation)
+            remedy = "; for others it must have an attribute `multiple`: what the sides of its input are multiples of"
+            remedy = "" if hasattr(self.task.ema, "multiple") else remedy
+            raise UserError(f"size={settings.size}: this network paints {_times(trained)} only{remedy}")
+        _check_pixels(settings, multiple)
+        if sides is None and settings.muse is None:
+            raise UserError("size=own paints at the size of a muse: set muse=PICTURE, or size=WIDTHxHEIGHT")
+        if sides is not None and any(side % multiple for side in sides):
+            below = [max(multiple, side - side % multiple) for side in sides]
+            above = [side + -side % multiple for side in sides]
+            near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.max_pixels]
+            near = near or [_times(nearest_sides(*sides, multiple, most=settings.max_pixels))]
+            raise UserError(
+                f"size must have sides that are multiples of {multiple} for this model, got {settings.size}; "
+                f"set size={' or '.join(dict.fromkeys(near))}"
+            )
+
     def rows(self, settings: PaintSettings) -> list[Row]:
         """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
         self.check(settings)
-        muses = list(read_muses(settings, self.transform)) if settings.muse is not None else []
+        muses = [] if settings.muse is None else list(read_muses(settings, self.transform, multiple=self.multiple))
         return canvases(settings, self.classes, muses)
 
     def _reconstructions(self, settings: PaintSettings) -> Iterator[Painting]:
@@ -187,54 +227,100 @@ class Painter:
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings) -> Iterator[Painting]:
         """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""
-        task, count, planned = self.task, sum(map(len, rows)), chain.from_iterable(rows)
+        task, count = self.task, sum(map(len, rows))
         assert isinstance(task, Generation)
-        at_once = settings.batch_size
-        if at_once is None:
-            at_once = hardware.pictures_at_once(task.device, self.image_size)
         times = samplers.times(settings.steps, start=1 - settings.strength if rows[0].muse is not None else 0.0)
         sampler = samplers.get(settings.solver)
-        self._compile(settings, count, at_once, calls=len(times) * sampler.calls_per_step)
+        self._compile(settings, rows, calls=len(times) * sampler.calls_per_step)
         shown = [round(stage * (len(times) - 1) / (STAGES - 1)) for stage in range(STAGES)]
         with tqdm(total=count * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
-            while batch := list(islice(planned, at_once)):
+            for batch, shape in self._batches(rows, settings):
                 stages = dict[int, Tensor]()
                 with torch.inference_mode(), _autocast(task.device):
-                    begun, denoise = self._begun(batch, settings)
+                    begun, denoise = self._begun(batch, shape, settings)
                     steps = (
                         enumerate([begun]) if len(times) == 1 else enumerate(sampler(denoise, begun, times), start=1)
                     )
                     if settings.trajectory:
-                        stages[0] = task.codec.decode(begun).cpu()
+                        stages[0] = task.decode_in_groups(begun).cpu()
                     for step, noisy in steps:
                         bar.update(len(batch) if step else 0)
                         if step == len(times) - 1 or (settings.trajectory and step in shown):
-                            stages[step] = task.codec.decode(noisy).cpu()
+                            stages[step] = task.decode_in_groups(noisy).cpu()
+                    if task.refiner is not None and settings.refine_steps:
+                        stages[len(times) - 1] = self._refined(batch, stages[len(times) - 1], settings)
                 for index, canvas in enumerate(batch):
                     strip = _strip([stages[step][index] for step in shown]) if settings.trajectory else None
                     picture = images.to_pillow(stages[len(times) - 1][index])
                     muse = canvas.muse.picture if canvas.muse is not None else None
-                    yield Painting(canvas.name, picture, self.known | canvas.settings, muse, strip)
+                    if muse is not None and settings.strength == 0 and settings.refine is None:
+                        picture = muse  # a codec would change it
+                    told = self.known | canvas.settings | self._detail(settings)
+                    yield Painting(canvas.name, picture, told, muse, strip)
 
-    def _compile(self, settings: PaintSettings, count: int, at_once: int, *, calls: int) -> None:
-        """Compile the network if there is so much to paint that it pays; `calls` are those of one batch."""
-        together = hardware.pictures_at_once(self.task.device, self.image_size)
-        batches = math.ceil(count / at_once) * math.ceil(min(at_once, count) / together)
-        mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls)
+    def _detail(self, settings: PaintSettings) -> dict[str, object]:
+        """What the settings of a picture say of its detail, if the model has a refiner."""
+        has_refiner = isinstance(self.task, Generation) and self.task.refiner is not None
+        return {"refine_steps": settings.refine_steps} if has_refiner else {}
+
+    def _refined(self, batch: Sequence[Canvas], draft: Tensor, settings: PaintSettings) -> Tensor:
+        """Decoded pictures (B,3,H,W) with the refiner's detail, from noise of the seeds of their canvases."""
+        task = self.task
+        assert isinstance(task, Generation)
+        noise, other_noise = (
+            seeded_noise([canvas.seeds[which] + DETAIL_SEEDS for canvas in batch], draft.shape[1:]) for which in (0, 1)
+        )
+        noise = between(noise, other_noise, torch.tensor([canvas.share for canvas in batch]))
+        label = torch.tensor([canvas.labels[round(canvas.share)] for canvas in batch])
+        parts = (part.to(task.device) for part in (draft, label, noise))
+        return task.refine_in_groups(*parts, steps=settings.refine_steps).cpu()
+
+    def _shape(self, row: Row, settings: PaintSettings) -> tuple[int, int, int]:
+        """(C,H,W) of what is denoised for the pictures of a row."""
+        assert isinstance(self.task, Generation)
+        codec, square = self.task.codec, (self.image_size, self.image_size)
+        width, height = row.muse.picture.size if row.muse is not None else settings.sides or square
+        return codec.channels, height // codec.factor, width // codec.factor
+
+    def _together(self, shape: tuple[int, int, int]) -> int:
+        """How many of a shape (C,H,W) the network gets at once."""
+        return hardware.pictures_at_once(self.task.device, *shape[1:])
+
+    def _batches(
+        self, rows: Sequence[Row], settings: PaintSettings
+    ) -> Iterator[tuple[list[Canvas], tuple[int, int, int]]]:
+        """Canvases of one shape (C,H,W) that follow each other, and the shape."""
+        for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
+            planned = chain.from_iterable(alike)
+            at_once = settings.batch_size if settings.batch_size is not None else self._together(shape)
+            while batch := list(islice(planned, at_once)):
+                yield batch, shape
+
+    def _compile(self, settings: PaintSettings, rows: Sequence[Row], *, calls: int) -> None:
+        """Compile the network if it pays, anew for each shape; `calls` are those of one batch."""
+        batches, shapes = 0, set[tuple[int, int, int]]()
+        for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
+            count, together = sum(map(len, alike)), self._together(shape)
+            at_once = settings.batch_size if settings.batch_size is not None else together
+            batches += math.ceil(count / at_once) * math.ceil(min(at_once, count) / together)
+            shapes.add(shape)
+        mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls / len(shapes))
         if mode is not None:
             assert isinstance(self.task, Generation)
             compiled.compile_in_place(self.task.ema, mode)
 
-    def _begun(self, batch: Sequence[Canvas], settings: PaintSettings) -> tuple[Tensor, guidance.Denoiser]:
-        """Where a batch starts, (B,C,H,W) as the codec encodes pictures, and what denoises it."""
+    def _begun(
+        self, batch: Sequence[Canvas], shape: tuple[int, int, int], settings: PaintSettings
+    ) -> tuple[Tensor, guidance.Denoiser]:
+        """Where a batch starts, (B,*shape) as the codec encodes pictures, and what denoises it."""
         task = self.task
         assert isinstance(task, Generation)
-        device, side = task.device, self.image_size // task.codec.factor
+        device = task.device
         interval = (settings.guidance_interval[0], settings.guidance_interval[1])
 
         def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
             label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
-            noise = seeded_noise([canvas.seeds[which] for canvas in batch], (task.codec.channels, side, side))
+            noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
             return noise, task.denoiser(label, guidance=settings.guidance, interval=interval)
 
         share = torch.tensor([canvas.share for canvas in batch])
@@ -244,9 +330,38 @@ class Painter:
             denoise = guidance.blended(denoise, other_denoise, share.to(device))
         muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
         if muses:
-            encoded = task.codec.encode(torch.stack(muses).to(device))
+            encoded = task.encode_in_groups(torch.stack(muses).to(device))
             noisy, _ = from_muse(encoded, noisy, strength=settings.strength)
         return noisy, denoise
+
+
+def _multiple(task: checkpoints.Model) -> int | None:
+    """What sides in pixels must be multiples of; None for a network that does not say, and for a reconstruction."""
+    if not isinstance(task, Generation):
+        return None
+    found: int | None = getattr(task.ema, "multiple", None)
+    if found is None:
+        return None
+    of_refiner = 1 if task.refiner is None else getattr(task.refiner.network, "multiple", 1)
+    return math.lcm(found * task.codec.factor, of_refiner)
+
+
+def _check_pixels(settings: PaintSettings, multiple: int) -> None:
+    """Raise `UserError` unless pictures with sides that are multiples of `multiple` fit into `max_pixels`."""
+    most, sides = settings.max_pixels, settings.sides
+    if settings.size != "train" and most < multiple**2:
+        raise UserError(f"max_pixels must be at least {multiple**2} for this model, got {most}")
+    if sides is not None and math.prod(sides) > most:
+        pixels, works = math.prod(sides), _times(nearest_sides(*sides, multiple, most=most))
+        raise UserError(
+            f"size={settings.size} has {pixels:,} pixels, more than max_pixels={most:,}; "
+            f"set size={works}, or max_pixels={pixels}"
+        )
+
+
+def _times(sides: Sequence[int]) -> str:
+    """Width and height as `size` takes them."""
+    return "x".join(map(str, sides))
 
 
 def _strip(stages: Sequence[Tensor]) -> Image.Image:

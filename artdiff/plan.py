@@ -1,12 +1,13 @@
 """What is to be painted: which seeds, labels and muses, in which order and under which names. No network yet."""
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from artdiff import UserError, cache
@@ -43,23 +44,37 @@ class Canvas(NamedTuple):
     settings: dict[str, object]
 
 
-def read_muses(settings: PaintSettings, transform: Transform) -> Iterator[Muse]:
+def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int | None = None) -> Iterator[Muse]:
     """The muses that can be read, at the size to paint at; files that cannot are set aside with a warning.
 
     `settings.muse` is a path to a picture or a folder, a Pillow picture, or a list of either; None means one picture of
-    each style of the built-in sample art. Raises `UserError` if none can be read.
+    each style of the built-in sample art. With `size=own` and a `multiple`, sides are rounded to multiples of it, and a
+    picture of more than `max_pixels` is scaled down; without, it keeps its sides or is set aside. With
+    `size=WIDTHxHEIGHT` a picture is cropped to that shape. Raises `UserError` if none can be read.
     """
-    own, read = settings.size == "own", 0
+    stays, read = settings.size == "own" and multiple is None, 0
     for name, file, found in _decoded(settings, transform):
-        if isinstance(found, Image.Image) and own and found.width * found.height > settings.max_pixels:
+        if isinstance(found, Image.Image) and stays and found.width * found.height > settings.max_pixels:
             found = f"{found.width} x {found.height} is more than max_pixels={settings.max_pixels:,}"  # noqa: PLW2901
         if isinstance(found, str):
             log.warning("set aside: %s (%s)", shown(file), found)
             continue
         read += 1
-        yield Muse(name, found if own else fitted(found, transform).convert("RGB"), Path(file).name)
+        yield Muse(name, _at_size(found, settings, transform, multiple, name=file or name), Path(file).name)
     if not read:
         raise UserError(f"muse={settings.muse} holds no picture that can be read")
+
+
+def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple[int, int]:
+    """The multiples that come nearest to two sides, scaled down with their aspect until they hold `most` pixels.
+
+    `most` is at least `multiple²`. Sides are never less than `multiple`, however narrow the picture.
+    """
+    scale, most = min(1.0, math.sqrt(most / (width * height))) / multiple, most // multiple**2
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    if across * down > most:  # both were rounded up, or one was lengthened to `multiple`
+        across, down = (min(most, max(1, int(side * scale))) for side in (width, height))
+    return across * multiple, down * multiple
 
 
 class Row(Sequence[Canvas]):
@@ -159,7 +174,11 @@ def _canvas(
         told |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
     if muse is not None:
         stem = f"{_cut(muse.name)}_{stem}"
-        told |= {"muse": muse.file, "strength": settings.strength}
+        told |= {"muse": muse.file, "strength": settings.strength} if settings.refine is None else {"refine": muse.file}
+    if settings.size != "train":
+        told |= {"size": settings.size}
+    if settings.size == "own":
+        told |= {"max_pixels": settings.max_pixels}
     return Canvas(stem, seeds, labels, share, muse, told)
 
 
@@ -178,6 +197,24 @@ def _writable(name: str) -> str:
     return re.sub("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "_", name).encode()[:200].decode(errors="ignore")
 
 
+def _at_size(
+    picture: Image.Image, settings: PaintSettings, transform: Transform, multiple: int | None, *, name: str
+) -> Image.Image:
+    """A muse, RGB, at the size that `settings` ask for."""
+    if settings.sides is not None:
+        return ImageOps.fit(picture, settings.sides, Image.Resampling.BICUBIC)
+    if settings.size != "own":
+        return fitted(picture, transform).convert("RGB")
+    if multiple is None:
+        return picture
+    width, height = picture.size
+    sides = nearest_sides(width, height, multiple, most=settings.max_pixels)
+    if width * height > settings.max_pixels:
+        log.warning("scaled down to %d x %d: %s (%d x %d is more than max_pixels=%s)",
+                    *sides, shown(name), width, height, f"{settings.max_pixels:,}")  # fmt: skip
+    return picture.resize(sides, Image.Resampling.BICUBIC)
+
+
 def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, Image.Image | str]]:
     """(name, file, the picture or why it cannot be read) of every muse."""
     given = settings.muse if isinstance(settings.muse, list | tuple) else [settings.muse]
@@ -186,7 +223,7 @@ def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[st
         yield f"muse_{index}" if len(pictures) > 1 else "muse", "", flat(picture, WHITE).convert("RGB")
     paths = [path for one in given if not isinstance(one, Image.Image) for path in _paths(one)]
     if paths:
-        enough = None if settings.size == "own" else 2 * transform.size
+        enough = None if settings.size == "own" else 2 * max(settings.sides or [transform.size])
         decoded = pool.read(paths, settings.limits, enough=enough)
         for path, found in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
             yield _writable(path.stem), str(path), found

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,32 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
     return path if path.is_file() else _in_run(path, prefer)
 
 
-def to_carry_on(ckpt: str | None, run: Path) -> Path | None:
-    """The checkpoint that a training in the folder `run` starts from; None for a new run.
+def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",)) -> Path | None:
+    """What a training in the folder `run` starts from; None for a new run.
 
-    `last` is the run's own last checkpoint, else that of the newest run beside it. Raises `UserError`, also if `run`
-    holds a run already and `ckpt` does not ask to carry it on.
+    A checkpoint's file, or for a run in several `stages` (their folders below the run's) the folder of the run.
+    `last` is the run itself if it has begun, else the newest run beside it. Raises `UserError`, also if `run` holds a
+    run already and `ckpt` does not ask to carry it on.
     """
-    own = (run / LAST).exists()
+    checkpoints = [f"{stage}/{LAST}".lstrip("/") for stage in stages]
+    own = any((run / name).exists() for name in checkpoints)
     if ckpt is None:
         if own:
             raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
         return None
-    return find_checkpoint(str(run) if own and ckpt == "last" else ckpt, newest_in=run.parent, runs="*", prefer=LAST)
+    if len(stages) == 1:
+        asked = str(run) if own and ckpt == "last" else ckpt
+        return find_checkpoint(asked, newest_in=run.parent, runs="*", prefer=LAST)
+    if ckpt == "last":
+        saved = [path for name in checkpoints for path in run.parent.glob(f"*/{name}")]
+        if not own and not saved:
+            raise UserError(f"ckpt=last: no run in {run.parent} has saved a checkpoint; give a path: ckpt=RUN")
+        newest = max(saved, key=lambda path: path.stat().st_mtime, default=run)
+        return run if own else run.parent / newest.relative_to(run.parent).parts[0]
+    path = user_path(ckpt)
+    if not any((path / name).exists() for name in checkpoints):
+        return find_checkpoint(ckpt, newest_in=run.parent, runs="*", prefer=LAST)
+    return path
 
 
 def shortest(path: Path) -> Path:

@@ -10,6 +10,7 @@ of a network or loss that a user wrote. So Hydra composes plain YAML, and the re
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -55,14 +56,26 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
 """torch.compile: `auto` compiles long runs on a GPU; the last three are torch.compile's own modes."""
 
-Size = Literal["train", "own"]
-"""At which size a muse is reconstructed: the size of training, or its own."""
+SIDES = re.compile(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", re.ASCII)
+"""A size in pixels as it is written: `192x128`, or `64` for a square."""
+
+
+def size(name: str, value: Any) -> None:
+    """`train`, `own`, or a size in pixels."""
+    is_size = isinstance(value, str | int) and not isinstance(value, bool) and SIDES.fullmatch(str(value))
+    if value not in ("train", "own") and not is_size:
+        raise UserError(f"{name} must be train, own or WIDTHxHEIGHT, got {value}")
+
+
+Size = Annotated[str | int, size]
+"""At which size to paint: the size of training, the muse's own, or `WIDTHxHEIGHT`."""
 
 VGG_WEIGHTS = ("auto", "imagenet", "random")
 """VGG16 weights by name; anything else is a file. `auto` is `imagenet`, or `random` with a warning if offline."""
 
 RECONSTRUCTORS = ("artdiff.networks.ConvDiffusionModel",)
-"""The networks of ours that map a picture to a picture; all others denoise."""
+CODECS = ("artdiff.networks.Autoencoder",)
+"""The networks of ours that map a picture to a picture, and those that encode and decode; all others denoise."""
 
 NETWORK_RENAMED = {"features": "cond_dim", "attention": "attention_resolutions", "blocks": "num_res_blocks"}
 RENAMED = {f"network.{old}": f"network.{new}" for old, new in NETWORK_RENAMED.items()}
@@ -70,8 +83,8 @@ RENAMED |= {"network.data_std": "task.data_std"}
 """Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 
 TEXTS = (
-    *("label", "ckpt", "muse", "out", "run_dir", "runs_dir", "cache_dir", "loss.perceptual.weights"),
-    *("data.root", "data.cache_dir", "data.exclude", "data.background"),
+    *("label", "ckpt", "codec_from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
+    *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
 """Settings that name a file, a folder, a colour or a class: always text, even if they look like numbers."""
 
@@ -175,6 +188,7 @@ class DataSettings(Settings):
     exclude: str | None
     flip: Annotated[float, share]
     random_crop: Annotated[int, whole(0)]
+    train_crop: Annotated[int, whole(16)] | None = None
     seed: Annotated[int, whole(0, 2**32 - 1)]
     cache: bool
     cache_dir: str | None
@@ -193,6 +207,10 @@ class DataSettings(Settings):
                 f"set data.image_size={below} or {below + MULTIPLE}"
             )
         whole(0, self.image_size)("data.random_crop", self.random_crop)
+        if self.train_crop is not None:
+            whole(16, self.image_size)("data.train_crop", self.train_crop)
+            if self.train_crop % MULTIPLE:
+                raise UserError(f"data.train_crop must be a multiple of {MULTIPLE}, got {self.train_crop}")
         if self.resident is True and not self.cache:
             raise UserError("data.resident=true needs data.cache=true")
         if self.num_workers is not None and not self.cache:
@@ -226,13 +244,19 @@ class ReconstructionSettings(TaskSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationSettings(TaskSettings):
-    """`conf/task/generation.yaml`."""
+class AutoencodingSettings(TaskSettings):
+    """`conf/task/autoencoder.yaml`."""
+
+    latent_noise: Annotated[float, not_negative]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingSettings(TaskSettings):
+    """What the denoising tasks share."""
 
     codec: Component | None = None
     classes: list[str]
     warmup: Annotated[int, whole(0)]
-    data_std: Annotated[float, positive] = 0.5
     time_mean: Annotated[float, number]
     time_std: Annotated[float, number]
     gate: Annotated[float, share]
@@ -241,9 +265,26 @@ class GenerationSettings(TaskSettings):
     ema_ramp: Annotated[float, positive]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(DenoisingSettings):
+    """`conf/task/generation.yaml`."""
+
+    refiner: Component | None = None
+    data_std: Annotated[float, positive] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementSettings(DenoisingSettings):
+    """`conf/task/refinement.yaml`."""
+
+    draft_noise: Annotated[float, not_negative]
+
+
 TASKS: dict[str, type[TaskSettings]] = {
     "artdiff.tasks.Reconstruction": ReconstructionSettings,
     "artdiff.tasks.Generation": GenerationSettings,
+    "artdiff.tasks.Autoencoding": AutoencodingSettings,
+    "artdiff.tasks.Refinement": RefinementSettings,
 }
 
 
@@ -254,9 +295,12 @@ class TrainSettings(Settings):
     seed: Annotated[int, whole(0, 2**32 - 1)]
     compile: CompileMode
     ckpt: str | None
+    codec_from: str | None = None
+    finetune_codec: bool = False
     trust_code: bool
     runs_dir: str
     run_dir: str
+    stages: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: DataSettings
     task: TaskSettings
     network: Component
@@ -273,7 +317,7 @@ class TrainSettings(Settings):
     def of(cls, config: Mapping[str, Any]) -> Self:
         target = config["task"].get("_target_")
         if target not in TASKS:
-            raise UserError(f"task must be generation or reconstruction, got {target}")
+            raise UserError(f"task must be generation, autoencoder, refinement or reconstruction, got {target}")
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in config.items() if name in known}  # a user may add notes of their own
         return super().of({**given, "task": TASKS[target].of(config["task"]), "config": dict(config)})
@@ -305,9 +349,14 @@ class TrainSettings(Settings):
 
     def _check_pair(self) -> None:
         """A network of ours must fit the task; one of the user's is taken at their word."""
-        network, task = str(self.network["_target_"]), self.config["task"]["_target_"]
-        if network.startswith("artdiff.") and self.paints == (network in RECONSTRUCTORS):
-            remedy = "network=unet or network=vit" if self.paints else "task=generation"
+        network, task = str(self.task.network.get("_target_")), self.config["task"]["_target_"]
+        if isinstance(self.task, DenoisingSettings):
+            fits, remedy = network not in RECONSTRUCTORS + CODECS, "network=unet or network=vit"
+        elif isinstance(self.task, AutoencodingSettings):
+            fits, remedy = network in CODECS, "codec=f4 or codec=f8"
+        else:
+            fits, remedy = network in RECONSTRUCTORS, "task=generation"
+        if network.startswith("artdiff.") and not fits:
             raise UserError(f"{task} cannot train {network}: set {remedy}")
 
     def _check_trainer(self) -> None:
@@ -335,6 +384,9 @@ class PaintSettings(Settings):
     strength: Annotated[float, share]
     interpolate: list[int] | None
     trajectory: bool
+    refine: Any = None
+    """Like `muse`: pictures whose detail the refiner paints anew."""
+    refine_steps: Annotated[int, whole(0)]
     batch_size: Annotated[int, POSITIVE_WHOLE] | None
     compile: CompileMode
     size: Size
@@ -363,6 +415,22 @@ class PaintSettings(Settings):
                 raise UserError("interpolate starts from noise: leave muse out")
         if isinstance(self.muse, str) and not user_path(self.muse).exists():
             raise UserError(f"muse={self.muse} does not exist; expected a picture or a folder of pictures")
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Width and height in pixels if `size` gives them; None for `train` and `own`."""
+        found = SIDES.fullmatch(str(self.size))
+        return (int(found[1]), int(found[2] or found[1])) if found is not None else None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """As `Settings.of`. To `refine` a picture is to begin with it at its own size and add only the detail."""
+        if config.get("refine") is None:
+            return super().of(config)
+        if config.get("muse") is not None:
+            raise UserError("refine begins with the picture itself: leave muse out")
+        size = "own" if config["size"] == "train" else config["size"]
+        return super().of({**config, "muse": config["refine"], "strength": 0.0, "size": size})
 
     @classmethod
     def with_defaults(cls, **given: Any) -> Self:

@@ -40,8 +40,8 @@ DROPPED, SEAL = -1, -2
 class Contents(NamedTuple):
     """The pictures of a data set whose pixels never change.
 
-    `keys` has 32 bytes for each index of the data set, the same for the same pixels. Rows that are derived from the
-    pixels may be kept in `folder`.
+    `keys` has 32 bytes for each index, the same for the same pixels. What is derived from the pixels may be kept in
+    `folder`, the cache.
     """
 
     keys: Sequence[bytes]

@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 
 from artdiff import runs
 from artdiff.cli import command, composed, plain, user_error
+from artdiff.files import user_path
 from artdiff.ingest import scan
 from artdiff.overrides import quoted
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
+from artdiff.stages import planned
 
 
 def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
@@ -59,11 +61,15 @@ def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
     scan.check_root(settings.data)
     run = Run(runs.shortest(Path(settings.run_dir)))
-    ckpt = runs.to_carry_on(settings.ckpt, run.folder)
+    codec = None
+    if settings.codec_from is not None:
+        codec = runs.find_checkpoint(settings.codec_from, newest_in=user_path(settings.runs_dir), prefer=runs.LAST)
+    stages = planned(settings)
+    ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=[stage.folder for stage in stages])
 
-    from artdiff.training.fit import fit
+    from artdiff.training import staged
 
-    return fit(settings, run, ckpt)
+    return staged.train(stages, run, ckpt=ckpt, codec=codec)
 
 
 def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,16 +1,20 @@
 """Callbacks act once per optimizer step, also with accumulated gradients, and log what the board shows."""
 
 import csv
+import json
 import logging
 import math
+import re
 from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
 import torch
 from conftest import small, train
+from hydra.errors import InstantiationException
 
 from artdiff import UserError
+from artdiff.cli import user_error
 from artdiff.training import trainer as trainers
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import LastCheckpoint
@@ -116,6 +120,69 @@ def test_a_run_never_ends_between_the_batches_of_a_step(art, tmp_path):
     assert run.metadata["steps"] == 1
     last = torch.load(run.last, weights_only=True)
     assert last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 2
+
+
+PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
+PATIENT = ("callbacks=early_stopping", "callbacks.grids=null", "callbacks.last.pause=0", "loss=mse", "optimizer.lr=0")
+AN_EPOCH_A_STEP = ("data.image_size=16", "data.batch_size=40", "trainer.max_steps=-1")
+
+
+def _stops_early(art, run, *words):
+    """A run whose loss never falls → its steps."""
+    return train(small(art, run, *PAINTS, *AN_EPOCH_A_STEP, *PATIENT, *words)).metadata["steps"]
+
+
+def test_a_run_that_no_longer_improves_stops_early_and_says_why(art, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    patient = "callbacks.early_stopping.patience=2"
+    assert _stops_early(art, tmp_path, patient, "trainer.max_epochs=9") == 3
+    (line,) = [line for line in caplog.messages if line.startswith("stopped early")]
+    assert re.fullmatch(r"stopped early: val/loss did not improve on [\d.]+ in the last 2 validations", line)
+    assert "best val/loss at step 1, epoch 1: best.ckpt" in caplog.messages
+    (offer,) = [line for line in caplog.messages if line.endswith("# carries on")]
+    assert "callbacks.early_stopping.patience=4" in offer
+    assert json.loads((tmp_path / "metadata.json").read_text())["finished"]
+
+
+def test_early_stopping_counts_on_when_a_run_is_carried_on(art, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    patient = "callbacks.early_stopping.patience=2"
+    assert _stops_early(art, tmp_path, patient, "trainer.max_epochs=2") == 2
+    assert "stopped early" not in caplog.text
+    assert _stops_early(art, tmp_path, patient, "trainer.max_epochs=9", "ckpt=last") == 3
+    assert "in the last 2 validations" in caplog.text
+    assert _stops_early(art, tmp_path, "callbacks.early_stopping.patience=4", "trainer.max_epochs=9", "ckpt=last") == 5
+    caplog.clear()
+    assert _stops_early(art, tmp_path, "callbacks.early_stopping.patience=9", "trainer.max_epochs=7", "ckpt=last") == 7
+    assert "stopped early" not in caplog.text
+
+
+def test_early_stopping_never_stops_between_the_batches_of_a_step(art, tmp_path):
+    often = ("callbacks.early_stopping.patience=1", "+trainer.val_check_interval=1", "trainer.max_steps=9")
+    run = train(small(art, tmp_path, *PAINTS, *PATIENT, *ACCUMULATE, *often))
+    assert run.metadata["steps"] == 2
+    last = torch.load(run.last, weights_only=True)
+    assert last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("callbacks.early_stopping.patience=0",),
+            "callbacks.early_stopping.patience must be a whole number of at lea",
+        ),
+        (
+            ("trainer.limit_val_batches=0", "callbacks.best=null"),
+            "callbacks.early_stopping needs validation: set train",
+        ),
+        (("callbacks.early_stopping.monitor=val/lss",), "monitor must be one of gap/.*, val/loss, .*, got val/lss"),
+    ],
+)
+def test_settings_of_early_stopping_are_checked(art, tmp_path, words, message):
+    with pytest.raises((UserError, InstantiationException)) as caught:
+        _stops_early(art, tmp_path, "trainer.max_epochs=1", *words)
+    assert re.search(message, str(user_error(caught.value)))
 
 
 def test_progress_lines_tell_the_speed_and_the_time_left(caplog):

@@ -58,7 +58,7 @@ def test_a_mistake_exits_with_1_and_prints_no_traceback(home, words, line):
         ((GENERATE,), "ckpt and out must be given"),
         ((GENERATE, "ckpt=run", "out=x"), "ckpt=run is a folder without checkpoints/last.ckpt"),
         ((GENERATE, "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
-        ((GENERATE, "ckpt=run", "out=x", "size=huge"), "size must be train or own, got huge"),
+        ((GENERATE, "ckpt=run", "out=x", "size=huge"), "size must be train, own or WIDTHxHEIGHT, got huge"),
         ((GENERATE, "ckpt=run", "out=pictures/one.jpg"), "out=pictures/one.jpg is a file"),
     ],
 )

@@ -26,11 +26,21 @@ SMALL = {
 
 RANDOM = ("loss.perceptual.weights=random", "loss.perceptual.layer=relu1_1")
 
+LATENT = (
+    *("data.image_size=64", "stages.codec.data.train_crop=16", "stages.refine.data.train_crop=16"),
+    "refiner.channels=[32,32]",
+)
 NEEDS = {
     "task=generation": ("network=unet",),
-    **{f"network={name}": ("task=generation",) for name in ("unet", "unet_base", "vit", "vit_base")},
+    "task=autoencoder": ("codec=f4",),
+    "task=refinement": ("codec=f4", "refiner=unet", "refiner.channels=[32,32]", "codec_from=TRAINED"),
+    "stages=latent": ("task=generation", "network=unet", "codec=f4", "refiner=unet", *LATENT),
+    "experiment=paint128": LATENT,
+    "experiment=paint256": LATENT,
+    "experiment=codec": ("data.train_crop=16",),
+    **{f"network={name}": ("task=generation",) for name in ("unet", "unet_base", "unet_latent", "vit", "vit_base")},
 }
-"""Choices that only work with another one."""
+"""Choices that only work with another one; TRAINED is the run of a codec."""
 
 
 def _choices(group):
@@ -41,9 +51,13 @@ def _choices(group):
 def trained(art, tmp_path_factory):
     """Trains one batch; settings that were trained before are not trained again, such as all defaults."""
     done = []
+    codec = tmp_path_factory.mktemp("codec") / "run"
 
     def trains(*choices):
-        chosen = (*choices, f"data.root={art}", *ONE_BATCH)
+        if "codec_from=TRAINED" in choices and not codec.exists():
+            train(composed("train", "task=autoencoder", "codec=f4", f"data.root={art}", *ONE_BATCH, "loss=mse",
+                           f"run_dir={codec}"))  # fmt: skip
+        chosen = (f"data.root={art}", *ONE_BATCH, *(word.replace("TRAINED", str(codec)) for word in choices))
         plan = composed("train", *chosen, "run_dir=unused")
         loss = RANDOM if plan["loss"].get("perceptual") else ()
         grids = ("callbacks.grids=null",) if "classes" in plan["task"] else ()  # painting takes longest

@@ -212,7 +212,7 @@ def test_keys_are_those_of_the_pixels(art, tmp_path):
     put(tmp_path / "more/new.jpg")
     assert keys < set(module(tmp_path / "more").unchanging.keys)
     assert keys.isdisjoint(module(art, image_size=24).unchanging.keys)
-    for changes in ({"flip": 0.5}, {"random_crop": 4}, {"cache": False}):
+    for changes in ({"random_crop": 4}, {"train_crop": 16}, {"cache": False}):
         data = module(art, **changes)
         assert data.unchanging is None
         assert batches(data, epochs=1)[0].index is None

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import logging
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import composed, generate, small, train
+from hydra.utils import instantiate
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -15,10 +17,12 @@ from artdiff import UserError
 from artdiff.checkpoints import restore
 from artdiff.data.loader import Batch
 from artdiff.diffusion.noise import PictureRandom
-from artdiff.images import Colours, colours
+from artdiff.images import Colours, colours, to_signed
 from artdiff.losses import HybridLoss
 from artdiff.settings import TrainSettings
 from artdiff.tasks import Generation
+from artdiff.tasks.generation import Compared
+from artdiff.training import report
 from artdiff.training.grids import drift
 
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
@@ -41,11 +45,14 @@ def task(loss=MSE, **changed):
     return Generation(network=NETWORK, optimizer=ADAM, scheduler=None, loss=loss, **settings | changed)
 
 
+NO_TRAINER = SimpleNamespace(log_every_n_steps=1, world_size=1, sanity_checking=True)
+
+
 @pytest.fixture
 def no_trainer(monkeypatch):
     for name in ("log", "log_dict"):
         monkeypatch.setattr(Generation, name, lambda *args, **kwargs: None)
-    monkeypatch.setattr(Generation, "trainer", SimpleNamespace(log_every_n_steps=1, world_size=1))
+    monkeypatch.setattr(Generation, "trainer", NO_TRAINER)
     monkeypatch.setattr(Generation, "global_step", 0)
 
 
@@ -108,6 +115,95 @@ def test_the_average_is_validated_in_the_same_way_every_time(no_trainer):
         model.validation_step(pictures(3), 1)
     assert logged[:2] == logged[2:4]
     assert logged[:2] != logged[4:]
+
+
+def signs(count, seed):
+    """Pictures uint8 (B,3,16,16) of squares at two values: all equally hard until they are memorised."""
+    found = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return (found * 128 + 64).to(torch.uint8).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+def test_the_gap_opens_when_pictures_are_memorised(no_trainer, monkeypatch):
+    label, logged, asked = torch.arange(4), {}, []
+    trained = Batch(to_signed(signs(4, seed=1)).repeat(8, 1, 1, 1), label.repeat(8))
+    held_out = [Batch(to_signed(signs(4, seed=seed)), label) for seed in (2, 3)]
+    data = SimpleNamespace(
+        batch_size=4, trained_like_validated=lambda count: asked.append(count) or (signs(4, seed=1)[:count], label)
+    )
+    trainer = SimpleNamespace(**vars(NO_TRAINER) | {"sanity_checking": False, "num_val_batches": [1]}, datamodule=data)
+    monkeypatch.setattr(Generation, "trainer", trainer)
+    monkeypatch.setattr(Generation, "log_dict", lambda self, found: logged.update(found))
+
+    def gap():
+        model.on_validation_epoch_start()
+        for place, batch in enumerate(held_out):
+            model.validation_step(batch, place)
+        model.on_validation_epoch_end()
+        assert model.compared_pictures == 4  # the second batch has nothing to be compared with
+        relative = float(logged["gap/relative"])
+        assert relative == pytest.approx(float(logged["gap/val_loss"] / logged["gap/train_loss"]) - 1, abs=1e-5)
+        return relative
+
+    model = task(label_dropout=0.0, classes=["a", "b", "c", "d"])
+    assert abs(gap()) < 0.05
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        model.training_step(trained, 0).backward()
+        optimizer.step()
+    assert abs(gap()) < 0.05  # it is the average that paints, and that is measured
+    model.ema.load_state_dict(model.network.state_dict())
+    assert gap() > report.LARGE_GAP
+    assert asked == [4]
+
+
+def test_pictures_to_compare_with_have_the_labels_of_those_validated(art, tmp_path):
+    words = ("data.image_size=16", "data.random_crop=4", "data.flip=0.5", "data.val_fraction=0.6")
+    data = instantiate(small(art, tmp_path, *words)["data"])
+    data.setup()
+    held_out = data.val_set.labels
+    assert len(held_out) > len(data.train_set)  # so some are repeated
+    for count in (7, 256):
+        image, label = data.trained_like_validated(count)
+        assert torch.equal(label, held_out[:count])
+        assert torch.equal(image, data.trained_like_validated(count)[0])
+        for one, number in zip(image, label.tolist(), strict=True):
+            of_label = data.train_set.source.read(data.train_set.indices[data.train_set.labels == number]).pixels
+            middles = torch.from_numpy(of_label).permute(0, 3, 1, 2)[..., 2:18, 2:18]
+            assert any(torch.equal(one, other) for other in middles)
+    data.train_set.labels = torch.full_like(data.train_set.labels, -1)
+    assert set(data.trained_like_validated(7)[1].tolist()) == {-1}
+
+
+def test_validation_does_not_change_training(art, tmp_path):
+    states = {}
+    for name, words in (("with", ()), ("without", ("trainer.limit_val_batches=0", "callbacks.best=null"))):
+        own = ("trainer.max_steps=7", "data.flip=0.0", f"data.cache_dir={tmp_path}/cache_{name}")
+        states[name] = _train(art, tmp_path / name, *CHANCE, *HYBRID, *own, *words)["state_dict"]
+    assert all(torch.equal(value, states["without"][name]) for name, value in states["with"].items())
+
+
+def test_a_painter_reports_its_gap_at_the_end(art, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run = train(small(art, tmp_path, *PAINTS))
+    scores = run.metadata["scores"]
+    gap = scores["gap/val_loss"] / scores["gap/train_loss"] - 1
+    assert scores["gap/relative"] == pytest.approx(gap, abs=1e-6)
+    assert scores["gap/val_loss"] == pytest.approx(scores["val/loss"])
+    (line,) = [line for line in caplog.messages if line.startswith("memorisation gauge")]
+    side = "above" if gap >= 0 else "below"
+    assert f"loss on held-out pictures is {abs(gap):.0%} {side} that on training pictures (" in line
+    assert "best val/loss at step 2, epoch 1: best.ckpt" in caplog.messages
+
+
+@pytest.mark.parametrize(("gap", "count", "is_large"), [(0.25, 256, True), (0.15, 256, False), (0.25, 16, False)])
+def test_only_a_gap_that_is_no_chance_is_advised_on(gap, count, is_large):
+    model = task()
+    model.compared = [Compared(count, torch.tensor(0.4), torch.tensor(0.4 * (1 + gap)))]
+    scores = {"gap/relative": gap, "gap/train_loss": 0.4, "gap/val_loss": 0.4 * (1 + gap)}
+    first, *advice = report._gauge(SimpleNamespace(lightning_module=model), scores)
+    assert f"is {gap:.0%} above that on training pictures ({0.4 * (1 + gap):.3g} against 0.4, {count} of each)" in first
+    assert bool(advice) == is_large
 
 
 def _breaks(monkeypatch, *, at):

@@ -13,7 +13,7 @@ FLOORS = [
     {"files", "locks"},
     {"rules"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
-    {"cache", "networks", "evaluation", "diffusion"},
+    {"cache", "networks", "evaluation", "diffusion", "picture_cache", "stages"},
     {"ingest", "losses"},
     {"data", "plan"},
     {"tasks"},

@@ -1,17 +1,21 @@
 """Painting through the command's own function: the same seed gives the same picture, whatever is painted beside it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, generate, put, small, train
+from conftest import composed, generate, picture, put, small, train
 from PIL import Image, ImageChops
 
 from artdiff import UserError
 from artdiff.images import Sheet, to_signed
 from artdiff.ingest.decode import Transform, decode
+from artdiff.networks import ViT
+from artdiff.painter import Painter
 from artdiff.plan import canvases, label_numbers
 from artdiff.settings import PaintSettings
+from artdiff.tasks import Autoencoding, Generation
 
 NETWORKS = {
     "unet": ("network=unet", "network.channels=[32,32]", "network.cond_dim=16"),
@@ -123,7 +127,13 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
     ("words", "message"),
     [
         (("label=etching",), "label=etching is not known to this model; it knows colour_field, engraving, flow_field"),
-        (("size=own",), "size=own needs a model that reconstructs; this one paints 16 px"),
+        (("size=own",), "size=own paints at the size of a muse: set muse=PICTURE, or size=WIDTHxHEIGHT"),
+        (("size=0x16",), "size must be train, own or WIDTHxHEIGHT, got 0x16"),
+        (("size=25x16",), "multiples of 2 for this model, got 25x16; set size=24x16 or 26x16"),
+        (("size=1x25",), "multiples of 2 for this model, got 1x25; set size=2x24 or 2x26"),
+        (("size=33", "max_pixels=1100"), "multiples of 2 for this model, got 33; set size=32x32$"),
+        (("size=64x32", "max_pixels=1000"), "has 2,048 pixels, more than max_pixels=1,000; set size=44x22, or max_pix"),
+        (("size=own", "muse=x.png", "max_pixels=3"), "max_pixels must be at least 4 for this model, got 3"),
         (("ranges=mended",), "ranges=mended says what a reconstruction's output means, but"),
         (("n=0",), "n must be a whole number of at least 1, got 0"),
         (("strength=1.5",), "strength must be a share from 0 to 1, got 1.5"),
@@ -141,6 +151,150 @@ def test_a_mistake_is_one_clear_line(ckpt, tmp_path, monkeypatch, words, message
     with pytest.raises(UserError, match=message) as caught:
         painted(ckpt, "out", *words)
     assert "\n" not in str(caught.value)
+
+
+CODEC = {"patch": 4, "encoder": [16], "decoder": [16], "num_res_blocks": 1, "latent_channels": 4}
+SETTINGS = {
+    "network": {
+        **{"_target_": "artdiff.networks.UNet", "image_size": 32, "patch": 1, "channels": [32, 32], "cond_dim": 16},
+        **{"num_res_blocks": 1, "attention_resolutions": [], "dropout": 0.0},
+    },
+    **{"optimizer": {}, "scheduler": None, "classes": ["a", "b"], "warmup": 0, "data_std": 1.0, "time_mean": 0.0},
+    **{"time_std": 1.0, "gate": 0.3, "label_dropout": 0.1, "ema_half_life": 1.0, "ema_ramp": 1.0},
+}
+
+
+def painter(codec="autoencoder"):
+    """A painter at 32 px on latents of a quarter of the sides, or on pixels, with random weights throughout."""
+    target = {"autoencoder": {"_target_": "artdiff.networks.Autoencoder", **CODEC}}
+    identity = {"_target_": "artdiff.diffusion.codec.Identity"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        task = Generation(**SETTINGS, codec=target.get(codec, identity)).eval()
+        for weight in task.ema.parameters():
+            torch.nn.init.normal_(weight, std=0.05)  # also of the layers that begin at zero
+    return Painter(task, Transform(32, "squash", (255, 255, 255)), Path("none"))
+
+
+@pytest.mark.parametrize("codec", ["identity", "autoencoder"])
+@pytest.mark.parametrize("start", ["noise", "muse"])
+def test_a_rectangle_is_the_same_whatever_is_painted_beside_it(codec, start):
+    one = painter(codec)
+    how = {"label": ["a", "b"], "n": 3, "steps": 2, "size": "48x24", "muse": picture(1) if start == "muse" else None}
+    many = [made.picture for made in one.paint(**how)]
+    assert {made.size for made in many} == {(48, 24)}
+    assert not same(many[0], many[1])
+    for batch_size in (1, 3):
+        again = [made.picture for made in one.paint(**how, batch_size=batch_size)]
+        assert all(same(*pair) for pair in zip(again, many, strict=True)), batch_size
+    alone = one.paint(**how | {"label": "b", "n": 1, "seed": 2})
+    assert same(alone[0].picture, many[5])
+
+
+def test_a_codec_gets_as_many_pictures_whatever_is_painted(monkeypatch):
+    one, counts = painter(), {"encode": set(), "decode": set()}
+    for name, seen in counts.items():
+        original = getattr(one.task.codec, name)
+        monkeypatch.setattr(one.task.codec, name, lambda z, f=original, seen=seen: seen.add(len(z)) or f(z))
+    for n in (1, 20):
+        one.paint(n=n, label="a", steps=1, muse=picture(1), trajectory=True)
+    one.task.sample_grid(torch.zeros(2, 3, 32, 32))
+    assert counts == {"encode": {16}, "decode": {16}}
+
+
+def test_a_trajectory_on_latents_ends_with_the_picture():
+    (made,) = painter().paint(n=1, label="a", steps=8, size="48x24", trajectory=True)
+    assert made.trajectory.size == (8 * 48, 24)
+    assert same(made.trajectory.crop((7 * 48, 0, 8 * 48, 24)), made.picture)
+
+
+def test_a_rectangle_between_two_seeds_goes_from_one_end_to_the_other():
+    one, how = painter(), {"steps": 2, "size": "24x48", "guidance_interval": (0.3, 0.7)}
+    strip = one.interpolate(1, 2, n=3, label="a", **how)
+    ends = one.paint(n=2, seed=1, label="a", **how)
+    assert [same(strip[at].picture, end.picture) for at, end in ((0, ends[0]), (-1, ends[1]))] == [True, True]
+    assert not same(strip[1].picture, ends[0].picture)
+
+
+def test_a_muse_is_painted_at_its_own_shape(caplog):
+    one = painter()
+    muses = [picture(seed, size) for seed, size in enumerate([(48, 40), (70, 30), (69, 31), (96, 96), (3, 50)])]
+    how = {"size": "own", "n": 2, "steps": 2}
+    settings = PaintSettings.with_defaults(**how, muse=muses, max_pixels=64 * 64)
+    made = list(one.each(settings))
+    sizes = [(48, 40), (72, 32), (72, 32), (64, 64), (8, 48)]
+    assert [painting.picture.size for painting in made] == [size for size in sizes for _ in range(2)]
+    assert all(painting.picture.size == painting.muse.size for painting in made)
+    assert caplog.messages == ["scaled down to 64 x 64: muse_3 (96 x 96 is more than max_pixels=4,096)"]
+    assert {key: made[2].settings[key] for key in ("size", "max_pixels")} == {"size": "own", "max_pixels": 4096}
+    alone = one.paint(**how, muse=muses[1], batch_size=1)
+    assert [same(again.picture, first.picture) for again, first in zip(alone, made[2:4], strict=True)] == [True, True]
+
+
+def test_a_muse_is_cropped_to_a_size_and_undistorted(ckpt, tmp_path):
+    wide = Image.new("RGB", (60, 20), "red")
+    wide.paste("blue", (20, 0, 40, 20))
+    wide.save(tmp_path / "wide.png")
+    words = (f"muse={tmp_path / 'wide.png'}", "strength=0")
+    square = painted(ckpt, tmp_path / "square", *words, "size=16")["wide_0"]
+    assert square.getchannel("R").getextrema()[1] < 16  # blue throughout: the middle alone
+    rectangle = painted(ckpt, tmp_path / "rectangle", *words, "size=24x8")["wide_0"]
+    assert rectangle.size == (24, 8)
+    assert [rectangle.getpixel((x, 4)) for x in (2, 12, 21)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+
+
+def test_a_picture_says_its_size_unless_it_is_that_of_training(ckpt, tmp_path):
+    for name, words in {"other": ("size=24x16",), "trained": ()}.items():
+        made = painted(ckpt, tmp_path / name, "n=1", "label=truchet", *words)
+        assert made["truchet_0"].size == ((24, 16) if words else (16, 16))
+    told = [json.loads(Image.open(tmp_path / name / "truchet_0.png").info["artdiff"]) for name in ("other", "trained")]
+    assert told[0] == told[1] | {"size": "24x16"}
+
+
+def test_a_network_that_does_not_say_its_sizes_paints_that_of_training_only():
+    one = painter()
+    del one.task.ema.multiple
+    fixed = Painter(one.task, one.transform, one.path)
+    with pytest.raises(UserError, match=r"size=48x24: this network paints 32x32 only; .* an attribute `multiple`"):
+        fixed.paint(size="48x24")
+    assert fixed.paint(n=1, label="a", steps=1, size=32)[0].picture.size == (32, 32)
+
+
+def test_a_vision_transformer_paints_its_own_size_only():
+    one = painter("identity")
+    one.task.ema = ViT(
+        classes=2, in_channels=3, image_size=32, patches=4, width=64, depth=1, bottleneck=4, cond_dim=16, dropout=0.0
+    )
+    with pytest.raises(UserError, match=r"size=own: this network paints 32x32 only$"):
+        Painter(one.task, one.transform, one.path).paint(size="own", muse=picture(1))
+
+
+@pytest.mark.parametrize("part", ["encode", "decode", "denoise"])
+def test_what_is_computed_of_a_picture_does_not_depend_on_the_others(part):
+    task, random = painter().task, torch.Generator().manual_seed(0)
+    images, latents = (torch.randn(20, *shape, generator=random) for shape in ((3, 24, 48), (4, 6, 12)))
+    compute = {
+        "encode": lambda at: task.encode_in_groups(images[at]),
+        "decode": lambda at: task.decode_in_groups(latents[at]),
+        "denoise": lambda at: task.denoiser(torch.zeros(len(at)).long(), guidance=1.0, interval=(0, 1))(
+            latents[at], 0.5
+        ),
+    }[part]
+    with torch.inference_mode():
+        together = compute(range(20))
+        for some in (range(1), range(7, 8), range(3, 6), range(10, 20)):
+            assert torch.equal(compute(some), together[some.start : some.stop]), some
+
+
+def test_a_codec_alone_reconstructs_a_picture_of_any_size():
+    codec = {"_target_": "artdiff.networks.Autoencoder", **CODEC | {"encoder": [16, 16, 16], "decoder": [16, 16, 16]}}
+    task = Autoencoding(network=codec, optimizer={}, scheduler=None, latent_noise=0.0).eval()
+    one = Painter(task, Transform(32, "squash", (255, 255, 255)), Path("none"))
+    (made,) = one.paint(muse=picture(1, (50, 37)), size="own")
+    assert made.picture.size == (50, 37)
+    assert same(made.picture, one.reconstruct(picture(1, (50, 37))))
+    with pytest.raises(UserError, match="label=a needs a model that paints anew"):
+        one.paint(muse=picture(1), label="a")
 
 
 def test_labels_are_found_by_name_whatever_they_are_called():

@@ -6,8 +6,9 @@ from conftest import picture, put
 from PIL import Image
 from test_decode import _bomb
 
+from artdiff import UserError
 from artdiff.ingest.decode import Transform
-from artdiff.plan import canvases, read_muses
+from artdiff.plan import canvases, nearest_sides, read_muses
 from artdiff.settings import PaintSettings
 
 TRANSFORM = Transform(32, "squash", (255, 255, 255))
@@ -33,6 +34,33 @@ def test_muses_of_any_kind(tmp_path, size, caplog):
     assert np.abs(np.subtract(found["cmyk.jpg"].picture.getpixel((0, 0)), (255, 0, 0))).max() <= 2
     assert np.asarray(found["a.gif"].picture).std() > 10  # not the blank first frame
     assert "huge.png (too large: 90,000 x 90,000)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sides", "most", "expected"),
+    [
+        ((130, 100), 10**6, (128, 96)),
+        ((3, 4), 10**6, (16, 16)),
+        ((4000, 3000), 12_000_000, (4000, 2992)),
+        ((8000, 6000), 12_000_000, (4000, 2992)),
+        ((20_000, 1), 16 * 320, (320, 16)),
+        ((1, 20_000), 16 * 320, (16, 320)),
+        ((500, 500), 256, (16, 16)),
+        ((24, 24), 32 * 32 - 1, (16, 16)),
+    ],
+)
+def test_sides_of_a_muse_are_rounded_and_bounded(sides, most, expected):
+    assert nearest_sides(*sides, 16, most=most) == expected
+
+
+def test_a_large_muse_is_scaled_down_for_a_painter_and_set_aside_for_a_reconstruction(tmp_path, caplog):
+    put(tmp_path / "a.jpg")
+    settings = PaintSettings.with_defaults(muse=str(tmp_path), size="own", max_pixels=1000)
+    (muse,) = read_muses(settings, TRANSFORM, multiple=8)
+    assert muse.picture.size == (32, 24)
+    with pytest.raises(UserError, match="holds no picture that can be read"):
+        list(read_muses(settings, TRANSFORM))
+    assert "48 x 40 is more than max_pixels=1,000" in caplog.text
 
 
 def test_names_fit_every_disk(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from PIL import ImageColor
@@ -109,6 +110,7 @@ class ArtDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
         index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: looking it up must not wait
+        view = None if index is None or self.unchanging is None else self._view(index, batch.chance)
         if batch.image is None:
             if self.resident is None:
                 assert isinstance(self.train_set.source, FromStore)
@@ -116,7 +118,7 @@ class ArtDataModule(L.LightningDataModule):
             assert index is not None
             pixels = self.resident[index.to(device, non_blocking=True)]
             batch = batch._replace(image=pixels.permute(0, 3, 1, 2))
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=index)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
         image, index, label, numbers, gone = batch
@@ -126,20 +128,53 @@ class ArtDataModule(L.LightningDataModule):
         if not len(image):
             raise UserError(f"no picture of a batch can be read any more: {gone[0]}")
         image = augment.crop(image, self.settings.image_size, None if numbers is None else numbers[:, 1:3])
+        if numbers is not None and self.settings.train_crop is not None:
+            image = augment.crop(image, self.settings.train_crop, numbers[:, 1:3].flip(1))
         if self.settings.flip and numbers is not None:
             image = augment.flip(image, self.settings.flip, numbers[:, 0])
-        return Batch(images.to_signed(image), label, index if self.unchanging is not None else None)
+        return Batch(images.to_signed(image), label, index)
 
     @cached_property
     def unchanging(self) -> Contents | None:
-        """The pictures by index, if their pixels are kept and nothing augments them."""
-        if not isinstance(self.train_set.source, FromStore) or self.settings.flip or self.settings.random_crop:
+        """The pictures that a batch's `index` counts, if their pixels are kept and no crop changes them.
+
+        With flips, a picture and its mirror image follow each other.
+        """
+        settings = self.settings
+        if not isinstance(self.train_set.source, FromStore) or settings.random_crop or settings.train_crop is not None:
             return None
-        return contents_of(self.index, self.transform, self.cache_dir)
+        return contents_of(self.index, self.transform, self.cache_dir, mirrored=bool(settings.flip))
+
+    def _view(self, index: Tensor, chance: Tensor | None) -> Tensor:
+        """The places in `unchanging` of pictures of the data set, int64 (B,), flipped as `chance` (B,4) says."""
+        if not self.settings.flip:
+            return index
+        flipped = torch.zeros_like(index) if chance is None else (chance[:, 0] < self.settings.flip).long()
+        return 2 * index + flipped
+
+    def trained(self, count: int) -> Tensor:
+        """At most `count` training pictures, as `preview`."""
+        return self._signed(self.train_set.spread(count))
 
     def preview(self, count: int) -> Tensor:
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
         return self._signed(self.val_set.spread(count))
+
+    def trained_like_validated(self, count: int) -> tuple[Tensor, Tensor]:
+        """A training picture for each of the first `count` validation pictures: uint8 (N,3,H,W), and labels int64 (N,).
+
+        It has the same label, or any if no training picture has it. Those of a label are spread evenly over the list,
+        repeat if there are too few, and are the same every time. Pictures that cannot be read any more are left out.
+        """
+        wanted, labels = self.val_set.labels[:count].numpy(), self.train_set.labels.numpy()
+        places = np.empty(len(wanted), dtype=np.int64)
+        for label in np.unique(wanted):
+            those = np.flatnonzero(wanted == label)
+            among = np.flatnonzero(labels == label) if label in labels else np.arange(len(labels))
+            places[those] = among[(2 * np.arange(len(those)) + 1) * len(among) // (2 * len(those))]
+        pixels, found, _ = self.train_set.source.read(self.train_set.indices[places])
+        image = augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.settings.image_size, None)
+        return image, torch.from_numpy(labels[places[found]])
 
     def colours(self, labels: list[int]) -> images.Colours:
         """Statistics of the channels of the training pictures with these labels (of all if none); each counts alike."""

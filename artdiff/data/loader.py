@@ -17,8 +17,8 @@ from artdiff.ingest.index import Index
 class Batch(NamedTuple):
     """What a task gets: on the accelerator, signed `image` float32 (B,3,H,W) and class numbers `label` int64 (B,).
 
-    `index` int64 (B,) is on the CPU: the place of each picture in the data set. None if the pixels change from epoch to
-    epoch or are not kept.
+    `index` int64 (B,) is on the CPU: the place of each picture, as it is in this batch, in `ArtDataModule.unchanging`.
+    None if crops change it from epoch to epoch, or its pixels are not kept.
     """
 
     image: Tensor

@@ -107,11 +107,16 @@ def pixels_of(index: Index, root: Path, transform: Transform) -> FromStore | Fro
     return FromFiles([(root / one.path, bytes.fromhex(one.digest)) for one in index.used], transform)
 
 
-def contents_of(index: Index, transform: Transform, cache_dir: Path) -> Contents:
-    """A key for the pixels of each picture: the same content, decoded in the same way."""
+def contents_of(index: Index, transform: Transform, cache_dir: Path, *, mirrored: bool) -> Contents:
+    """A key for the pixels of each picture: the same content, decoded in the same way.
+
+    With `mirrored`, each is followed by one for its mirror image.
+    """
     kind = decoded.kind_of(transform).encode()
     keys = [hashlib.sha256(kind + bytes.fromhex(one.digest)).digest() for one in index.used]
-    return Contents(keys, cache_dir / "features")
+    if mirrored:
+        keys = [view for key in keys for view in (key, hashlib.sha256(b"mirrored" + key).digest())]
+    return Contents(keys, cache_dir)
 
 
 def fits_on(device: torch.device, source: FromStore) -> bool:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from artdiff.diffusion.path import broadcast, interpolated
 
-TIMES, NOISE, LABELS = range(3)
-"""Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture."""
+TIMES, NOISE, LABELS, LATENTS, DRAFTS = range(5)
+"""Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture, for the
+scale of the noise on its latent or draft, and for the noise on its draft."""
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 """What the counter of SplitMix64 is advanced by; odd, and near 2⁶⁴ divided by the golden ratio."""

@@ -1,13 +1,14 @@
 """What a denoiser is trained on: a pure function of a batch and random numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from artdiff import images
 from artdiff.diffusion import path
-from artdiff.diffusion.codec import Codec
+from artdiff.diffusion.codec import Codec, Identity
 from artdiff.diffusion.conditioning import drop_labels
 from artdiff.diffusion.noise import LABELS, NOISE, TIMES, PictureRandom
 from artdiff.diffusion.path import Network
@@ -41,6 +42,23 @@ class Loss(Protocol):
     def __call__(
         self, output: Tensor, target: Target, *, weight: Tensor | None = None, gate: Tensor | None = None
     ) -> Losses: ...
+
+
+@runtime_checkable
+class LatentLoss(Protocol):
+    """A loss that also compares latents; any other one sees decoded pictures."""
+
+    def of_latents(
+        self,
+        denoised: Tensor,
+        clean: Tensor,
+        *,
+        decode: Callable[[Tensor], Tensor],
+        target: Target,
+        weight: Tensor,
+        gate: Tensor,
+    ) -> Losses:
+        """Compare latents (B,C,H/F,W/F). `decode` makes them pictures as `Loss` sees them, `target` is theirs."""
 
 
 class Batch(Protocol):
@@ -79,25 +97,48 @@ class Objective:
     gate: float
     label_dropout: float
 
-    def __call__(self, network: Network, batch: Batch, rng: PictureRandom, loss: Loss) -> Denoised:
-        """The loss of `network` on a batch, with all random numbers from `rng`."""
+    def __call__(
+        self, network: Network, batch: Batch, rng: PictureRandom, loss: Loss, *, clean: Tensor | None = None
+    ) -> Denoised:
+        """The loss of `network` on a batch, with all random numbers from `rng`.
+
+        `clean` are the pictures' latents, if they are known already.
+        """
         time = path.sampled_times(rng.normal(TIMES), mean=self.time_mean, std=self.time_std)
-        clean = self.codec.encode(batch.image)
+        clean = self.codec.encode(batch.image) if clean is None else clean
         noise = rng.normal(NOISE, clean.shape[1:])
         label = drop_labels(batch.label, rng.uniform(LABELS), share=self.label_dropout)
         noisy = path.interpolated(clean, noise, time)
-        return self.compare(network(noisy, time, label), batch, time, loss)
+        return self.compare(network(noisy, time, label), clean, batch, time, loss)
 
-    def at(self, network: Network, batch: Batch, *, time: Tensor, noise: Tensor, loss: Loss) -> Denoised:
+    def at(
+        self,
+        network: Network,
+        batch: Batch,
+        *,
+        time: Tensor,
+        noise: Tensor,
+        loss: Loss,
+        clean: Tensor | None = None,
+    ) -> Denoised:
         """The loss at given times (B,) and noise, with all labels kept: what is validated."""
-        noisy = path.interpolated(self.codec.encode(batch.image), noise, time)
-        return self.compare(network(noisy, time, batch.label), batch, time, loss)
+        clean = self.codec.encode(batch.image) if clean is None else clean
+        noisy = path.interpolated(clean, noise, time)
+        return self.compare(network(noisy, time, batch.label), clean, batch, time, loss)
 
-    def compare(self, denoised: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
-        """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of signed pictures."""
-        image = self.codec.decode(denoised)
+    def compare(self, denoised: Tensor, clean: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
+        """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of what is denoised: signed
+        pictures, or latents.
+        """
         target = Target(images.signed_to_imagenet(batch.image), batch.index)
         weight, gate = path.weight(time), path.gate(time, opens=self.gate)
-        losses = loss(images.signed_to_imagenet(image), target, weight=weight, gate=gate)
-        mse = (image.detach() - batch.image).square().flatten(1).mean(dim=1)
+        if isinstance(loss, LatentLoss) and not isinstance(self.codec, Identity):
+            losses = loss.of_latents(denoised, clean, decode=self._imagenet, target=target, weight=weight, gate=gate)
+        else:
+            losses = loss(self._imagenet(denoised), target, weight=weight, gate=gate)
+        mse = (denoised.detach() - clean).square().flatten(1).mean(dim=1)
         return Denoised(losses.loss, {**losses.terms, "mse": mse}, time)
+
+    def _imagenet(self, latent: Tensor) -> Tensor:
+        """Latents as ImageNet-normalised pictures (B,3,H,W)."""
+        return images.signed_to_imagenet(self.codec.decode(latent))

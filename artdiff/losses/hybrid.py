@@ -1,5 +1,7 @@
 """The weighted sum of the pixel MSE and the perceptual term."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,6 +32,31 @@ class HybridLoss:
         loss, terms = self.mse_weight * error.mean(), {name: error}
         if self.perceptual is not None:
             terms["perceptual"] = perceptual = self.perceptual(output, target)
-            mean = perceptual.mean() if gate is None else (gate * perceptual).sum() / gate.sum().clamp(min=1)
-            loss = loss + self.perceptual_weight * mean
+            loss = loss + self.perceptual_weight * _mean(perceptual, gate)
         return Losses(loss, terms)
+
+    def of_latents(
+        self,
+        denoised: Tensor,
+        clean: Tensor,
+        *,
+        decode: Callable[[Tensor], Tensor],
+        target: Target,
+        weight: Tensor,
+        gate: Tensor,
+    ) -> Losses:
+        """The MSE of latents (B,C,H/F,W/F) and the perceptual term of what they decode to.
+
+        Decoding costs more than denoising, so it is left out where `perceptual_weight` is 0.
+        """
+        error = weight * picture_means(F.mse_loss(denoised.float(), clean, reduction="none"))
+        loss, terms = self.mse_weight * error.mean(), {"weighted_mse": error}
+        if self.perceptual is not None and self.perceptual_weight:
+            terms["perceptual"] = perceptual = self.perceptual(decode(denoised), target)
+            loss = loss + self.perceptual_weight * _mean(perceptual, gate)
+        return Losses(loss, terms)
+
+
+def _mean(errors: Tensor, gate: Tensor | None) -> Tensor:
+    """The mean of (B,) over the pictures that `gate` (B,) selects."""
+    return errors.mean() if gate is None else (gate * errors).sum() / gate.sum().clamp(min=1)

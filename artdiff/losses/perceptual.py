@@ -16,8 +16,8 @@ from artdiff import UserError
 from artdiff.compiled import FixedBatch
 from artdiff.diffusion.objective import Target
 from artdiff.losses import weights as sources
-from artdiff.losses.targets import FeatureCache
 from artdiff.losses.weights import LAYERS
+from artdiff.picture_cache import PictureCache
 from artdiff.store import Contents
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class PerceptualLoss:
         self.layer = layer
         self.relative = relative
         self.keep = keep
-        self.cache: FeatureCache | None = None
+        self.cache: PictureCache | None = None
         self.source = sources.load(self.features, weights, layer=layer)
         self.fallback = weights == "auto" and self.source != "imagenet"
         self.features.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -84,7 +84,7 @@ class PerceptualLoss:
         if self.keep > 0:
             weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.features.parameters())
             recipe = f"VGG16 {self.layer} {hashlib.sha256(weights).hexdigest()}"
-            self.cache = FeatureCache(contents, recipe, self.keep)
+            self.cache = PictureCache(contents, recipe, self.keep, room="features")
 
     def warn_of_fallback(self) -> None:
         """Warn, in a box, if `auto` had to fall back to random features."""

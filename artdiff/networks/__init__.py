@@ -3,8 +3,9 @@
 What a denoiser gets and gives is of unit variance: `artdiff.diffusion.path.Preconditioned` scales both.
 """
 
+from artdiff.networks.autoencoder import Autoencoder
 from artdiff.networks.conv import ConvDiffusionModel
 from artdiff.networks.unet import UNet
 from artdiff.networks.vit import ViT
 
-__all__ = ["ConvDiffusionModel", "UNet", "ViT"]
+__all__ = ["Autoencoder", "ConvDiffusionModel", "UNet", "ViT"]

@@ -1,4 +1,4 @@
-"""Layers that the denoisers share: the embedding of time and label, attention, and zero initialisation.
+"""Layers that networks share: the embedding of time and label, attention, normalisation and zero initialisation.
 
 Shape letters: B pictures, E conditioning features, A heads, N tokens, D features of a head.
 """
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+GROUP = 16
+"""Channels per group of GroupNorm."""
 
 FREQUENCIES = 64
 """Frequencies of the time embedding, each as a sine and a cosine."""
@@ -49,6 +52,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B,A,N,N)
         return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """GroupNorm (arXiv:1803.08494) for `width` channels, 16 in a group."""
+    return nn.GroupNorm(width // GROUP, width)
 
 
 def zeroed(layer: Layer) -> Layer:

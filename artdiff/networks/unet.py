@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, attention, zeroed
-
-GROUP = 16
-"""Channels per group of GroupNorm."""
+from artdiff.networks.layers import GROUP, Condition, attention, group_norm, zeroed
 
 HEAD = 32
 """Channels of an attention head."""
@@ -25,7 +22,8 @@ class UNet(nn.Module):
 
     Args:
         classes: number of labels; any other label, such as -1, is the null label.
-        in_channels: channels of what is denoised, 3 for pictures; the output has as many.
+        in_channels: channels of what is denoised, 3 for pictures.
+        out_channels: channels of the output, by default as many.
         image_size: side in pixels of the pictures to train on. Other sides work if they divide by the same number.
         patch: side in pixels of the squares that become channels of the first level; 2 makes it four times cheaper.
         channels: of each level, multiples of 16, of 32 where there is attention. Each level halves the sides.
@@ -33,6 +31,9 @@ class UNet(nn.Module):
         attention_resolutions: sides of a level at which it has attention. The last level always has.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
+
+    Attributes:
+        multiple: the sides of what it denoises are multiples of this, at any width and height.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class UNet(nn.Module):
         attention_resolutions: Sequence[int],
         cond_dim: int,
         dropout: float,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         attends = _attends(image_size, patch, channels, attention_resolutions)
         self.patch = patch
+        self.multiple = _multiple(patch, channels)
         self.condition = Condition(classes=classes, cond_dim=cond_dim)
 
         def block(inputs: int, level: int, *, attends: bool) -> ResBlock:
@@ -75,11 +78,11 @@ class UNet(nn.Module):
                 width = channels[level]
             if level:
                 self.up.append(Upsample(width))
-        self.norm = _norm(width)
-        self.last = zeroed(nn.Conv2d(width, in_channels * patch**2, kernel_size=3, padding=1))
+        self.norm = group_norm(width)
+        self.last = zeroed(nn.Conv2d(width, (out_channels or in_channels) * patch**2, kernel_size=3, padding=1))
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) → (B,I,H,W)."""
+        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) → (B,I,H,W), or (B,O,H,W)."""
         condition = self.condition(time, label)  # (B,E)
         x = F.pixel_unshuffle(noisy, self.patch)  # (B,I·P²,H/P,W/P)
         x = self.first(x.contiguous(memory_format=torch.channels_last))  # (B,C,H/P,W/P)
@@ -99,10 +102,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, cond_dim: int, dropout: float, attends: bool) -> None:
         super().__init__()
-        self.norm1 = _norm(inputs)
+        self.norm1 = group_norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
         self.film = nn.Linear(cond_dim, 2 * outputs)
-        self.norm2 = _norm(outputs)
+        self.norm2 = group_norm(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, kernel_size=3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, kernel_size=1) if inputs != outputs else nn.Identity()
@@ -123,7 +126,7 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = width // HEAD
-        self.norm = _norm(width)
+        self.norm = group_norm(width)
         self.project = nn.Conv2d(width, 3 * width, kernel_size=1)
         self.out = zeroed(nn.Conv2d(width, width, kernel_size=1))
 
@@ -162,10 +165,15 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+def _multiple(patch: int, channels: Sequence[int]) -> int:
+    """What sides must be a multiple of."""
+    return patch * 2 ** (len(channels) - 1)
+
+
 def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: Sequence[int]) -> list[bool]:
     """Whether each level has attention. Raises `UserError` if the settings do not fit together."""
     sides = [image_size // (patch * 2**level) for level in range(len(channels))]
-    multiple = patch * 2 ** (len(channels) - 1)
+    multiple = _multiple(patch, channels)
     if image_size % multiple:
         raise UserError(
             f"network.channels={list(channels)} and network.patch={patch} need image sides that are multiples of "
@@ -178,7 +186,3 @@ def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: 
             f"(network.attention_resolutions={list(resolutions)} and the last), got {list(channels)}"
         )
     return attends
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(width // GROUP, width)

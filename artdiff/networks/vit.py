@@ -31,7 +31,12 @@ class ViT(nn.Module):
         bottleneck: features that a patch is projected to before it is widened to `width`.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
+
+    Attributes:
+        multiple: None: it takes no other size than `image_size`.
     """
+
+    multiple: int | None = None
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """What is trained: LightningModules that take a step and log it."""
 
+from artdiff.tasks.autoencoding import Autoencoding
 from artdiff.tasks.generation import Generation
 from artdiff.tasks.reconstruction import Reconstruction
+from artdiff.tasks.refinement import Refinement
 
-__all__ = ["Generation", "Reconstruction"]
+__all__ = ["Autoencoding", "Generation", "Reconstruction", "Refinement"]

@@ -139,6 +139,11 @@ class Task(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seen = checkpoint.get("artdiff", {}).get("seen", 0)  # version 0.1 did not count what it reconstructed
 
+    def picture_numbers(self, batch: Batch) -> Tensor:
+        """The place of each picture of a training batch in the order of training, int64 (B,), by all ranks."""
+        count, world = len(batch.image), self.trainer.world_size
+        return torch.arange(count, device=batch.image.device) * world + (self.seen + self.global_rank)
+
     def log_terms(self, stage: Literal["train", "val"], means: Mapping[str, Tensor], count: int) -> None:
         """Log the loss and its terms, each the mean of `count` pictures."""
         for name, value in means.items():

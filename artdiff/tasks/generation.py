@@ -1,29 +1,31 @@
 """Learn to paint new pictures: denoise pictures at random times, under the loss weighted and gated by time."""
 
-import copy
-from typing import Any, Self
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LinearLR
 
-from artdiff import hardware
+from artdiff import hardware, images
+from artdiff.data.datamodule import ArtDataModule
 from artdiff.data.loader import Batch
-from artdiff.diffusion import ema, samplers
-from artdiff.diffusion.codec import Codec
+from artdiff.diffusion import samplers
+from artdiff.diffusion.codec import Codec, Identity
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.guidance import Denoiser, guided
 from artdiff.diffusion.noise import PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import Preconditioned
-from artdiff.evaluation.metrics import TimeBands
+from artdiff.diffusion.refiner import CHANNELS, Refiner
 from artdiff.losses import Loss, Losses
-from artdiff.tasks.base import Task
+from artdiff.picture_cache import PictureCache
+from artdiff.store import Contents
+from artdiff.tasks.denoising import Denoising, frozen
 
-GOLDEN = 0.618034
-"""The fractional parts of its multiples fill [0,1] evenly, however many there are."""
+GAP_PICTURES = 256
+"""Validation pictures that training pictures are compared with: whole batches up to this many, at least one."""
 
 PREVIEW_STEPS = 12
 """Sampling steps for the grids shown in training: fewer than for pictures to keep."""
@@ -32,20 +34,26 @@ PREVIEW_CLASSES = 10
 """Classes shown in these grids, at most."""
 
 
-class Generation(Task):
-    """Denoise pictures at times between noise (0) and picture (1), and so learn to paint from noise.
+class Compared(NamedTuple):
+    """The losses, on the device, of so many training pictures and of as many held-out ones."""
 
-    Random numbers are a function of the seed, the images seen and the rank: accumulated batches, several ranks and a
-    resumed run draw what one large batch of an uninterrupted run draws.
+    pictures: int
+    train_loss: Tensor
+    val_loss: Tensor
+
+
+class Generation(Denoising):
+    """Denoise pictures at times between noise (0) and picture (1), and so learn to paint from noise.
 
     Args:
         network: called `net(noisy, time, label) -> output`, built with `classes` and `in_channels`.
         optimizer: for the network's weights.
         scheduler: of the learning rate, once an epoch; None keeps it constant.
-        codec: between pictures and what the network denoises.
+        codec: between pictures and what the network denoises; one with weights is not trained here.
+        refiner: a network that paints the detail that the codec loses (`Refinement`); None for none. Not trained here.
         warmup: steps over which the learning rate rises linearly.
         classes: names of the labels 0, 1, …; empty for pictures without, which are painted unconditionally.
-        data_std: standard deviation of what is denoised, for the preconditioning.
+        data_std: standard deviation of what is denoised, for the preconditioning: 0.5 for pictures, 1 for latents.
         time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
         gate: the time from which on the perceptual term counts.
         label_dropout: share of the labels that are replaced by the null label, for guidance.
@@ -71,6 +79,7 @@ class Generation(Task):
         label_dropout: float,
         ema_half_life: float,
         ema_ramp: float,
+        refiner: dict[str, Any] | None = None,
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
@@ -79,82 +88,103 @@ class Generation(Task):
         if coder.factor > 1 and "image_size" in network:
             built_with["image_size"] = network["image_size"] // coder.factor
         super().__init__(
-            network=network, optimizer=optimizer, scheduler=scheduler, loss=loss, seed=seed, built_with=built_with
+            network=network,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            codec=coder,
+            warmup=warmup,
+            ema_half_life=ema_half_life,
+            ema_ramp=ema_ramp,
+            seed=seed,
+            loss=loss,
+            built_with=built_with,
         )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
-        self.codec = coder
-        self.warmup = warmup
+        self.refiner = (
+            None if refiner is None else frozen(Refiner(instantiate(refiner, classes=len(classes), **CHANNELS)))
+        )
+        self.latents: PictureCache | None = None
         self.classes = classes
-        self.ema_half_life = ema_half_life
-        self.ema_ramp = ema_ramp
-        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.averaged = 0  # images seen when the average was updated last
         self.objective = Objective(coder, time_mean, time_std, gate, label_dropout)
         self.train_denoiser = Preconditioned(self.train_network, data_std=data_std)
         self.ema_denoiser = Preconditioned(self.ema, data_std=data_std)
-        self.train_bands, self.val_bands = TimeBands(prefix="train"), TimeBands(prefix="val")
+        self.trained_sample: Batch | None = None
+        self.compared: list[Compared] = []
 
-    def train(self, mode: bool = True) -> Self:
-        """The average is never in training mode: it has no dropout."""
-        super().train(mode)
-        self.ema.eval()
-        return self
+    def cache_latents(self, contents: Contents, gigabytes: float) -> None:
+        """Encode these pictures once; a batch's `index` then says which of them it has."""
+        if isinstance(self.codec, torch.nn.Module):
+            weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.codec.state_dict().values())
+            recipe = f"{type(self.codec).__name__} {hashlib.sha256(weights).hexdigest()}"
+            self.latents = PictureCache(contents, recipe, gigabytes, room="latents")
+
+    @torch.no_grad()
+    def encoded(self, batch: Batch) -> Tensor:
+        """The latents of a batch (B,C,H/F,W/F), from the cache where it has them.
+
+        For the cache pictures are encoded in groups: how many of a batch it lacks must not change their latents.
+        """
+        if self.latents is None or batch.index is None:
+            return self.codec.encode(batch.image)
+        return self.latents(batch.index, lambda places: self.encode_in_groups(batch.image[places]))
 
     def losses(self, batch: Batch) -> Losses:
-        world, count = self.trainer.world_size, len(batch.image)
-        numbers = torch.arange(count, device=batch.image.device) * world + (self.seen + self.global_rank)
-        rng = PictureRandom(self.seed, numbers)
-        loss, terms, time = self.objective(self.train_denoiser, batch, rng, self.needed_loss)
+        rng = PictureRandom(self.seed, self.picture_numbers(batch))
+        clean = self.encoded(batch)
+        loss, terms, time = self.objective(self.train_denoiser, batch, rng, self.needed_loss, clean=clean)
         self.train_bands.update(time, terms)
         return Losses(loss, terms)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        super().on_before_optimizer_step(optimizer)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
-            self._log_bands(self.train_bands)
-
     def on_validation_epoch_start(self) -> None:
-        self.validated = 0
+        super().on_validation_epoch_start()
+        self.compared = []
+        if self.trained_sample is None and not self.trainer.sanity_checking:
+            self.trained_sample = self._choose_trained()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The losses of the averaged weights, each picture with its own time and noise, the same every time."""
-        count = len(batch.image)
-        numbers = range(self.validated, self.validated + count)
-        self.validated += count
-        time = torch.tensor(numbers, device=batch.image.device) * GOLDEN % 1
-        noise = seeded_noise(numbers, self._latent_shape(batch.image)).to(batch.image.device)
-        denoised = self.objective.at(self.ema_denoiser, batch, time=time, noise=noise, loss=self.needed_loss)
+        """The losses of the averaged weights, each picture with its own time and noise, the same every time.
+
+        The gap says how far they memorise: `gap/relative`, by how much `gap/val_loss` exceeds `gap/train_loss`, that of
+        training pictures as training does not change them. It opens when memorisation sets in (arXiv:2505.16959). Both
+        are of equally many pictures of the same labels, with the same times, noise and batches, because all of these
+        move a loss by more than a small gap.
+        """
+        first, count = self.validated, len(batch.image)
+        time, noise = self.fixed_numbers(batch.image)
+        denoised = self.objective.at(
+            self.ema_denoiser, batch, time=time, noise=noise, loss=self.needed_loss, clean=self.encoded(batch)
+        )
         self.log_validation(Losses(denoised.loss, denoised.terms), count)
         self.val_bands.update(time, denoised.terms)
+        if self.trained_sample is not None and self.validated <= len(self.trained_sample.label):
+            image, label = (part[first : first + count] for part in self.trained_sample[:2])
+            trained = Batch(images.to_signed(image.to(time.device)), label.to(time.device))
+            learned = self.objective.at(self.ema_denoiser, trained, time=time, noise=noise, loss=self.needed_loss)
+            self.compared.append(Compared(count, learned.loss, denoised.loss))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self._log_bands(self.val_bands)
+        if self.compared:
+            total = self.compared_pictures
+            train = sum(pair.pictures / total * pair.train_loss for pair in self.compared)
+            val = sum(pair.pictures / total * pair.val_loss for pair in self.compared)
+            self.log_dict({"gap/train_loss": train, "gap/val_loss": val, "gap/relative": (val - train) / train})
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Average the weights right after each step, before anything can be saved."""
-        super().optimizer_step(*args, **kwargs)
-        new = self.seen - self.averaged
-        share = ema.share(new, seen=self.seen, half_life=self.ema_half_life, ramp=self.ema_ramp)
-        ema.update(self.ema, self.network, share)
-        self.averaged = self.seen
+    @property
+    def compared_pictures(self) -> int:
+        """Pictures of each side that the gap of the latest validation was measured on."""
+        return sum(pair.pictures for pair in self.compared)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["artdiff"] |= {"averaged": self.averaged}
+    def _choose_trained(self) -> Batch:
+        """The training pictures, uint8 on the CPU, that are compared with the first pictures of each validation.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.averaged = checkpoint["artdiff"]["averaged"]
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = instantiate(self.optimizer)(self.network.parameters())
-        rises = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
-        schedulers: list[Any] = [{"scheduler": rises, "interval": "step"}]
-        if self.scheduler is not None:
-            schedulers.append({"scheduler": instantiate(self.scheduler)(optimizer), "interval": "epoch"})
-        return [optimizer], schedulers
+        Without an index: features that are cached here come from other batches than those of training, and could differ
+        from theirs in the last bit.
+        """
+        data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        (batches,) = self.trainer.num_val_batches
+        batches = min(batches, max(1, GAP_PICTURES // data.batch_size))
+        return Batch(*data.trained_like_validated(int(batches * data.batch_size)))
 
     def denoiser(self, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> Denoiser:
         """The averaged network guided to `label` int64 (B,), which pictures are painted with."""
@@ -168,28 +198,44 @@ class Generation(Task):
     def sample_grid(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
         labels, count = self.shown_labels(), len(image)
-        noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
+        noise = seeded_noise(range(count), self.latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
         denoise = self.denoiser(label, guidance=1.0, interval=(0, 1))
         *_, painted = samplers.get("heun")(denoise, noise, samplers.times(PREVIEW_STEPS))
-        return list(self.codec.decode(painted).clamp(-1, 1).split(count))
+        return list(self.decode_in_groups(painted).clamp(-1, 1).split(count))
 
-    def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
-        """What the codec makes of one of the pictures (B,3,H,W)."""
+    def encode_in_groups(self, image: Tensor) -> Tensor:
+        """Signed pictures (B,3,H,W) → latents (B,C,H/F,W/F); a picture's do not depend on the others."""
+        return self._code_in_groups(self.codec.encode, image, image.shape[-2:])
+
+    def decode_in_groups(self, latent: Tensor) -> Tensor:
+        """Latents (B,C,H/F,W/F) → signed pictures (B,3,H,W), not clamped; a picture does not depend on the others."""
+        height, width = latent.shape[-2:]
         factor = self.codec.factor
-        return self.codec.channels, image.shape[-2] // factor, image.shape[-1] // factor
+        return self._code_in_groups(self.codec.decode, latent, (factor * height, factor * width))
+
+    def refine_in_groups(self, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+        """Decoded pictures (B,3,H,W), labels int64 (B,) and noise (B,3,H,W) → pictures with the refiner's detail."""
+        assert self.refiner is not None
+        refiner = self.refiner
+
+        def refine(*group: Tensor) -> Tensor:
+            return refiner.refine(*group, steps=steps)
+
+        together = hardware.pictures_at_once(draft.device, *draft.shape[-2:])
+        return hardware.in_groups(refine, draft, label, noise, together=together)
+
+    def _code_in_groups(self, compute: Callable[[Tensor], Tensor], part: Tensor, sides: Sequence[int]) -> Tensor:
+        """Encode or decode pictures whose `sides` are so many pixels."""
+        if isinstance(self.codec, Identity):
+            return compute(part)
+        return hardware.in_groups(compute, part, together=hardware.pictures_at_once(part.device, *sides))
 
     def _denoise_in_groups(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """The averaged network, always called with the same number of pictures; the last one is repeated to fill up.
+        """The averaged network; a picture does not depend on the others."""
 
-        Matrix products of other sizes round differently, so a picture would depend on how many are painted with it.
-        """
-        count, together = len(noisy), hardware.pictures_at_once(noisy.device, noisy.shape[-1])
-        padded = torch.arange(-(-count // together) * together, device=noisy.device).clamp(max=count - 1)
-        groups = (part[padded].split(together) for part in (noisy, time, label))
-        # cloned, since replayed CUDA graphs write every answer to the same place
-        return torch.cat([self.ema_denoiser(*group).clone() for group in zip(*groups, strict=True)])[:count]
+        def denoise(*group: Tensor) -> Tensor:
+            return self.ema_denoiser(*group).clone()  # replayed CUDA graphs write every answer to the same place
 
-    def _log_bands(self, bands: TimeBands) -> None:
-        self.log_dict(bands.compute())
-        bands.reset()
+        together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
+        return hardware.in_groups(denoise, noisy, time, label, together=together)

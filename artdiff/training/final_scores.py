@@ -8,11 +8,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from artdiff.files import printable
 
+KEPT = ("val/", "gap/")
+"""How the names of scores begin."""
+
 
 class FinalScores(L.Callback):
     """Logs the hyper-parameters with the final scores, so that TensorBoard's HPARAMS compares runs.
 
-    `scores` is filled when the run ends: those of the last validation, and the best checkpoint's as `best val/loss`.
+    `scores` is filled when the run ends: those of the last validation with a painter's gap (`Generation` explains it),
+    and the best checkpoint's as `best val/loss`.
     """
 
     def __init__(self, *, hyperparameters: dict[str, Any]) -> None:
@@ -26,7 +30,7 @@ class FinalScores(L.Callback):
         self._log(trainer)
 
     def _log(self, trainer: L.Trainer) -> None:
-        self.scores = {name: float(value) for name, value in trainer.callback_metrics.items() if "val/" in name}
+        self.scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(KEPT)}
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
                 continue

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from artdiff import UserError, __version__, checkpoints, runs
-from artdiff.checkpoints import Earlier
+from artdiff.checkpoints import Earlier, Trained
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.files import remove_unfinished, write
 from artdiff.runs import Run
@@ -27,9 +27,18 @@ COMPARED = ("seed", "data", "network", "loss", "optimizer", "scheduler")
 """Settings that TensorBoard's HPARAMS shows, besides the task's own."""
 
 
-def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
-    """Train with `settings`, resuming from `ckpt` if it is given. Raises `UserError`."""
+def fit(
+    settings: TrainSettings, run: Run, ckpt: Path | None, *, before: Path | None = None, is_last: bool = True
+) -> Run:
+    """Train with `settings`, resuming from `ckpt` if it is given, on the codec and refiner of the checkpoint `before`.
+
+    The report at the end proposes commands if this stage of the run `is_last`.
+
+    Raises `UserError`.
+    """
     config = settings.config
+    trained = _named(checkpoints.trained_parts(before, trust_code=settings.trust_code), config) if before else {}
+    config["task"] |= {name: part.settings for name, part in trained.items()}
     L.seed_everything(settings.seed, workers=True, verbose=False)
     own = {name: value for name, value in config["task"].items() if name not in COMPARED}
     final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in COMPARED}})
@@ -38,6 +47,8 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
     earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
     start = earlier.step if earlier is not None else 0
     data, task = _build(config, loss, earlier)
+    if earlier is None:
+        _begin_with(trained, task)
     trainers.cache_and_compile(config, task, data, trainer.strategy.root_device)
     _describe(run, config, trainer, task, data=data, ckpt=ckpt)
     open_loggers(trainer)
@@ -54,7 +65,7 @@ def fit(settings: TrainSettings, run: Run, ckpt: Path | None) -> Run:
             with only_reporting(f"{runs.METADATA} is not complete"):
                 run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
             with only_reporting("the closing report is not complete"):
-                report.finished(trainer, config, run.folder, final.scores)
+                report.finished(trainer, config, run.folder, final.scores, is_last=is_last)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
     return run
@@ -73,6 +84,24 @@ def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[
     if earlier is not None:
         earlier.check_fits(config["task"])
     return data, instantiate(config["task"], loss=loss)
+
+
+def _named(parts: dict[str, Trained], config: dict[str, Any]) -> dict[str, Trained]:
+    """The parts that this task uses, by the setting that describes them: the network of an autoencoder is a codec."""
+    if "codec" not in config["task"]:
+        return {"network": parts["codec"]}
+    return {name: part for name, part in parts.items() if name in config["task"]}
+
+
+def _begin_with(trained: dict[str, Trained], task: Task) -> None:
+    """Give the task the weights of what was trained before. Raises `UserError` if it needs more."""
+    for name, part in trained.items():
+        getattr(task, name).load_state_dict(part.weights)
+    for name in ("codec", "refiner"):
+        if isinstance(getattr(task, name, None), torch.nn.Module) and name not in trained:
+            raise UserError(
+                f"the {name} has weights that were not trained; take those of a run that has them with codec=RUN"
+            )
 
 
 def _describe(

@@ -28,6 +28,16 @@ def time_left(trainer: L.Trainer) -> float:
     return min((seconds for seconds in left if seconds is not None), default=math.inf)
 
 
+def progress(trainer: L.Trainer) -> float:
+    """How much of the run is done, in [0,1], by the limit that ends it first; 0 without a limit."""
+    steps = trainer.estimated_stepping_batches
+    by_steps = trainer.global_step / steps if 0 < steps < math.inf else 0.0
+    timers = [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
+    spent = [(timer.time_elapsed(), timer.time_remaining()) for timer in timers]
+    by_time = [elapsed / max(elapsed + left, 1e-9) for elapsed, left in spent if left is not None]
+    return min(1.0, max([by_steps, *by_time]))
+
+
 def _any(trainer: L.Trainer) -> Any:
     """Lightning sets some of the trainer's attributes without declaring them."""
     return trainer

@@ -1,15 +1,33 @@
 """What a training logs at its end: scores, where the results are, and which commands come next."""
 
 import logging
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from artdiff import runs
 from artdiff.cli import given, typed
+from artdiff.tasks import Generation
+from artdiff.training.early_stopping import EarlyStopping
 
 log = logging.getLogger(__name__)
+
+PATIENCE = "callbacks.early_stopping.patience"
+
+LARGE_GAP = 0.2
+"""A relative gap that is a lot, unless so few pictures may show it by chance. On 28 pictures of the sample art at 16 px
+the loss on held-out pictures stopped falling when the gap grew from 16 to 28 %.
+"""
+
+SCATTER = 0.65
+"""Standard deviation of the losses of single pictures over their mean, measured on the sample art at 16 px. Comparing
+pictures of the same label at the same times takes out a part of it.
+"""
 
 
 def limit(config: dict[str, Any]) -> str:
@@ -17,22 +35,59 @@ def limit(config: dict[str, Any]) -> str:
     return "trainer.max_steps" if config["trainer"]["max_steps"] >= 0 else "trainer.max_epochs"
 
 
-def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float]) -> None:
-    """Log the scores, where the results are, and commands to paint, to look at the curves and to resume."""
+def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float], *, is_last: bool) -> None:
+    """Log the scores and what they mean, where the results are, and, after the last stage of a run, commands to paint,
+    to look at the curves and to resume.
+    """
     end = "done" if trainer.state.finished else "interrupted"
-    reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items()) or "not validated yet"
-    log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached)
+    reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "val/" in name)
+    log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached or "not validated yet")
+    early = [one for one in trainer.early_stopping_callbacks if isinstance(one, EarlyStopping) and one.why is not None]
+    for line in (*(f"stopped early: {one.why}" for one in early), *_best(trainer), *_gauge(trainer, scores)):
+        log.info("%s", line)
     paints = "classes" in config["task"]  # else it reconstructs
     shown, words = ("one line per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
     log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
-    again = [word for word in given() if not word.startswith(("ckpt=", "hydra.", "trainer.max_"))]
+    if not is_last:
+        return
+    changed = ("ckpt=", "hydra.", "trainer.max_", *(f"{PATIENCE}=" for _ in early))
+    again = [word for word in given() if not word.startswith(changed)]
     ends = limit(config)
     most = config["trainer"][ends.partition(".")[2]]
     now = trainer.global_step if ends == "trainer.max_steps" else trainer.current_epoch
     longer = [f"{ends}={2 * most if 0 <= most <= now else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
+    longer += [f"{PATIENCE}={2 * one.patience}" for one in early]
     log.info("next:")
     log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
     log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
     log.info("  %s  # carries on", typed("artdiff.train", *again, *longer, f"ckpt={run}"))
+
+
+def _best(trainer: L.Trainer) -> Iterator[str]:
+    """Which step the best checkpoint is of."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/loss":
+            path = Path(callback.best_model_path)
+            if path.is_file():
+                best = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+                step, epoch = best["global_step"], best["epoch"] + 1
+                yield f"best val/loss at step {step:,}, epoch {epoch}: {path.name}"
+
+
+def _gauge(trainer: L.Trainer, scores: dict[str, float]) -> Iterator[str]:
+    """How far a painter memorises, and what to do if it is far."""
+    task = trainer.lightning_module
+    if not isinstance(task, Generation) or "gap/relative" not in scores:
+        return
+    gap, count = scores["gap/relative"], task.compared_pictures
+    yield (
+        f"memorisation gauge: loss on held-out pictures is {abs(gap):.0%} {'above' if gap >= 0 else 'below'} that on "
+        f"training pictures ({scores['gap/val_loss']:.3g} against {scores['gap/train_loss']:.3g}, {count} of each)"
+    )
+    if gap > max(LARGE_GAP, 2 * SCATTER * math.sqrt(2 / count)):
+        yield (
+            "that is a lot, and painted pictures may copy training pictures: stop earlier (callbacks=early_stopping), "
+            "train on more pictures, or with more dropout (network.dropout)"
+        )

@@ -1,6 +1,6 @@
-"""Cached features of target pictures that never change.
+"""What is computed once from pictures that never change: their perceptual features, their latents.
 
-On a CPU they are kept on disk under the content keys of the pictures, for later runs as well; on a GPU in its memory,
+On a CPU it is kept on disk under the content keys of the pictures, for later runs as well; on a GPU in its memory,
 by index. What is read is bit for bit what was computed.
 """
 
@@ -24,17 +24,17 @@ VERSION = 2
 """Part of every file's name: increase it if the same recipe gives other features."""
 
 GPU_SHARE = 0.1
-"""Share of a GPU's memory that features may take; if they need more, none are cached, and training keeps the rest."""
+"""Share of a GPU's memory that a cache may take; if it needs more, nothing is cached, and training keeps the rest."""
 
 IN_USE = 24 * 3600
 """Files used in the last so many seconds are not removed to make room: another run may be using them."""
 
 
 class Backend(Protocol):
-    """Features of pictures by index, all of one shape."""
+    """Tensors of pictures by index, all of one shape."""
 
     def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
-        """The places in `index` whose features are there, and these features (K,…); None if there are none."""
+        """The places in `index` whose tensors are there, and these tensors (K,…); None if there are none."""
 
     def write(self, index: list[int], features: Tensor) -> None:
         """Keep `features` (B,…), as far as there is room."""
@@ -90,21 +90,23 @@ class OnDevice:
         return torch.tensor(index).to(self.features.device, non_blocking=True)
 
 
-class FeatureCache:
-    """The features of the pictures of `contents`, in at most `gigabytes`.
+class PictureCache:
+    """A tensor (C,H,W) for each of the pictures of `contents`, in at most `gigabytes`.
 
-    `recipe` names everything that the features depend on beside the pixels.
+    `recipe` names everything that the tensors depend on beside the pixels, `room` the folder of the cache that they are
+    kept in: `features` or `latents`.
     """
 
-    def __init__(self, contents: Contents, recipe: str, gigabytes: float) -> None:
+    def __init__(self, contents: Contents, recipe: str, gigabytes: float, *, room: str) -> None:
         self.contents = contents
+        self.room = room
         self.recipe = recipe
         self.max_bytes = gigabytes * 1e9
         self.backend: Backend | None = None
         self.is_open = False
 
     def __call__(self, index: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
-        """The features (B,C,H,W) of the pictures `index`, int64 (B,) on the CPU.
+        """The tensors (B,C,H,W) of the pictures `index`, int64 (B,) on the CPU.
 
         `compute` makes those of some places in the batch, and is called for what is not cached. The result is
         channels-last, as convolutions leave it.
@@ -131,7 +133,7 @@ class FeatureCache:
         return result
 
     def _open(self, like: Tensor) -> Backend | None:
-        """Where features like `like` are kept, or None."""
+        """Where tensors like `like` are kept, or None."""
         if like.device.type == "cuda":
             return self._on_device(like)
         return self._on_disk(like) if like.device.type == "cpu" else None
@@ -140,13 +142,13 @@ class FeatureCache:
         needed = len(self.contents.keys) * like.nbytes
         room = min(self.max_bytes, GPU_SHARE * torch.cuda.get_device_properties(like.device).total_memory)
         if needed > room:
-            log.info("target features are not cached: they take %.1f GB, room for %.1f", needed / 1e9, room / 1e9)
+            log.info("%s are not cached: they take %.1f GB, room for %.1f", self.room, needed / 1e9, room / 1e9)
             return None
-        log.info("target features are cached in the memory of %s: %.1f GB", like.device, needed / 1e9)
+        log.info("%s are cached in the memory of %s: %.1f GB", self.room, like.device, needed / 1e9)
         return OnDevice(len(self.contents.keys), like)
 
     def _on_disk(self, like: Tensor) -> Backend | None:
-        folder, needed = self.contents.folder, len(self.contents.keys) * like.nbytes
+        folder, needed = self.contents.folder / self.room, len(self.contents.keys) * like.nbytes
         recipe = f"{VERSION} {self.recipe} {like.dtype} {tuple(like.shape)}"
         path = folder / f"{hashlib.sha256(recipe.encode()).hexdigest()[:32]}.rows"
         try:
@@ -155,9 +157,9 @@ class FeatureCache:
             room = min(room, shutil.disk_usage(folder).free / 2 + taken(path))
             backend = OnDisk(path, list(self.contents.keys), like, max_bytes=room)
         except OSError as error:
-            log.warning("target features are not cached: %s, %s", folder, error.strerror)
+            log.warning("%s are not cached: %s, %s", self.room, folder, error.strerror)
             return None
-        log.info("target features are cached in %s: %.1f GB", folder, min(needed, max(room, 0)) / 1e9)
+        log.info("%s are cached in %s: %.1f GB", self.room, folder, min(needed, max(room, 0)) / 1e9)
         return backend
 
 

@@ -11,7 +11,7 @@ from conftest import small, train
 
 from artdiff import cache, store
 from artdiff.losses import PerceptualLoss
-from artdiff.losses.targets import IN_USE, FeatureCache, OnDevice, make_room, taken
+from artdiff.picture_cache import IN_USE, OnDevice, PictureCache, make_room, taken
 from artdiff.store import Contents
 
 LIKE = torch.empty(4, 4, 8)
@@ -48,7 +48,7 @@ def _contents(folder, name="some", count=100):
 
 
 def _cache(folder, recipe="VGG16", gigabytes=1.0, name="some"):
-    return FeatureCache(_contents(folder, name), recipe, gigabytes)
+    return PictureCache(_contents(folder, name), recipe, gigabytes, room="features")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,7 +65,7 @@ def test_what_was_computed_is_read_also_by_the_next_run(tmp_path, dtype):
 def test_a_picture_keeps_its_features_at_another_index(tmp_path):
     _computed(_cache(tmp_path), 1, 2, 3)
     contents = _contents(tmp_path)
-    moved = FeatureCache(contents._replace(keys=contents.keys[1:]), "VGG16", 1.0)
+    moved = PictureCache(contents._replace(keys=contents.keys[1:]), "VGG16", 1.0, room="features")
     moved(torch.tensor([50]), lambda places: _features(51))
     assert torch.equal(moved(torch.tensor([1, 0]), None), _features(2, 1))
 
@@ -84,7 +84,7 @@ def test_other_weights_pictures_and_precisions_have_features_of_their_own(tmp_pa
 @pytest.mark.parametrize("damage", ["other bytes", "cut off", "zeros"])
 def test_features_that_fail_their_crc_are_computed_again(tmp_path, damage):
     _computed(_cache(tmp_path), 0, 1, 2)
-    (path,) = tmp_path.glob("*.rows")
+    (path,) = (tmp_path / "features").glob("*.rows")
     content = bytearray(path.read_bytes())
     size = len(content) // 3
     if damage == "other bytes":
@@ -101,7 +101,7 @@ def test_no_more_is_kept_than_is_allowed(tmp_path):
     features = _cache(tmp_path, gigabytes=3 * LIKE.nbytes / 1e9)
     _computed(features, 0, 1, 2, 3, 4)
     assert _computed(features, 4, 2, 0, 3) == [4, 3]
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.rows")) <= 3 * LIKE.nbytes
+    assert sum(path.stat().st_size for path in (tmp_path / "features").glob("*.rows")) <= 3 * LIKE.nbytes
 
 
 def test_a_file_full_of_other_pictures_is_begun_anew(tmp_path):
@@ -126,7 +126,7 @@ def test_files_unused_for_longest_make_room(tmp_path):
 
 def test_what_another_run_uses_leaves_less_room(tmp_path):
     _computed(_cache(tmp_path, recipe="another"), *range(100))
-    (other,) = tmp_path.glob("*.rows")
+    (other,) = (tmp_path / "features").glob("*.rows")
     features = _cache(tmp_path, gigabytes=(taken(other) + 3 * LIKE.nbytes) / 1e9)
     _computed(features, 0, 1, 2, 3)
     assert _computed(features, 0, 1, 2, 3) == [3]
@@ -155,11 +155,11 @@ def test_a_folder_that_cannot_be_written_to_is_reported_and_nothing_cached(tmp_p
     features = _cache(tmp_path / "file")
     assert _computed(features, 1) == [1]
     assert _computed(features, 1) == [1]
-    assert caplog.text.count("target features are not cached: ") == 1
+    assert caplog.text.count("features are not cached: ") == 1
 
 
 def test_a_gpu_answers_for_whole_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(FeatureCache, "_open", lambda self, like: OnDevice(len(self.contents.keys), like))
+    monkeypatch.setattr(PictureCache, "_open", lambda self, like: OnDevice(len(self.contents.keys), like))
     features = _cache(tmp_path)
     with torch.inference_mode():
         assert _computed(features, 5, 0) == [5, 0]
@@ -209,7 +209,7 @@ def test_caching_features_changes_nothing_but_the_work(art, tmp_path, seen):
     assert not list((tmp_path / "cache/features").glob("*.rows"))
 
 
-@pytest.mark.parametrize("changes", ["data.flip=0.5", "data.random_crop=4", "data.cache=false"])
+@pytest.mark.parametrize("changes", ["data.flip=0.5", "data.train_crop=16", "data.random_crop=4", "data.cache=false"])
 def test_features_of_pictures_that_change_are_not_cached(art, tmp_path, changes):
     _run(art, tmp_path / "run", changes, "trainer.max_steps=1", "callbacks.best=null")
     assert not (tmp_path / "cache/features").exists()

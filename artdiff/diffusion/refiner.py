@@ -1,0 +1,68 @@
+"""Paint the detail that a codec loses: denoise the difference between a picture and its draft.
+
+A draft is what a codec decodes: right in shape and colour, smooth where there was paint or hatching. This is the second
+stage of a cascade (arXiv:2106.15282), on the difference. It works on a part of a picture as on the whole, so it is
+trained on crops.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from artdiff.diffusion import samplers
+from artdiff.diffusion.path import Network, Preconditioned
+
+CHANNELS = {"in_channels": 6, "out_channels": 3}
+"""What the network of a refiner is built with: it gets noise and draft, and gives the difference."""
+
+
+class Residual:
+    """The codec between pictures and their difference from `draft` (B,3,H,W), scaled to unit variance by `std`."""
+
+    channels = 3
+    factor = 1
+
+    def __init__(self, draft: Tensor, std: Tensor) -> None:
+        self.draft = draft
+        self.std = std
+
+    def encode(self, image: Tensor) -> Tensor:
+        return (image - self.draft) / self.std
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.draft + self.std * latent
+
+
+def given(draft: Tensor, network: Network) -> Network:
+    """`network` with the draft (B,3,H,W) of its pictures: it denoises differences of unit variance, (B,3,H,W)."""
+
+    def with_draft(noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        return network(torch.cat([noisy, draft.to(noisy.dtype)], dim=1), time, label)
+
+    return Preconditioned(with_draft, data_std=1.0)
+
+
+class Refiner(nn.Module):
+    """A trained refiner.
+
+    Args:
+        network: `net(noisy ⊕ draft (B,6,H,W), time, label) -> (B,3,H,W)`.
+    """
+
+    std: Tensor
+    """Standard deviation of the differences it was trained on, a scalar."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("std", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def refine(self, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+        """Drafts (B,3,H,W), labels int64 (B,) and noise (B,3,H,W) → pictures (B,3,H,W), signed but not clamped."""
+        network = given(draft, self.network)
+
+        def denoise(noisy: Tensor, time: float) -> Tensor:
+            return network(noisy, noisy.new_full((len(noisy),), time), label)
+
+        *_, difference = samplers.get("heun")(denoise, noise, samplers.times(steps))
+        return Residual(draft, self.std).decode(difference)

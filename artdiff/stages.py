@@ -1,0 +1,121 @@
+"""A run in stages: what each stage trains, and its share of the run's time. Free of torch.
+
+`stages` of the configuration maps the name of each stage to the settings that differ in it, and to its `share` of
+`trainer.max_time`. A share of 0 leaves the stage out. Other limits, such as `trainer.max_steps`, hold for each stage.
+The last stage trains what the run is for, in the run's own folder. The others have folders of their own in it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from artdiff import UserError
+from artdiff.rules import not_negative
+from artdiff.settings import TrainSettings
+
+TASK_PARTS = ("network", "optimizer", "scheduler", "codec")
+"""Components that stand both beside the task and in it."""
+
+TRAINS = {"codec": "codec", "refine": "refiner"}
+"""What the stages of `conf/stages/latent.yaml` train, before the painter that is built on it."""
+
+SECONDS = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
+class Stage(NamedTuple):
+    """A stage of a run: `share` of its time, in (0,1]; `folder` below the run's, empty for the last stage."""
+
+    name: str
+    folder: str
+    share: float
+    settings: TrainSettings
+
+
+def planned(settings: TrainSettings) -> list[Stage]:
+    """The stages of a run in their order: one if it names none. Raises `UserError`.
+
+    The codec is not trained if another run's is given, unless it is to be trained further.
+    """
+    given = settings.codec_from is not None
+    skipped = ("codec",) if given and not settings.finetune_codec else ()
+    shares = {name: _share(name, stage) for name, stage in settings.stages.items() if name not in skipped}
+    shares = {name: share for name, share in shares.items() if share > 0}
+    if not given and settings.ckpt is None:
+        _check_trained(settings, tuple(shares))
+    if not shares:
+        return [Stage("", "", 1.0, settings)]
+    total, found = sum(shares.values()), []
+    for name in shares:
+        folder, share = "" if name == [*shares][-1] else name, shares[name] / total
+        found.append(Stage(name, folder, share, _settings(settings.config, name, folder, share)))
+    return found
+
+
+def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
+    """Raise `UserError` if the task is built on something of ours that no stage trains."""
+    for stage, part in TRAINS.items():
+        component = settings.config["task"].get(part) or {}
+        if component.get("_target_", "").startswith("artdiff.networks.") and stage not in stages:
+            raise UserError(
+                f"the {part} has weights that no stage trains: set stages=latent, or take those of a run with codec=RUN"
+            )
+
+
+def _share(name: str, stage: Any) -> float:
+    if not isinstance(stage, Mapping) or "share" not in stage:
+        raise UserError(f"stages.{name} must be settings with a share of the time, got {stage}")
+    not_negative(f"stages.{name}.share", stage["share"])
+    return float(stage["share"])
+
+
+def _settings(config: Mapping[str, Any], name: str, folder: str, share: float) -> TrainSettings:
+    changes = {key: value for key, value in config["stages"][name].items() if key != "share"}
+    for key in changes:
+        if key not in config:
+            raise UserError(f"stages.{name}.{key} is not a setting of a training")
+    stage = merged(config, changes)
+    task = dict(stage["task"])
+    task |= {part: stage[part] for part in TASK_PARTS if part in task and part in changes}
+    if folder:
+        inner = f"{config['run_dir']}/{folder}"
+        stage |= {part: _moved(stage[part], config["run_dir"], inner) for part in ("callbacks", "logger")}
+        stage |= {"run_dir": inner, "stages": {}}
+    trainer = dict(stage["trainer"])
+    if trainer["max_time"] is not None:
+        trainer["max_time"] = _shorter(trainer["max_time"], share)
+    return TrainSettings.of(stage | {"task": task, "trainer": trainer})
+
+
+def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with `changes`; mappings are merged, but a component with another `_target_` replaces the one there."""
+    result = dict(config)
+    for key, value in changes.items():
+        old = result.get(key)
+        is_other = isinstance(value, Mapping) and "_target_" in value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not is_other:
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """A configuration whose paths in the folder `old` lead into the folder `new`."""
+    if isinstance(value, Mapping):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value[len(old) :]
+    return value
+
+
+def _shorter(max_time: Any, share: float) -> str:
+    """A part of `trainer.max_time`, which is DD:HH:MM:SS or a mapping such as {minutes: 30}."""
+    if isinstance(max_time, Mapping):
+        seconds = sum(value * SECONDS.get(unit, 0) for unit, value in max_time.items())
+    elif isinstance(max_time, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", max_time):
+        days, hours, minutes, rest = map(int, max_time.split(":"))
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    else:
+        raise UserError(f"trainer.max_time must be DD:HH:MM:SS, such as 00:01:30:00, got {max_time}")
+    part = max(1, round(seconds * share))
+    return f"{part // 86400:02d}:{part // 3600 % 24:02d}:{part // 60 % 60:02d}:{part % 60:02d}"

@@ -1,0 +1,69 @@
+"""Learn the latents that a painter denoises: encode pictures and decode them again."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artdiff import images
+from artdiff.data.loader import Batch
+from artdiff.diffusion.noise import LATENTS, NOISE, PictureRandom
+from artdiff.diffusion.path import broadcast
+from artdiff.evaluation.metrics import ReconstructionScores
+from artdiff.losses import Loss, Losses, Target
+from artdiff.tasks.base import Task
+
+
+class Autoencoding(Task):
+    """Train a codec: decode what it encodes, under the hybrid loss.
+
+    Args:
+        network: the codec, with `encode` and `decode` as in `artdiff.diffusion.codec.Codec`.
+        optimizer: for its weights.
+        scheduler: of the learning rate, once an epoch; None keeps it constant.
+        latent_noise: latents are decoded with noise of a standard deviation between 0 and this, drawn for each picture.
+            The decoder then forgives the small errors of a painter (l-DeTok, arXiv:2507.15856).
+        seed: of the noise.
+        loss: only needed to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None,
+        latent_noise: float,
+        seed: int = 0,
+        loss: Loss | None = None,
+    ) -> None:
+        super().__init__(network=network, optimizer=optimizer, scheduler=scheduler, loss=loss, seed=seed)
+        self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
+        self.latent_noise = latent_noise
+        self.scores = ReconstructionScores(prefix="val/")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Signed pictures (B,3,H,W), sides multiples of the factor → what their latents decode to, in [-1,1]."""
+        return self.network.decode(self.network.encode(image)).float().clamp(-1, 1)  # type: ignore[operator]
+
+    def losses(self, batch: Batch) -> Losses:
+        latent: Tensor = self.network.encode(batch.image)  # type: ignore[operator]
+        rng = PictureRandom(self.seed, self.picture_numbers(batch))
+        std = broadcast(rng.uniform(LATENTS) * self.latent_noise, latent)
+        return self._compare(latent + std * rng.normal(NOISE, latent.shape[1:]), batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The losses, PSNR and SSIM of whole pictures, without noise."""
+        count = len(batch.image)
+        self.log_validation(self._compare(self.network.encode(batch.image), batch), count)  # type: ignore[operator]
+        self.scores.update(self(batch.image), batch.image)
+        self.log_dict(self.scores, batch_size=count)
+
+    @torch.no_grad()
+    def sample_grid(self, image: Tensor) -> list[Tensor]:
+        """Pictures over what their latents decode to."""
+        return [image, self(image)]
+
+    def _compare(self, latent: Tensor, batch: Batch) -> Losses:
+        target = Target(images.signed_to_imagenet(batch.image), batch.index)
+        return self.needed_loss(images.signed_to_imagenet(self.network.decode(latent)), target)  # type: ignore[operator]

@@ -1,0 +1,133 @@
+"""What the denoisers share: averaged weights, warm-up of the learning rate, and losses by time."""
+
+import copy
+from typing import Any, Self, TypeVar
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
+
+from artdiff.diffusion import ema
+from artdiff.diffusion.codec import Codec
+from artdiff.diffusion.noise import seeded_noise
+from artdiff.evaluation.metrics import TimeBands
+from artdiff.losses import Loss
+from artdiff.tasks.base import Task
+
+Part = TypeVar("Part")
+
+GOLDEN = 0.618034
+"""The fractional parts of its multiples fill [0,1] evenly, however many there are."""
+
+
+class Denoising(Task):
+    """Denoises pictures, or latents, at times between noise (0) and picture (1), and averages its weights.
+
+    Random numbers are a function of the seed, the images seen and the rank: accumulated batches, several ranks and a
+    resumed run draw what one large batch of an uninterrupted run draws.
+
+    Args:
+        network: called `net(noisy, time, label) -> output`.
+        codec: between pictures and what the network denoises; it is not trained here.
+        warmup: steps over which the learning rate rises linearly.
+        ema_half_life: of the moving average of the weights, in images.
+        ema_ramp: the half-life is at most this share of the images seen.
+
+    All others are those of `Task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None,
+        codec: Codec,
+        warmup: int,
+        ema_half_life: float,
+        ema_ramp: float,
+        seed: int,
+        loss: Loss | None,
+        built_with: dict[str, Any],
+    ) -> None:
+        super().__init__(
+            network=network, optimizer=optimizer, scheduler=scheduler, loss=loss, seed=seed, built_with=built_with
+        )
+        self.codec = frozen(codec)
+        self.warmup = warmup
+        self.ema_half_life = ema_half_life
+        self.ema_ramp = ema_ramp
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.averaged = 0  # images seen when the average was updated last
+        self.train_bands, self.val_bands = TimeBands(prefix="train"), TimeBands(prefix="val")
+        self.validated = 0
+
+    def train(self, mode: bool = True) -> Self:
+        """What is not trained is never in training mode, where it would have dropout."""
+        super().train(mode)
+        for module in self.children():
+            if not any(weight.requires_grad for weight in module.parameters()):
+                module.eval()
+        return self
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
+            self._log_bands(self.train_bands)
+
+    def on_validation_epoch_start(self) -> None:
+        self.validated = 0
+
+    def fixed_numbers(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Times (B,) and noise for the next pictures (B,3,H,W) of a validation, the same every time."""
+        numbers = range(self.validated, self.validated + len(image))
+        self.validated += len(image)
+        time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
+        return time, seeded_noise(numbers, self.latent_shape(image)).to(image.device)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._log_bands(self.val_bands)
+
+    def latent_shape(self, image: Tensor) -> tuple[int, int, int]:
+        """What the codec makes of one of the pictures (B,3,H,W)."""
+        factor = self.codec.factor
+        return self.codec.channels, image.shape[-2] // factor, image.shape[-1] // factor
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average the weights right after each step, before anything can be saved."""
+        super().optimizer_step(*args, **kwargs)
+        new = self.seen - self.averaged
+        share = ema.share(new, seen=self.seen, half_life=self.ema_half_life, ramp=self.ema_ramp)
+        ema.update(self.ema, self.network, share)
+        self.averaged = self.seen
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["artdiff"] |= {"averaged": self.averaged}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.averaged = checkpoint["artdiff"]["averaged"]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = instantiate(self.optimizer)(self.network.parameters())
+        rises = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
+        schedulers: list[Any] = [{"scheduler": rises, "interval": "step"}]
+        if self.scheduler is not None:
+            schedulers.append({"scheduler": instantiate(self.scheduler)(optimizer), "interval": "epoch"})
+        return [optimizer], schedulers
+
+    def _log_bands(self, bands: TimeBands) -> None:
+        self.log_dict(bands.compute())
+        bands.reset()
+
+
+def frozen(part: Part) -> Part:
+    """A codec or a refiner as it is used, but not trained."""
+    if isinstance(part, torch.nn.Module):
+        part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return part

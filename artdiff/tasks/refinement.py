@@ -1,0 +1,128 @@
+"""Learn to paint the detail that a codec loses: denoise the difference between pictures and their drafts."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from artdiff import UserError
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.loader import Batch
+from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.diffusion.noise import DRAFTS, LATENTS, PictureRandom, seeded_noise
+from artdiff.diffusion.objective import Objective
+from artdiff.diffusion.path import broadcast
+from artdiff.diffusion.refiner import CHANNELS, Refiner, Residual, given
+from artdiff.losses import Loss, Losses
+from artdiff.tasks.denoising import Denoising
+
+MEASURED = 64
+"""Training pictures that the scale of the differences is measured on."""
+
+PREVIEW_STEPS = 12
+"""Sampling steps for the grids shown in training."""
+
+
+class Refinement(Denoising):
+    """Train a refiner: what it is given as a draft is what `codec` decodes of a picture, with some noise.
+
+    Args:
+        network: called `net(noisy ⊕ draft, time, label) -> output`, built with `classes` and the numbers of channels.
+        optimizer: for its weights.
+        scheduler: of the learning rate, once an epoch; None keeps it constant.
+        codec: makes the drafts; not trained here.
+        draft_noise: drafts get noise of a standard deviation between 0 and this, drawn for each picture, so that the
+            refiner does not rely on what a painter's drafts lack (arXiv:2106.15282).
+        time_mean, time_std, gate, label_dropout, warmup, classes, ema_half_life, ema_ramp: as in `Generation`.
+        seed: of noise, times and dropout.
+        loss: only needed to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any] | None,
+        codec: dict[str, Any],
+        draft_noise: float,
+        warmup: int,
+        classes: list[str],
+        time_mean: float,
+        time_std: float,
+        gate: float,
+        label_dropout: float,
+        ema_half_life: float,
+        ema_ramp: float,
+        seed: int = 0,
+        loss: Loss | None = None,
+    ) -> None:
+        super().__init__(
+            network=network,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            codec=instantiate(codec, _convert_="all"),
+            warmup=warmup,
+            ema_half_life=ema_half_life,
+            ema_ramp=ema_ramp,
+            seed=seed,
+            loss=loss,
+            built_with={"classes": len(classes), **CHANNELS},
+        )
+        self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
+        self.classes = classes
+        self.draft_noise = draft_noise
+        self.schedule = {"time_mean": time_mean, "time_std": time_std, "gate": gate, "label_dropout": label_dropout}
+        self.std: Tensor
+        self.register_buffer("std", torch.tensor(0.0))  # of the differences; 0 until it has been measured
+
+    def on_train_start(self) -> None:
+        """Measure the scale of the differences on some training pictures, unless the checkpoint has it."""
+        if self.std == 0:
+            data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+            image = data.trained(MEASURED).to(self.device)
+            self.std.copy_((image - self.draft(image)).std())
+            if self.std == 0:
+                raise UserError("this codec loses no detail that a refiner could paint: set codec=f4 or codec=f8")
+
+    @torch.no_grad()
+    def draft(self, image: Tensor) -> Tensor:
+        """Signed pictures (B,3,H,W) → what the codec makes of them, float32."""
+        return self.codec.decode(self.codec.encode(image)).float()
+
+    def objective(self, draft: Tensor) -> Objective:
+        """How pictures with these drafts (B,3,H,W) are denoised."""
+        return Objective(Residual(draft, self.std), **self.schedule)
+
+    def losses(self, batch: Batch) -> Losses:
+        rng = PictureRandom(self.seed, self.picture_numbers(batch))
+        draft = self.draft(batch.image)
+        std = broadcast(rng.uniform(LATENTS) * self.draft_noise, draft)
+        network = given(draft + std * rng.normal(DRAFTS, draft.shape[1:]), self.train_network)
+        loss, terms, time = self.objective(draft)(network, batch, rng, self.needed_loss)
+        self.train_bands.update(time, terms)
+        return Losses(loss, terms)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The losses of the averaged weights on whole pictures, each with its own time and noise, always the same."""
+        time, noise = self.fixed_numbers(batch.image)
+        draft = self.draft(batch.image)
+        losses = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
+        self.log_validation(Losses(losses.loss, losses.terms), len(batch.image))
+        self.val_bands.update(time, losses.terms)
+
+    @torch.no_grad()
+    def sample_grid(self, image: Tensor) -> list[Tensor]:
+        """Pictures, their drafts, and what is made of these without a label."""
+        draft, label = self.draft(image), torch.full((len(image),), NO_LABEL, device=image.device)
+        noise = seeded_noise(range(len(image)), tuple(image.shape[1:])).to(image.device)
+        refiner = Refiner(self.ema)
+        refiner.std = self.std
+        refined = refiner.refine(draft, label, noise, steps=PREVIEW_STEPS)
+        return [image, draft.clamp(-1, 1), refined.clamp(-1, 1)]
+
+    def latent_shape(self, image: Tensor) -> tuple[int, int, int]:
+        """Differences are as large as pictures (B,3,H,W)."""
+        channels, height, width = image.shape[1:]
+        return channels, height, width

@@ -1,0 +1,43 @@
+"""Lower the learning rate to zero at the end of a run whose length is known."""
+
+from typing import Any
+
+import lightning.pytorch as L
+
+from artdiff.rules import share as check_share
+from artdiff.training.loop import progress
+
+LEAST = 1e-3
+"""The lowest factor: from zero the rate could not rise again if a run is carried on for longer."""
+
+
+class Decay(L.Callback):
+    """Multiplies the learning rate by a factor that falls linearly from 1 to 0 over the last part of the run.
+
+    The length of the run is that of `trainer.max_time`, `max_steps` or `max_epochs`, whichever ends first; a run
+    without any of them keeps its rate. Works beside schedulers that change the rate by factors, as StepLR does.
+
+    Args:
+        share: the part of the run's length in which the rate falls; 0 keeps it.
+    """
+
+    def __init__(self, *, share: float) -> None:
+        check_share("callbacks.decay.share", share)
+        self.share = share
+        self.factor = 1.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.share or batch_idx % trainer.accumulate_grad_batches:
+            return
+        before, self.factor = self.factor, max(LEAST, min(1.0, (1 - progress(trainer)) / self.share))
+        if self.factor != before:
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] *= self.factor / before
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.factor = state_dict["factor"]

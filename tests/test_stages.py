@@ -1,0 +1,188 @@
+"""A run in stages: each on its own settings, one after the other, and the last checkpoint paints alone."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import composed, in_process, small, train
+
+import artdiff
+from artdiff import UserError
+from artdiff.settings import TrainSettings
+from artdiff.stages import merged, planned
+
+TINY = (
+    "experiment=paint128",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "network.channels=[32,32]",
+    "codec.encoder=[16]",
+    "codec.decoder=[16]",
+    "codec.num_res_blocks=1",
+    "refiner.channels=[16,32]",
+    "stages.codec.data.train_crop=16",
+    "stages.refine.data.train_crop=16",
+    "loss.perceptual.weights=random",
+    "loss.perceptual.layer=relu1_2",
+    "callbacks.grids=null",
+)
+
+
+def _config(art, run, *overrides):
+    return small(art, run, *TINY, *overrides)
+
+
+def _state(run):
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def trained(art, tmp_path_factory):
+    """The folder of a run of all three stages, two steps each."""
+    run = tmp_path_factory.mktemp("staged") / "run"
+    train(_config(art, run))
+    return run
+
+
+def _stages(*overrides):
+    return planned(TrainSettings.of(composed("train", "experiment=paint128", "run_dir=runs/x", *overrides)))
+
+
+def test_stages_share_the_time():
+    stages = _stages("trainer.max_time=00:01:00:00", "stages.codec.share=1", "stages.refine.share=1",
+                     "stages.paint.share=2")  # fmt: skip
+    assert [(stage.name, stage.folder) for stage in stages] == [("codec", "codec"), ("refine", "refine"), ("paint", "")]
+    limits = [stage.settings.trainer["max_time"] for stage in stages]
+    assert limits == ["00:00:15:00", "00:00:15:00", "00:00:30:00"]
+
+
+def test_without_a_time_stages_have_none():
+    assert [stage.settings.trainer["max_time"] for stage in _stages()] == [None] * 3
+
+
+def test_a_share_of_zero_leaves_a_stage_out():
+    stages = _stages("trainer.max_time=00:00:10:00", "stages.refine.share=0", "refiner=none")
+    assert [stage.name for stage in stages] == ["codec", "paint"]
+    assert sum(stage.share for stage in stages) == pytest.approx(1)
+
+
+def test_a_stage_has_settings_and_a_folder_of_its_own():
+    codec, _, paint = _stages("stages.codec.optimizer.lr=0.5", "optimizer.lr=0.25")
+    assert codec.settings.task.optimizer["lr"] == codec.settings.optimizer["lr"] == 0.5
+    assert paint.settings.task.optimizer["lr"] == 0.25
+    assert codec.settings.task.network == paint.settings.task.codec
+    assert codec.settings.run_dir == "runs/x/codec"
+    assert codec.settings.callbacks["last"]["path"] == "runs/x/codec/checkpoints/last.ckpt"
+    assert codec.settings.logger["save_dir"] == "runs/x/codec"
+    assert paint.settings.callbacks["last"]["path"] == "runs/x/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.codec.share=-1"], "stages.codec.share must be 0 or more"),
+        (["+stages.codec.speed=1"], "stages.codec.speed is not a setting"),
+        (["+stages.more=1"], "stages.more must be settings with a share"),
+        (["trainer.max_time=soon"], "trainer.max_time must be DD:HH:MM:SS"),
+    ],
+)
+def test_mistakes_are_one_line(overrides, message):
+    with pytest.raises(UserError, match=message):
+        _stages(*overrides)
+
+
+def test_a_component_replaces_another_and_settings_are_merged():
+    config = {"loss": {"_target_": "A", "weight": 1}, "data": {"size": 8, "flip": 0.5}}
+    changes = {"loss": {"_target_": "B"}, "data": {"flip": 0.0}}
+    assert merged(config, changes) == {"loss": {"_target_": "B"}, "data": {"size": 8, "flip": 0.0}}
+    assert config["data"]["flip"] == 0.5
+
+
+def test_one_checkpoint_paints_alone(trained, tmp_path):
+    shutil.copy(trained / "checkpoints/last.ckpt", tmp_path / "alone.ckpt")
+    painter = artdiff.load(tmp_path / "alone.ckpt", device="cpu")
+    assert painter.task.codec.factor == 4
+    (painted,) = painter.paint(n=1, label="truchet", steps=2)
+    assert painted.picture.size == (32, 32)
+    codec = _state(trained / "codec")
+    assert all(torch.equal(codec[f"network.{name}"], value) for name, value in painter.task.codec.state_dict().items())
+    refiner = _state(trained / "refine")
+    for name, value in painter.task.refiner.network.state_dict().items():
+        assert torch.equal(refiner[f"ema.{name}"], value)
+    assert painter.task.refiner.std == refiner["std"] > 0
+
+
+def test_the_codec_and_the_refiner_are_not_trained_while_painting_is(trained):
+    state = _state(trained)
+    assert all(torch.equal(state[f"codec.{name.removeprefix('network.')}"], value)
+               for name, value in _state(trained / "codec").items() if name.startswith("network."))  # fmt: skip
+
+
+def test_a_run_that_stopped_in_a_stage_is_carried_on_there(art, trained, tmp_path):
+    stopped = tmp_path / "stopped"
+    shutil.copytree(trained / "codec", stopped / "codec")  # killed before the second stage saved anything
+    before = (stopped / "codec/checkpoints/last.ckpt").stat().st_mtime_ns
+    run = train(_config(art, stopped, "ckpt=last"))
+    assert (stopped / "codec/checkpoints/last.ckpt").stat().st_mtime_ns == before
+    resumed, whole = _state(run.folder), _state(trained)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_an_unfinished_stage_is_finished_first(art, tmp_path):
+    run = tmp_path / "run"
+    train(_config(art, run))
+    metadata = json.loads((run / "codec/metadata.json").read_text())
+    (run / "codec/metadata.json").write_text(json.dumps(metadata | {"finished": False}))
+    shutil.rmtree(run / "refine")
+    shutil.rmtree(run / "checkpoints")
+    train(_config(art, run, "ckpt=last", "trainer.max_steps=3"))
+    steps = [json.loads((run / name / "metadata.json").read_text())["steps"] for name in ("codec", "refine", ".")]
+    assert steps == [3, 3, 3]
+
+
+def test_another_folder_carries_on_from_a_run(art, trained, tmp_path):
+    run = train(_config(art, tmp_path / "longer", f"ckpt={trained}", "trainer.max_steps=3"))
+    assert run.metadata["steps"] == 3
+    assert (tmp_path / "longer/codec/checkpoints/last.ckpt").exists()
+
+
+def test_a_run_in_stages_is_not_overwritten(art, trained):
+    with pytest.raises(UserError, match="holds a run already"):
+        train(_config(art, trained))
+
+
+def test_a_codec_of_another_run_is_used(art, trained, tmp_path):
+    run = train(_config(art, tmp_path / "given", f"codec_from={trained}", "stages.refine.share=0"))
+    assert not (run.folder / "codec").exists()
+    ours, theirs = _state(run.folder), _state(trained / "codec")
+    assert all(
+        torch.equal(ours[f"codec.{name[8:]}"], value) for name, value in theirs.items() if name[:8] == "network."
+    )
+    assert ours["refiner.std"] == _state(trained)["refiner.std"]  # the run had one
+
+
+def test_a_given_codec_can_be_trained_further(art, trained, tmp_path):
+    given = (f"codec_from={trained}", "finetune_codec=true")
+    train(_config(art, tmp_path / "run", *given, "optimizer.lr=0", "stages.codec.optimizer.lr=0"))
+    ours, theirs = _state(tmp_path / "run/codec"), _state(trained / "codec")
+    assert torch.equal(ours["network.decoder.0.weight"], theirs["network.decoder.0.weight"])
+
+
+def test_the_command_line_takes_a_run_for_a_codec(art, trained, tmp_path):
+    words = ("debug=two_steps", "trainer=cpu", f"data.root={art}", *TINY, f"codec={trained}", "run_dir=run")
+    said = in_process("artdiff.train", *words, "stages.refine.share=0", cwd=tmp_path)
+    assert "stage 1" not in said
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("stage", "part"), [("codec", "codec"), ("refine", "refiner")])
+def test_what_the_painter_is_built_on_must_have_been_trained(art, tmp_path, stage, part):
+    with pytest.raises(UserError, match=f"the {part} has weights that no stage trains"):
+        train(_config(art, tmp_path / "run", f"stages.{stage}.share=0"))
+
+
+def test_a_run_without_a_codec_is_refused_as_one(art, tmp_path):
+    train(small(art, tmp_path / "plain", "data.image_size=16"))
+    with pytest.raises(UserError, match="holds no trained codec"):
+        train(_config(art, tmp_path / "run", f"codec_from={tmp_path / 'plain'}"))
