@@ -2,7 +2,7 @@
 
 - `files/ROOT.json` and `.near`: the SHA-256 of every file of a folder, and which pictures look alike;
 - `decoded/KIND.*`: decoded pixels (a row store) and what became of each file;
-- `features/NAME.*`: perceptual features of pictures (a row store);
+- `features/NAME.*`: perceptual features of pictures (a row store); `latents/NAME.*`: their latents;
 - the built-in sample art, which `prune` leaves alone.
 """
 

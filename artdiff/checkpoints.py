@@ -86,9 +86,13 @@ class Earlier(NamedTuple):
     path: Path
     step: int
     settings: dict[str, Any]
+    task: str | None
 
     def check_fits(self, task: dict[str, Any]) -> None:
         """Raise `UserError` unless it was trained with these settings of the task; the seed may differ."""
+        kind = str(task.get("_target_", "")).rpartition(".")[2]
+        if self.task is not None and kind in TASKS and self.task != kind:
+            raise UserError(f"ckpt={self.path} was trained as {self.task}, and this run trains {kind}")
         for name, setting in task.items():
             if name.startswith("_") or name == "seed":
                 continue
@@ -105,7 +109,8 @@ def earlier(path: Path) -> Earlier:
     found = _load(path)
     if "hyper_parameters" not in found:
         raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
-    return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]))
+    task = found.get("artdiff", {}).get("task")
+    return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]), task)
 
 
 class Trained(NamedTuple):
@@ -113,6 +118,8 @@ class Trained(NamedTuple):
 
     settings: dict[str, Any]
     weights: dict[str, Any]
+    classes: list[str] | None
+    """The labels it knows; None if it has none, as a codec."""
 
 
 def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
@@ -131,7 +138,7 @@ def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
             continue
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
-        parts[part] = Trained(settings[named], weights)
+        parts[part] = Trained(settings[named], weights, settings["classes"] if part == "refiner" else None)
     if "codec" not in parts:
         raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
     return parts
@@ -154,7 +161,7 @@ def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     if str(network["_target_"]).startswith(f"{HOMES['network'][0]}."):
         network = {NETWORK_RENAMED.get(name, name): value for name, value in network.items()}
     settings = {**settings, "network": network}
-    if "classes" in settings and "data_std" not in settings:
+    if "classes" in settings and "codec" not in settings:
         settings |= {"data_std": network.pop("data_std"), "codec": {"_target_": "artdiff.diffusion.codec.Identity"}}
     return settings
 

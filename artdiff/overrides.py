@@ -27,7 +27,7 @@ COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
 FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
 """Arguments of components that name a file or a folder."""
 
-ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse"))
+ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse", "refine"))
 """Texts that are never lists: a folder may be called `[1]`."""
 
 HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
@@ -107,7 +107,9 @@ def current_name(word: str) -> str:
     """
     sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
     if key == "codec" and not sign and rest.startswith("="):
-        value = rest[1:].strip("'\"")
+        value = rest[1:]
+        if QUOTED.fullmatch(value):
+            value = str(OverridesParser.create().parse_override(f"x={value}").value())
         is_option = (CONF / "codec" / f"{value}.yaml").is_file()
         if not is_option and (value == "last" or user_path(value).exists()):
             return f"codec_from{rest}"

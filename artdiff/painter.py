@@ -14,21 +14,18 @@ from tqdm import tqdm
 
 from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, runs
 from artdiff.diffusion import guidance, samplers
-from artdiff.diffusion.noise import between, from_muse, seeded_noise
+from artdiff.diffusion.noise import DRAFTS, PictureRandom, between, from_muse, seeded_noise
 from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
 from artdiff.runs import Run
 from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges
-from artdiff.tasks import Generation, Reconstruction
+from artdiff.tasks import Generation, Reconstruction, Refinement
 
 log = logging.getLogger(__name__)
 
-STAGES = 8
+SHOWN = 8
 """Pictures in a trajectory."""
-
-DETAIL_SEEDS = 2**63
-"""What is added to a picture's seed for the refiner's noise: no picture has such a seed."""
 
 
 class Painting(NamedTuple):
@@ -71,6 +68,8 @@ def load(
     path = runs.find_checkpoint(ckpt, newest_in=user_path(runs_dir), prefer=runs.BEST)
     on = hardware.device(device)
     task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
+    if isinstance(task, Refinement):
+        raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
     return Painter(task.to(on), transform, path)
 
 
@@ -232,7 +231,7 @@ class Painter:
         times = samplers.times(settings.steps, start=1 - settings.strength if rows[0].muse is not None else 0.0)
         sampler = samplers.get(settings.solver)
         self._compile(settings, rows, calls=len(times) * sampler.calls_per_step)
-        shown = [round(stage * (len(times) - 1) / (STAGES - 1)) for stage in range(STAGES)]
+        shown = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
         with tqdm(total=count * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
             for batch, shape in self._batches(rows, settings):
                 stages = dict[int, Tensor]()
@@ -268,7 +267,8 @@ class Painter:
         task = self.task
         assert isinstance(task, Generation)
         noise, other_noise = (
-            seeded_noise([canvas.seeds[which] + DETAIL_SEEDS for canvas in batch], draft.shape[1:]) for which in (0, 1)
+            PictureRandom(0, torch.tensor([canvas.seeds[which] for canvas in batch])).normal(DRAFTS, draft.shape[1:])
+            for which in (0, 1)
         )
         noise = between(noise, other_noise, torch.tensor([canvas.share for canvas in batch]))
         label = torch.tensor([canvas.labels[round(canvas.share)] for canvas in batch])

@@ -53,21 +53,21 @@ class Run:
         write(self.folder / METADATA, json.dumps(self.metadata | facts, indent=2) + "\n")
 
 
-def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str) -> Path:
+def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str, name: str = "ckpt") -> Path:
     """The checkpoint that `ckpt` means: `last`, a run's folder, or a file.
 
     `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`. In a run's folder,
-    `prefer` (`LAST` or `BEST`) is taken if it exists. Raises `UserError`.
+    `prefer` (`LAST` or `BEST`) is taken if it exists. Raises `UserError`, which calls the setting `name`.
     """
     if ckpt == "last":
         saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime)
         if not saved:
-            raise UserError(f"ckpt=last: no run below {newest_in} has saved a checkpoint; give a path: ckpt=RUN")
-        return _in_run(saved[-1].parents[1], prefer)
+            raise UserError(f"{name}=last: no run below {newest_in} has saved a checkpoint; give a path: {name}=RUN")
+        return _in_run(saved[-1].parents[1], prefer, name)
     path = user_path(ckpt)
     if not path.exists():
-        raise UserError(f"ckpt={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")
-    return path if path.is_file() else _in_run(path, prefer)
+        raise UserError(f"{name}={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")
+    return path if path.is_file() else _in_run(path, prefer, name)
 
 
 def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",)) -> Path | None:
@@ -121,8 +121,8 @@ def free(path: Path) -> Path:
     return found
 
 
-def _in_run(run: Path, prefer: str) -> Path:
+def _in_run(run: Path, prefer: str, name: str) -> Path:
     found = next((run / name for name in (prefer, LAST, BEST) if (run / name).exists()), None)
     if found is None:
-        raise UserError(f"ckpt={run} is a folder without {LAST}; expected a run's folder")
+        raise UserError(f"{name}={run} is a folder without {LAST}; expected a run's folder")
     return found

@@ -207,10 +207,8 @@ class DataSettings(Settings):
                 f"set data.image_size={below} or {below + MULTIPLE}"
             )
         whole(0, self.image_size)("data.random_crop", self.random_crop)
-        if self.train_crop is not None:
-            whole(16, self.image_size)("data.train_crop", self.train_crop)
-            if self.train_crop % MULTIPLE:
-                raise UserError(f"data.train_crop must be a multiple of {MULTIPLE}, got {self.train_crop}")
+        if self.train_crop is not None and self.train_crop % MULTIPLE:
+            raise UserError(f"data.train_crop must be a multiple of {MULTIPLE}, got {self.train_crop}")
         if self.resident is True and not self.cache:
             raise UserError("data.resident=true needs data.cache=true")
         if self.num_workers is not None and not self.cache:
@@ -226,7 +224,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):
-    """What both tasks have: components that the task builds itself, so that a checkpoint can name them."""
+    """What all tasks have: components that the task builds itself, so that a checkpoint can name them."""
 
     prefix: ClassVar[str] = "task."
 
@@ -414,7 +412,8 @@ class PaintSettings(Settings):
             if self.muse is not None:
                 raise UserError("interpolate starts from noise: leave muse out")
         if isinstance(self.muse, str) and not user_path(self.muse).exists():
-            raise UserError(f"muse={self.muse} does not exist; expected a picture or a folder of pictures")
+            name = "muse" if self.refine is None else "refine"
+            raise UserError(f"{name}={self.muse} does not exist; expected a picture or a folder of pictures")
 
     @property
     def sides(self) -> tuple[int, int] | None:

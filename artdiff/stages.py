@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from artdiff import UserError
 from artdiff.rules import not_negative
-from artdiff.settings import TrainSettings
+from artdiff.settings import ReconstructionSettings, TrainSettings
 
-TASK_PARTS = ("network", "optimizer", "scheduler", "codec")
+TASK_PARTS = ("optimizer", "scheduler")
 """Components that stand both beside the task and in it."""
+
+CHANGEABLE = ("data", "task", "loss", *TASK_PARTS, "trainer", "callbacks", "logger", "compile")
+"""Settings that may differ in a stage; what it trains is set for the whole run."""
 
 TRAINS = {"codec": "codec", "refine": "refiner"}
 """What the stages of `conf/stages/latent.yaml` train, before the painter that is built on it."""
@@ -37,6 +40,10 @@ def planned(settings: TrainSettings) -> list[Stage]:
     The codec is not trained if another run's is given, unless it is to be trained further.
     """
     given = settings.codec_from is not None
+    if settings.finetune_codec and not given:
+        raise UserError("finetune_codec=true needs the codec of a run: set codec=RUN")
+    if given and isinstance(settings.task, ReconstructionSettings):
+        raise UserError("codec=RUN needs a task with a codec, such as experiment=paint128 or task=generation")
     skipped = ("codec",) if given and not settings.finetune_codec else ()
     shares = {name: _share(name, stage) for name, stage in settings.stages.items() if name not in skipped}
     shares = {name: share for name, share in shares.items() if share > 0}
@@ -56,8 +63,10 @@ def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
     for stage, part in TRAINS.items():
         component = settings.config["task"].get(part) or {}
         if component.get("_target_", "").startswith("artdiff.networks.") and stage not in stages:
+            remedy = "set refiner=none" if part == "refiner" else "set codec=identity"
             raise UserError(
-                f"the {part} has weights that no stage trains: set stages=latent, or take those of a run with codec=RUN"
+                f"the {part} has weights that no stage trains: give stages.{stage} a share of the time "
+                f"(stages=latent), take those of a run with codec=RUN, or {remedy}"
             )
 
 
@@ -71,8 +80,8 @@ def _share(name: str, stage: Any) -> float:
 def _settings(config: Mapping[str, Any], name: str, folder: str, share: float) -> TrainSettings:
     changes = {key: value for key, value in config["stages"][name].items() if key != "share"}
     for key in changes:
-        if key not in config:
-            raise UserError(f"stages.{name}.{key} is not a setting of a training")
+        if key not in CHANGEABLE:
+            raise UserError(f"stages.{name}.{key} cannot differ in a stage; expected one of {', '.join(CHANGEABLE)}")
     stage = merged(config, changes)
     task = dict(stage["task"])
     task |= {part: stage[part] for part in TASK_PARTS if part in task and part in changes}
@@ -111,7 +120,9 @@ def _moved(value: Any, old: str, new: str) -> Any:
 def _shorter(max_time: Any, share: float) -> str:
     """A part of `trainer.max_time`, which is DD:HH:MM:SS or a mapping such as {minutes: 30}."""
     if isinstance(max_time, Mapping):
-        seconds = sum(value * SECONDS.get(unit, 0) for unit, value in max_time.items())
+        if not set(max_time) <= set(SECONDS):
+            raise UserError(f"trainer.max_time must name {', '.join(SECONDS)}, got {', '.join(map(str, max_time))}")
+        seconds = sum(value * SECONDS[unit] for unit, value in max_time.items())
     elif isinstance(max_time, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", max_time):
         days, hours, minutes, rest = map(int, max_time.split(":"))
         seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest

@@ -63,7 +63,8 @@ def _train(settings: TrainSettings) -> Run:
     run = Run(runs.shortest(Path(settings.run_dir)))
     codec = None
     if settings.codec_from is not None:
-        codec = runs.find_checkpoint(settings.codec_from, newest_in=user_path(settings.runs_dir), prefer=runs.LAST)
+        codec = runs.find_checkpoint(settings.codec_from, newest_in=user_path(settings.runs_dir), prefer=runs.LAST,
+                                     name="codec")  # fmt: skip
     stages = planned(settings)
     ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=[stage.folder for stage in stages])
 

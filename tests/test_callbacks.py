@@ -16,8 +16,10 @@ from hydra.errors import InstantiationException
 from artdiff import UserError
 from artdiff.cli import user_error
 from artdiff.training import trainer as trainers
+from artdiff.training.decay import Decay
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import LastCheckpoint
+from artdiff.training.loop import progress
 from artdiff.training.monitor import memory, resident
 from artdiff.training.progress import PlainProgress, ProgressBar
 
@@ -218,3 +220,31 @@ def test_resident_memory_is_that_of_the_process():
     before = resident()
     kept = torch.ones(2**26)  # 256 MiB
     assert 0.9 * kept.nbytes < resident() - before < 1.5 * kept.nbytes
+
+
+def _rates(art, run, *overrides):
+    words = ("data.image_size=16", "loss=mse", "logger=csv", "trainer.log_every_n_steps=1", "callbacks.grids=null")
+    train(small(art, run, *words, "optimizer.lr=1e-3", "trainer.max_steps=4", *overrides))
+    with (run / "csv/metrics.csv").open() as stream:
+        return [float(row["train/lr"]) for row in csv.DictReader(stream) if row["train/lr"]]
+
+
+def test_the_learning_rate_falls_to_zero_over_the_last_part_of_a_run(art, tmp_path):
+    rates = _rates(art, tmp_path / "run", "callbacks.decay.share=0.75", "scheduler=null")
+    assert rates == pytest.approx([1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
+
+
+def test_the_fall_goes_beside_a_scheduler(art, tmp_path):
+    painter = ("task=generation", "network=unet", "network.channels=[32]", "scheduler=null", "task.warmup=1")
+    rates = _rates(art, tmp_path / "run", "callbacks.decay.share=0.5", *painter)
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3])
+
+
+def test_a_run_of_unknown_length_keeps_its_rate():
+    endless = SimpleNamespace(estimated_stepping_batches=math.inf, global_step=7, callbacks=[])
+    assert progress(endless) == 0
+
+
+def test_the_share_of_the_fall_is_checked():
+    with pytest.raises(UserError, match="callbacks.decay.share must be a share from 0 to 1, got 2"):
+        Decay(share=2)

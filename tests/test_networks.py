@@ -130,7 +130,7 @@ def test_settings_size_a_network_from_under_1_to_over_100_million(name, override
         (
             "unet",
             ("network.channels=[64,64,64,64]", "network.patch=2", "data.image_size=24"),
-            r"network.channels=\[64, 64, 64, 64\] and network.patch=2 need image sides that are multiples of 16, got",
+            r"network.channels=\[64, 64, 64, 64\] and network.patch=2 need sides that are multiples of 16, got",
         ),
         (
             "unet",

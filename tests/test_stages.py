@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import composed, in_process, small, train
+from conftest import composed, in_process, picture, small, train
+from hydra.errors import InstantiationException
 
 import artdiff
 from artdiff import UserError
@@ -82,9 +83,13 @@ def test_a_stage_has_settings_and_a_folder_of_its_own():
     ("overrides", "message"),
     [
         (["stages.codec.share=-1"], "stages.codec.share must be 0 or more"),
-        (["+stages.codec.speed=1"], "stages.codec.speed is not a setting"),
+        (["+stages.codec.speed=1"], "stages.codec.speed cannot differ in a stage"),
         (["+stages.more=1"], "stages.more must be settings with a share"),
         (["trainer.max_time=soon"], "trainer.max_time must be DD:HH:MM:SS"),
+        (["trainer.max_time={minute:30}"], "trainer.max_time must name weeks, days"),
+        (["+stages.refine.network.channels=[32]"], "stages.refine.network cannot differ in a stage"),
+        (["finetune_codec=true"], "needs the codec of a run"),
+        (["experiment=baseline", "codec_from=RUN"], "needs a task with a codec"),
     ],
 )
 def test_mistakes_are_one_line(overrides, message):
@@ -144,7 +149,76 @@ def test_an_unfinished_stage_is_finished_first(art, tmp_path):
 def test_another_folder_carries_on_from_a_run(art, trained, tmp_path):
     run = train(_config(art, tmp_path / "longer", f"ckpt={trained}", "trainer.max_steps=3"))
     assert run.metadata["steps"] == 3
-    assert (tmp_path / "longer/codec/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / "longer/codec").exists()  # the painter's checkpoint holds the codec
+
+
+def test_a_run_in_another_folder_takes_over_the_finished_stages(art, trained, tmp_path):
+    shutil.copytree(trained / "codec", tmp_path / "stopped/codec")
+    run = train(_config(art, tmp_path / "new", f"ckpt={tmp_path / 'stopped'}"))
+    assert all(torch.equal(_state(run.folder)[name], value) for name, value in _state(trained).items())
+    assert (run.folder / "codec/checkpoints/last.ckpt").exists()
+
+
+def test_a_finished_stage_is_not_taken_for_another(art, trained, tmp_path):
+    shutil.copytree(trained / "codec", tmp_path / "run/codec")
+    with pytest.raises(UserError, match="was trained with network"):
+        train(_config(art, tmp_path / "run", "ckpt=last", "codec.latent_channels=8"))
+
+
+def test_a_stage_that_was_killed_after_its_last_step_is_finished(art, trained, tmp_path):
+    shutil.copytree(trained / "codec", tmp_path / "run/codec")
+    metadata = json.loads((tmp_path / "run/codec/metadata.json").read_text())
+    (tmp_path / "run/codec/metadata.json").write_text(json.dumps(metadata | {"finished": False}))
+    run = train(_config(art, tmp_path / "run", "ckpt=last"))
+    assert json.loads((run.folder / "codec/metadata.json").read_text())["finished"]
+    assert run.metadata["steps"] == 2
+
+
+def test_a_mistake_in_a_later_stage_is_found_before_the_first(art, tmp_path):
+    with pytest.raises(InstantiationException, match="need sides that are multiples of 4, got 6"):
+        train(_config(art, tmp_path / "run", "data.image_size=24", "network.channels=[32,32,32]"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_resumed_runs_do_not_share_the_latents_of_other_codecs(art, trained, tmp_path):
+    """Before a checkpoint is restored, the codecs of both are the same random one."""
+    cached = f"data.cache_dir={tmp_path / 'cache'}"
+    train(_config(art, tmp_path / "other", cached, "stages.codec.task.latent_noise=2"))
+    for name, run in (("one", trained), ("two", tmp_path / "other")):
+        train(_config(art, tmp_path / name, cached, f"ckpt={run}", "trainer.max_steps=3"))
+    cleared = train(_config(art, tmp_path / "again", f"ckpt={tmp_path / 'other'}", "trainer.max_steps=3",
+                            f"data.cache_dir={tmp_path / 'empty'}"))  # fmt: skip
+    assert all(torch.equal(_state(cleared.folder)[name], value) for name, value in _state(tmp_path / "two").items())
+
+
+def test_a_refiner_of_other_classes_is_refused(art, trained, tmp_path):
+    for name in ("landscape", "truchet"):
+        shutil.copytree(art / name, tmp_path / "art" / name)
+    with pytest.raises(UserError, match="the refiner knows the classes"):
+        train(_config(tmp_path / "art", tmp_path / "run", f"codec_from={trained}", "stages.refine.share=0"))
+
+
+def test_a_refiner_alone_does_not_paint(trained):
+    with pytest.raises(UserError, match="is a refiner, which cannot paint alone"):
+        artdiff.load(trained / "refine", device="cpu")
+
+
+def test_a_picture_is_refined_at_its_own_size(trained, tmp_path):
+    picture(3, (70, 45)).save(tmp_path / "mine.png")
+    painter = artdiff.load(trained, device="cpu")
+    (refined,) = painter.paint(refine=tmp_path / "mine.png", refine_steps=2)
+    assert refined.picture.size == (72, 48)
+    assert refined.settings["refine"] == "mine.png"
+    (draft,) = painter.paint(refine=tmp_path / "mine.png", refine_steps=0)
+    assert draft.picture.tobytes() != refined.picture.tobytes()
+    (same,) = painter.paint(muse=tmp_path / "mine.png", strength=0.0, size="own")
+    assert same.picture.tobytes() == same.muse.tobytes()
+
+
+def test_refined_pictures_do_not_depend_on_their_company(trained):
+    painter = artdiff.load(trained, device="cpu")
+    alone, together = (painter.paint(n=3, label="truchet", steps=2, batch_size=size) for size in (1, None))
+    assert [one.picture.tobytes() for one in alone] == [one.picture.tobytes() for one in together]
 
 
 def test_a_run_in_stages_is_not_overwritten(art, trained):

@@ -129,7 +129,8 @@ class ArtDataModule(L.LightningDataModule):
             raise UserError(f"no picture of a batch can be read any more: {gone[0]}")
         image = augment.crop(image, self.settings.image_size, None if numbers is None else numbers[:, 1:3])
         if numbers is not None and self.settings.train_crop is not None:
-            image = augment.crop(image, self.settings.train_crop, numbers[:, 1:3].flip(1))
+            side = min(self.settings.train_crop, self.settings.image_size)
+            image = augment.crop(image, side, numbers[:, 1:3].flip(1))
         if self.settings.flip and numbers is not None:
             image = augment.flip(image, self.settings.flip, numbers[:, 0])
         return Batch(images.to_signed(image), label, index)

@@ -44,6 +44,7 @@ class Autoencoder(nn.Module):
             raise UserError(
                 f"codec.encoder and codec.decoder need as many levels each, got {list(encoder)} and {list(decoder)}"
             )
+        self.patch = patch
         self.channels = latent_channels
         self.factor = patch * 2 ** (len(encoder) - 1)
         down: list[nn.Module] = [nn.PixelUnshuffle(patch), nn.Conv2d(3 * patch**2, encoder[0], 3, padding=1)]

@@ -176,8 +176,8 @@ def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: 
     multiple = _multiple(patch, channels)
     if image_size % multiple:
         raise UserError(
-            f"network.channels={list(channels)} and network.patch={patch} need image sides that are multiples of "
-            f"{multiple}, got data.image_size={image_size}"
+            f"network.channels={list(channels)} and network.patch={patch} need sides that are multiples of "
+            f"{multiple}, got {image_size} (data.image_size, or the side of its latents)"
         )
     attends = [side in resolutions or side == sides[-1] for side in sides]
     if any(width % (HEAD if does else GROUP) for width, does in zip(channels, attends, strict=True)):

@@ -1,4 +1,4 @@
-"""What both tasks share: a network, an optimizer, a loss, the checks of a step, and what a checkpoint holds."""
+"""What all tasks share: a network, an optimizer, a loss, the checks of a step, and what a checkpoint holds."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

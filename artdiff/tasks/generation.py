@@ -101,9 +101,12 @@ class Generation(Denoising):
         )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
         self.refiner = (
-            None if refiner is None else frozen(Refiner(instantiate(refiner, classes=len(classes), **CHANNELS)))
+            None
+            if refiner is None
+            else frozen(Refiner(instantiate(refiner, _convert_="all", classes=len(classes), **CHANNELS)))
         )
-        self.latents: PictureCache | None = None
+        self.to_cache: tuple[Contents, float] | None = None
+        self.latents: PictureCache | None = None  # made with the first batch, when a checkpoint has been restored
         self.classes = classes
         self.objective = Objective(coder, time_mean, time_std, gate, label_dropout)
         self.train_denoiser = Preconditioned(self.train_network, data_std=data_std)
@@ -114,9 +117,7 @@ class Generation(Denoising):
     def cache_latents(self, contents: Contents, gigabytes: float) -> None:
         """Encode these pictures once; a batch's `index` then says which of them it has."""
         if isinstance(self.codec, torch.nn.Module):
-            weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.codec.state_dict().values())
-            recipe = f"{type(self.codec).__name__} {hashlib.sha256(weights).hexdigest()}"
-            self.latents = PictureCache(contents, recipe, gigabytes, room="latents")
+            self.to_cache = (contents, gigabytes)
 
     @torch.no_grad()
     def encoded(self, batch: Batch) -> Tensor:
@@ -124,9 +125,18 @@ class Generation(Denoising):
 
         For the cache pictures are encoded in groups: how many of a batch it lacks must not change their latents.
         """
-        if self.latents is None or batch.index is None:
+        if self.to_cache is None or batch.index is None:
             return self.codec.encode(batch.image)
+        if self.latents is None:
+            self.latents = PictureCache(self.to_cache[0], self._recipe(), self.to_cache[1], room="latents")
         return self.latents(batch.index, lambda places: self.encode_in_groups(batch.image[places]))
+
+    def _recipe(self) -> str:
+        """What latents depend on beside the pixels: the codec, its weights and the precision."""
+        assert isinstance(self.codec, torch.nn.Module)
+        weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.codec.state_dict().values())
+        precision = torch.get_autocast_dtype(self.device.type) if torch.is_autocast_enabled(self.device.type) else None
+        return f"{type(self.codec).__name__} {hashlib.sha256(weights).hexdigest()} {precision}"
 
     def losses(self, batch: Batch) -> Losses:
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
@@ -222,14 +232,14 @@ class Generation(Denoising):
         def refine(*group: Tensor) -> Tensor:
             return refiner.refine(*group, steps=steps)
 
-        together = hardware.pictures_at_once(draft.device, *draft.shape[-2:])
+        together = _together(refiner.network, draft, draft.shape[-2:])
         return hardware.in_groups(refine, draft, label, noise, together=together)
 
     def _code_in_groups(self, compute: Callable[[Tensor], Tensor], part: Tensor, sides: Sequence[int]) -> Tensor:
         """Encode or decode pictures whose `sides` are so many pixels."""
         if isinstance(self.codec, Identity):
             return compute(part)
-        return hardware.in_groups(compute, part, together=hardware.pictures_at_once(part.device, *sides))
+        return hardware.in_groups(compute, part, together=_together(self.codec, part, sides))
 
     def _denoise_in_groups(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """The averaged network; a picture does not depend on the others."""
@@ -239,3 +249,12 @@ class Generation(Denoising):
 
         together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
         return hardware.in_groups(denoise, noisy, time, label, together=together)
+
+
+def _together(module: object, part: Tensor, sides: Sequence[int]) -> int:
+    """How many pictures of so many pixels go through a codec or a refiner at once.
+
+    What makes squares of `patch` pixels channels first takes as much memory as one on a picture of fewer pixels.
+    """
+    patch = getattr(module, "patch", 1)
+    return hardware.pictures_at_once(part.device, *(max(1, side // patch) for side in sides))

@@ -77,10 +77,16 @@ class Refinement(Denoising):
         self.std: Tensor
         self.register_buffer("std", torch.tensor(0.0))  # of the differences; 0 until it has been measured
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         """Measure the scale of the differences on some training pictures, unless the checkpoint has it."""
+        data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        multiple = getattr(self.network, "multiple", 1)
+        if data.settings.image_size % multiple:
+            raise UserError(
+                f"the refiner needs image sides that are multiples of {multiple}, got "
+                f"data.image_size={data.settings.image_size}; or set refiner=none stages.refine.share=0"
+            )
         if self.std == 0:
-            data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
             image = data.trained(MEASURED).to(self.device)
             self.std.copy_((image - self.draft(image)).std())
             if self.std == 0:

@@ -15,7 +15,8 @@ class Decay(L.Callback):
     """Multiplies the learning rate by a factor that falls linearly from 1 to 0 over the last part of the run.
 
     The length of the run is that of `trainer.max_time`, `max_steps` or `max_epochs`, whichever ends first; a run
-    without any of them keeps its rate. Works beside schedulers that change the rate by factors, as StepLR does.
+    without any of them keeps its rate. In a run that is limited by time the rate follows the clock, so such a run is
+    not repeated or carried on bit for bit. Works beside schedulers that change the rate by factors, as StepLR does.
 
     Args:
         share: the part of the run's length in which the rate falls; 0 keeps it.

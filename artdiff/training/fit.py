@@ -19,6 +19,7 @@ from artdiff.tasks.base import Task
 from artdiff.training import report
 from artdiff.training import trainer as trainers
 from artdiff.training.final_scores import FinalScores
+from artdiff.training.last_checkpoint import LastCheckpoint
 from artdiff.training.reporting import only_reporting, open_loggers
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ def fit(
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
         trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-        if trainer.global_step == start:
+        if trainer.global_step == start and not is_last:  # it was stopped between its last step and this note
+            run.note(steps=start, finished=True)
+        elif trainer.global_step == start:
             raise UserError(
                 f"no step to take after step {start:,}: raise {report.limit(config)} (and trainer.max_time)"
             )
@@ -68,7 +71,13 @@ def fit(
                 report.finished(trainer, config, run.folder, final.scores, is_last=is_last)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
+    if not is_last and any(isinstance(one, LastCheckpoint) and one.asked_to_stop for one in _callbacks(trainer)):
+        raise KeyboardInterrupt  # while the last step was validated
     return run
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
@@ -96,9 +105,15 @@ def _named(parts: dict[str, Trained], config: dict[str, Any]) -> dict[str, Train
 def _begin_with(trained: dict[str, Trained], task: Task) -> None:
     """Give the task the weights of what was trained before. Raises `UserError` if it needs more."""
     for name, part in trained.items():
+        if part.classes is not None and part.classes != getattr(task, "classes", None):
+            raise UserError(
+                f"the {name} knows the classes {', '.join(part.classes) or 'none'}, and this folder has others: "
+                f"train one for it (stages.refine.share)"
+            )
         getattr(task, name).load_state_dict(part.weights)
     for name in ("codec", "refiner"):
-        if isinstance(getattr(task, name, None), torch.nn.Module) and name not in trained:
+        settings = task.hparams.get(name) or {}
+        if settings.get("_target_", "").startswith("artdiff.networks.") and name not in trained:
             raise UserError(
                 f"the {name} has weights that were not trained; take those of a run that has them with codec=RUN"
             )

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from artdiff import runs
 from artdiff.cli import given, typed
-from artdiff.tasks import Generation
+from artdiff.tasks import Generation, Refinement
 from artdiff.training.early_stopping import EarlyStopping
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,10 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
         log.info("%s", line)
     paints = "classes" in config["task"]  # else it reconstructs
     shown, words = ("one line per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
+    if isinstance(trainer.lightning_module, Refinement):
+        shown = "pictures, drafts, what is made of these"
     log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
-    if not is_last:
-        return
     changed = ("ckpt=", "hydra.", "trainer.max_", *(f"{PATIENCE}=" for _ in early))
     again = [word for word in given() if not word.startswith(changed)]
     ends = limit(config)
@@ -59,8 +59,14 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     longer = [f"{ends}={2 * most if 0 <= most <= now else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     longer += [f"{PATIENCE}={2 * one.patience}" for one in early]
+    if not is_last:
+        if not trainer.state.finished:
+            log.info("the next stages are left out; this carries on:")
+            log.info("  %s", typed("artdiff.train", *again, f"ckpt={run.parent}"))
+        return
     log.info("next:")
-    log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
+    if not isinstance(trainer.lightning_module, Refinement):  # alone it does not paint
+        log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
     log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
     log.info("  %s  # carries on", typed("artdiff.train", *again, *longer, f"ckpt={run}"))
 

@@ -1,11 +1,15 @@
 """A training run, stage after stage: each has its checkpoint, and the last stage's alone is enough to paint."""
 
+import gc
 import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from artdiff import runs
+import torch
+from hydra.utils import instantiate
+
+from artdiff import checkpoints, runs
 from artdiff.runs import Run
 from artdiff.stages import Stage
 from artdiff.training.fit import fit
@@ -22,27 +26,31 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
         ckpt: the folder of a run to carry on, or a checkpoint of the last stage.
         codec: a checkpoint whose codec the first stage begins with.
 
-    Stages that were finished in the run to carry on are not repeated. Raises `UserError`.
+    Stages that were finished in the run to carry on are not repeated. Raises `UserError`, for a mistake in any stage
+    before the first one is trained.
     """
-    before = ckpt if ckpt is not None and ckpt.is_dir() else None
+    last, before = stages[-1], None
+    if ckpt is not None and ckpt.is_dir():
+        ckpt, before = (ckpt / runs.LAST, None) if (ckpt / runs.LAST).exists() else (None, Run(ckpt))
+    if ckpt is not None:  # of the last stage: it holds what the others trained
+        return fit(last.settings, run, ckpt, before=codec)
+    for stage in stages:
+        with torch.device("meta"):
+            instantiate(stage.settings.config["task"])
     for number, stage in enumerate(stages, start=1):
         here = Run(run.folder / stage.folder)
-        if ckpt is not None and before is None:  # a checkpoint of the last stage holds what came before it
-            if stage.folder:
-                continue
-            return fit(stage.settings, here, ckpt)
-        earlier = Run(before / stage.folder) if before is not None else None
-        last = earlier.last if earlier is not None and earlier.last.exists() else None
-        if stage.folder and earlier is not None and last is not None and earlier.metadata.get("finished"):
+        earlier = Run(before.folder / stage.folder) if before is not None and stage.folder else None
+        begun = earlier.last if earlier is not None and earlier.last.exists() else None
+        if earlier is not None and begun is not None and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
+            task = stage.settings.config["task"]
+            checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name != "classes"})
             _take_over(earlier, here)
         else:
             if len(stages) > 1:
                 log.info("stage %s of %s: %s%s", number, len(stages), stage.name, _time(stage))
-            fit(stage.settings, here, last, before=codec, is_last=not stage.folder)
-            if stage.folder and not here.metadata.get("finished"):
-                log.info("the next stages are left out: this one was interrupted")
-                return here
+            fit(stage.settings, here, begun, before=codec, is_last=stage is last)
+            _give_back_memory()
         codec = here.last
     return run
 
@@ -60,3 +68,10 @@ def _take_over(earlier: Run, here: Run) -> None:
         target = here.folder / name
         runs.make(target.parent, name="run_dir")
         shutil.copyfile(earlier.folder / name, target)
+
+
+def _give_back_memory() -> None:
+    """Give a GPU's memory back before the next stage looks at how much is free."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
