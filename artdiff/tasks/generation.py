@@ -27,6 +27,9 @@ from artdiff.tasks.denoising import Denoising, frozen
 GAP_PICTURES = 256
 """Validation pictures that training pictures are compared with: whole batches up to this many, at least one."""
 
+CPU_GROUP = 16
+"""Pictures that go through a codec or a refiner at once on a CPU, at most: a single small one is padded to so many."""
+
 PREVIEW_STEPS = 12
 """Sampling steps for the grids shown in training: fewer than for pictures to keep."""
 
@@ -257,4 +260,5 @@ def _together(module: object, part: Tensor, sides: Sequence[int]) -> int:
     What makes squares of `patch` pixels channels first takes as much memory as one on a picture of fewer pixels.
     """
     patch = getattr(module, "patch", 1)
-    return hardware.pictures_at_once(part.device, *(max(1, side // patch) for side in sides))
+    together = hardware.pictures_at_once(part.device, *(max(1, side // patch) for side in sides))
+    return together if part.device.type == "cuda" else min(together, CPU_GROUP)
