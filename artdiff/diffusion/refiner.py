@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from artdiff.diffusion import samplers
+from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.path import Network, Preconditioned
 
 CHANNELS = {"in_channels": 6, "out_channels": 3}
@@ -41,6 +42,14 @@ def given(draft: Tensor, network: Network) -> Network:
     return Preconditioned(with_draft, data_std=1.0)
 
 
+@torch.no_grad()
+def refined(network: Network, residual: Residual, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+    """The drafts of `residual` with the detail that `network` paints for labels int64 (B,) from noise (B,3,H,W)."""
+    denoise = guided(given(residual.draft, network), label, guidance=1.0, interval=(0, 1))
+    *_, difference = samplers.get("heun")(denoise, noise, samplers.times(steps))
+    return residual.decode(difference)
+
+
 class Refiner(nn.Module):
     """A trained refiner.
 
@@ -56,13 +65,6 @@ class Refiner(nn.Module):
         self.network = network
         self.register_buffer("std", torch.tensor(0.0))
 
-    @torch.no_grad()
     def refine(self, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
         """Drafts (B,3,H,W), labels int64 (B,) and noise (B,3,H,W) → pictures (B,3,H,W), signed but not clamped."""
-        network = given(draft, self.network)
-
-        def denoise(noisy: Tensor, time: float) -> Tensor:
-            return network(noisy, noisy.new_full((len(noisy),), time), label)
-
-        *_, difference = samplers.get("heun")(denoise, noise, samplers.times(steps))
-        return Residual(draft, self.std).decode(difference)
+        return refined(self.network, Residual(draft, self.std), label, noise, steps=steps)

@@ -44,19 +44,21 @@ class Autoencoding(Task):
 
     def forward(self, image: Tensor) -> Tensor:
         """Signed pictures (B,3,H,W), sides multiples of the factor → what their latents decode to, in [-1,1]."""
-        return self.network.decode(self.network.encode(image)).float().clamp(-1, 1)  # type: ignore[operator]
+        return _shown(self._decoded(image))
 
     def losses(self, batch: Batch) -> Losses:
         latent: Tensor = self.network.encode(batch.image)  # type: ignore[operator]
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
         std = broadcast(rng.uniform(LATENTS) * self.latent_noise, latent)
-        return self._compare(latent + std * rng.normal(NOISE, latent.shape[1:]), batch)
+        noisy = latent + std * rng.normal(NOISE, latent.shape[1:])
+        return self._compare(self.network.decode(noisy), batch)  # type: ignore[operator]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses, PSNR and SSIM of whole pictures, without noise."""
         count = len(batch.image)
-        self.log_validation(self._compare(self.network.encode(batch.image), batch), count)  # type: ignore[operator]
-        self.scores.update(self(batch.image), batch.image)
+        decoded = self._decoded(batch.image)
+        self.log_validation(self._compare(decoded, batch), count)
+        self.scores.update(_shown(decoded), batch.image)
         self.log_dict(self.scores, batch_size=count)
 
     @torch.no_grad()
@@ -64,6 +66,14 @@ class Autoencoding(Task):
         """Pictures over what their latents decode to."""
         return [image, self(image)]
 
-    def _compare(self, latent: Tensor, batch: Batch) -> Losses:
+    def _decoded(self, image: Tensor) -> Tensor:
+        return self.network.decode(self.network.encode(image))  # type: ignore[operator]
+
+    def _compare(self, decoded: Tensor, batch: Batch) -> Losses:
         target = Target(images.signed_to_imagenet(batch.image), batch.index)
-        return self.needed_loss(images.signed_to_imagenet(self.network.decode(latent)), target)  # type: ignore[operator]
+        return self.needed_loss(images.signed_to_imagenet(decoded), target)
+
+
+def _shown(decoded: Tensor) -> Tensor:
+    """What was decoded, as signed pictures."""
+    return decoded.float().clamp(-1, 1)

@@ -1,6 +1,7 @@
 """What the denoisers share: averaged weights, warm-up of the learning rate, and losses by time."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import torch
@@ -12,14 +13,18 @@ from torch.optim.lr_scheduler import LinearLR
 from artdiff.diffusion import ema
 from artdiff.diffusion.codec import Codec
 from artdiff.diffusion.noise import seeded_noise
+from artdiff.diffusion.objective import Denoised
 from artdiff.evaluation.metrics import TimeBands
-from artdiff.losses import Loss
+from artdiff.losses import Loss, Losses
 from artdiff.tasks.base import Task
 
 Part = TypeVar("Part")
 
 GOLDEN = 0.618034
 """The fractional parts of its multiples fill [0,1] evenly, however many there are."""
+
+PREVIEW_STEPS = 12
+"""Sampling steps for the grids shown in training: fewer than for pictures to keep."""
 
 
 class Denoising(Task):
@@ -81,21 +86,21 @@ class Denoising(Task):
     def on_validation_epoch_start(self) -> None:
         self.validated = 0
 
-    def fixed_numbers(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) and noise for the next pictures (B,3,H,W) of a validation, the same every time."""
+    def noted(self, denoised: Denoised, bands: TimeBands) -> Losses:
+        """The losses of a batch, once its terms are taken into the means by time."""
+        bands.update(denoised.time, denoised.terms)
+        return Losses(denoised.loss, denoised.terms)
+
+    def fixed_numbers(self, image: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Times (B,) and noise (B,*shape) for the next pictures (B,3,H,W) of a validation, the same every time."""
         numbers = range(self.validated, self.validated + len(image))
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
-        return time, seeded_noise(numbers, self.latent_shape(image)).to(image.device)
+        return time, seeded_noise(numbers, shape).to(image.device)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self._log_bands(self.val_bands)
-
-    def latent_shape(self, image: Tensor) -> tuple[int, int, int]:
-        """What the codec makes of one of the pictures (B,3,H,W)."""
-        factor = self.codec.factor
-        return self.codec.channels, image.shape[-2] // factor, image.shape[-1] // factor
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Average the weights right after each step, before anything can be saved."""

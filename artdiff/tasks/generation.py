@@ -22,16 +22,13 @@ from artdiff.diffusion.refiner import CHANNELS, Refiner
 from artdiff.losses import Loss, Losses
 from artdiff.picture_cache import PictureCache
 from artdiff.store import Contents
-from artdiff.tasks.denoising import Denoising, frozen
+from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising, frozen
 
 GAP_PICTURES = 256
 """Validation pictures that training pictures are compared with: whole batches up to this many, at least one."""
 
 CPU_GROUP = 16
 """Pictures that go through a codec or a refiner at once on a CPU, at most: a single small one is padded to so many."""
-
-PREVIEW_STEPS = 12
-"""Sampling steps for the grids shown in training: fewer than for pictures to keep."""
 
 PREVIEW_CLASSES = 10
 """Classes shown in these grids, at most."""
@@ -144,9 +141,8 @@ class Generation(Denoising):
     def losses(self, batch: Batch) -> Losses:
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
         clean = self.encoded(batch)
-        loss, terms, time = self.objective(self.train_denoiser, batch, rng, self.needed_loss, clean=clean)
-        self.train_bands.update(time, terms)
-        return Losses(loss, terms)
+        denoised = self.objective(self.train_denoiser, batch, rng, self.needed_loss, clean=clean)
+        return self.noted(denoised, self.train_bands)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -163,12 +159,11 @@ class Generation(Denoising):
         move a loss by more than a small gap.
         """
         first, count = self.validated, len(batch.image)
-        time, noise = self.fixed_numbers(batch.image)
+        time, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
         denoised = self.objective.at(
             self.ema_denoiser, batch, time=time, noise=noise, loss=self.needed_loss, clean=self.encoded(batch)
         )
-        self.log_validation(Losses(denoised.loss, denoised.terms), count)
-        self.val_bands.update(time, denoised.terms)
+        self.log_validation(self.noted(denoised, self.val_bands), count)
         if self.trained_sample is not None and self.validated <= len(self.trained_sample.label):
             image, label = (part[first : first + count] for part in self.trained_sample[:2])
             trained = Batch(images.to_signed(image.to(time.device)), label.to(time.device))
@@ -211,7 +206,7 @@ class Generation(Denoising):
     def sample_grid(self, image: Tensor) -> list[Tensor]:
         """As many pictures of each class as `image` has, from the same noise every time."""
         labels, count = self.shown_labels(), len(image)
-        noise = seeded_noise(range(count), self.latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
+        noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
         denoise = self.denoiser(label, guidance=1.0, interval=(0, 1))
         *_, painted = samplers.get("heun")(denoise, noise, samplers.times(PREVIEW_STEPS))
@@ -237,6 +232,11 @@ class Generation(Denoising):
 
         together = _together(refiner.network, draft, draft.shape[-2:])
         return hardware.in_groups(refine, draft, label, noise, together=together)
+
+    def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
+        """What the codec makes of one of the pictures (B,3,H,W)."""
+        factor = self.codec.factor
+        return self.codec.channels, image.shape[-2] // factor, image.shape[-1] // factor
 
     def _code_in_groups(self, compute: Callable[[Tensor], Tensor], part: Tensor, sides: Sequence[int]) -> Tensor:
         """Encode or decode pictures whose `sides` are so many pixels."""

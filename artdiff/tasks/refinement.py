@@ -13,15 +13,12 @@ from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.noise import DRAFTS, LATENTS, PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import broadcast
-from artdiff.diffusion.refiner import CHANNELS, Refiner, Residual, given
+from artdiff.diffusion.refiner import CHANNELS, Residual, given, refined
 from artdiff.losses import Loss, Losses
-from artdiff.tasks.denoising import Denoising
+from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising
 
 MEASURED = 64
 """Training pictures that the scale of the differences is measured on."""
-
-PREVIEW_STEPS = 12
-"""Sampling steps for the grids shown in training."""
 
 
 class Refinement(Denoising):
@@ -106,29 +103,19 @@ class Refinement(Denoising):
         draft = self.draft(batch.image)
         std = broadcast(rng.uniform(LATENTS) * self.draft_noise, draft)
         network = given(draft + std * rng.normal(DRAFTS, draft.shape[1:]), self.train_network)
-        loss, terms, time = self.objective(draft)(network, batch, rng, self.needed_loss)
-        self.train_bands.update(time, terms)
-        return Losses(loss, terms)
+        return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bands)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses of the averaged weights on whole pictures, each with its own time and noise, always the same."""
-        time, noise = self.fixed_numbers(batch.image)
+        time, noise = self.fixed_numbers(batch.image, batch.image.shape[1:])
         draft = self.draft(batch.image)
-        losses = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
-        self.log_validation(Losses(losses.loss, losses.terms), len(batch.image))
-        self.val_bands.update(time, losses.terms)
+        found = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
+        self.log_validation(self.noted(found, self.val_bands), len(batch.image))
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:
         """Pictures, their drafts, and what is made of these without a label."""
         draft, label = self.draft(image), torch.full((len(image),), NO_LABEL, device=image.device)
         noise = seeded_noise(range(len(image)), tuple(image.shape[1:])).to(image.device)
-        refiner = Refiner(self.ema)
-        refiner.std = self.std
-        refined = refiner.refine(draft, label, noise, steps=PREVIEW_STEPS)
-        return [image, draft.clamp(-1, 1), refined.clamp(-1, 1)]
-
-    def latent_shape(self, image: Tensor) -> tuple[int, int, int]:
-        """Differences are as large as pictures (B,3,H,W)."""
-        channels, height, width = image.shape[1:]
-        return channels, height, width
+        made = refined(self.ema, Residual(draft, self.std), label, noise, steps=PREVIEW_STEPS)
+        return [image, draft.clamp(-1, 1), made.clamp(-1, 1)]

@@ -71,13 +71,11 @@ def fit(
                 report.finished(trainer, config, run.folder, final.scores, is_last=is_last)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
-    if not is_last and any(isinstance(one, LastCheckpoint) and one.asked_to_stop for one in _callbacks(trainer)):
+    if not is_last and any(
+        isinstance(one, LastCheckpoint) and one.asked_to_stop for one in trainer.checkpoint_callbacks
+    ):
         raise KeyboardInterrupt  # while the last step was validated
     return run
-
-
-def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:

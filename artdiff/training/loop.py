@@ -23,8 +23,7 @@ def is_logging_step(trainer: L.Trainer, batch_idx: int) -> bool:
 
 def time_left(trainer: L.Trainer) -> float:
     """Seconds until the run's time is over; infinite without `trainer.max_time`."""
-    timers = [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
-    left = [timer.time_remaining() for timer in timers]
+    left = [timer.time_remaining() for timer in _timers(trainer)]
     return min((seconds for seconds in left if seconds is not None), default=math.inf)
 
 
@@ -32,10 +31,14 @@ def progress(trainer: L.Trainer) -> float:
     """How much of the run is done, in [0,1], by the limit that ends it first; 0 without a limit."""
     steps = trainer.estimated_stepping_batches
     by_steps = trainer.global_step / steps if 0 < steps < math.inf else 0.0
-    timers = [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
-    spent = [(timer.time_elapsed(), timer.time_remaining()) for timer in timers]
+    spent = [(timer.time_elapsed(), timer.time_remaining()) for timer in _timers(trainer)]
     by_time = [elapsed / max(elapsed + left, 1e-9) for elapsed, left in spent if left is not None]
     return min(1.0, max([by_steps, *by_time]))
+
+
+def _timers(trainer: L.Trainer) -> list[Timer]:
+    """The timers of `trainer.max_time`: one, or none."""
+    return [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
 
 
 def _any(trainer: L.Trainer) -> Any:
