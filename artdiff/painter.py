@@ -1,11 +1,12 @@
 """A trained model, ready to paint: the same for the command line, the notebooks and Python."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -26,6 +27,12 @@ log = logging.getLogger(__name__)
 
 SHOWN = 8
 """Pictures in a trajectory."""
+
+MOST_PAINTED, MOST_RECONSTRUCTED = 1_000_000, 12_000_000
+"""`max_pixels` where it is not set: a painter sees each picture dozens of times."""
+
+
+Asked = TypeVar("Asked", bound=PaintSettings)
 
 
 class Painting(NamedTuple):
@@ -103,6 +110,7 @@ class Painter:
         seed: int | None = None,
         steps: int | None = None,
         solver: str | None = None,
+        spacing: str | None = None,
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         interpolate: tuple[int, int] | None = None,
@@ -123,6 +131,7 @@ class Painter:
             seed: of the first picture; the next one has the next number. A seed always gives the same picture.
             steps: from noise to picture.
             solver: `"heun"` (two network calls a step) or `"euler"` (one).
+            spacing: of the steps: `"uniform"`, `"karras"` (finer near the picture) or `"auto"`: karras on latents.
             guidance: how much closer to the label; 1.0 is off, and twice as fast.
             guidance_interval: the times at which guidance acts; 0 is noise, 1 a picture.
             interpolate: two seeds: `n` pictures on the way from one to the other.
@@ -139,8 +148,9 @@ class Painter:
         labels = list(label) if isinstance(label, tuple) else label
         settings = PaintSettings.with_defaults(
             n=n, label=labels, muse=str(muse) if isinstance(muse, Path) else muse, strength=strength, seed=seed,
-            steps=steps, solver=solver, guidance=guidance, trajectory=trajectory, size=size, batch_size=batch_size,
-            compile=compile, refine=str(refine) if isinstance(refine, Path) else refine, refine_steps=refine_steps,
+            steps=steps, solver=solver, spacing=spacing, guidance=guidance, trajectory=trajectory, size=size,
+            batch_size=batch_size, compile=compile, refine_steps=refine_steps,
+            refine=str(refine) if isinstance(refine, Path) else refine,
             interpolate=None if interpolate is None else list(interpolate),
             guidance_interval=None if guidance_interval is None else list(guidance_interval),
         )  # fmt: skip
@@ -166,14 +176,22 @@ class Painter:
         with torch.inference_mode():
             return images.to_pillow(self.task(image)[0, :, : picture.height, : picture.width])
 
+    def bounded(self, settings: Asked) -> Asked:
+        """`settings` with the most pixels that this model takes, if they do not say."""
+        if settings.max_pixels is not None:
+            return settings
+        return dataclasses.replace(settings, max_pixels=MOST_PAINTED if self.paints else MOST_RECONSTRUCTED)
+
     def each(self, settings: PaintSettings) -> Iterator[Painting]:
         """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first."""
+        settings = self.bounded(settings)
         if self.paints:
             return self._paintings(settings)
         return self._reconstructions(settings)
 
     def check(self, settings: PaintSettings) -> None:
         """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
+        settings = self.bounded(settings)
         if settings.refine is not None and (not isinstance(self.task, Generation) or self.task.refiner is None):
             raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
         if self.paints:
@@ -202,8 +220,8 @@ class Painter:
         if sides is not None and any(side % multiple for side in sides):
             below = [max(multiple, side - side % multiple) for side in sides]
             above = [side + -side % multiple for side in sides]
-            near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.max_pixels]
-            near = near or [_times(nearest_sides(*sides, multiple, most=settings.max_pixels))]
+            near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.most_pixels]
+            near = near or [_times(nearest_sides(*sides, multiple, most=settings.most_pixels))]
             raise UserError(
                 f"size must have sides that are multiples of {multiple} for this model, got {settings.size}; "
                 f"set size={' or '.join(dict.fromkeys(near))}"
@@ -211,6 +229,7 @@ class Painter:
 
     def rows(self, settings: PaintSettings) -> list[Row]:
         """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
+        settings = self.bounded(settings)
         self.check(settings)
         muses = [] if settings.muse is None else list(read_muses(settings, self.transform, multiple=self.multiple))
         return canvases(settings, self.classes, muses)
@@ -228,7 +247,8 @@ class Painter:
         """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""
         task, count = self.task, sum(map(len, rows))
         assert isinstance(task, Generation)
-        times = samplers.times(settings.steps, start=1 - settings.strength if rows[0].muse is not None else 0.0)
+        start = 1 - settings.strength if rows[0].muse is not None else 0.0
+        times = samplers.times(settings.steps, start, self._spacing(settings))
         sampler = samplers.get(settings.solver)
         self._compile(settings, rows, calls=len(times) * sampler.calls_per_step)
         shown = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
@@ -254,8 +274,13 @@ class Painter:
                     muse = canvas.muse.picture if canvas.muse is not None else None
                     if muse is not None and settings.strength == 0 and settings.refine is None:
                         picture = muse  # a codec would change it
-                    told = self.known | canvas.settings | self._detail(settings)
+                    told = self.known | canvas.settings | {"spacing": self._spacing(settings)} | self._detail(settings)
                     yield Painting(canvas.name, picture, told, muse, strip)
+
+    def _spacing(self, settings: PaintSettings) -> Literal["uniform", "karras"]:
+        if settings.spacing != "auto":
+            return settings.spacing
+        return "karras" if isinstance(self.task, Generation) and self.task.codec.factor > 1 else "uniform"
 
     def _detail(self, settings: PaintSettings) -> dict[str, object]:
         """What the settings of a picture say of its detail, if the model has a refiner."""
@@ -348,7 +373,7 @@ def _multiple(task: checkpoints.Model) -> int | None:
 
 def _check_pixels(settings: PaintSettings, multiple: int) -> None:
     """Raise `UserError` unless pictures with sides that are multiples of `multiple` fit into `max_pixels`."""
-    most, sides = settings.max_pixels, settings.sides
+    most, sides = settings.most_pixels, settings.sides
     if settings.size != "train" and most < multiple**2:
         raise UserError(f"max_pixels must be at least {multiple**2} for this model, got {most}")
     if sides is not None and math.prod(sides) > most:

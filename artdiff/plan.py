@@ -54,8 +54,8 @@ def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int |
     """
     stays, read = settings.size == "own" and multiple is None, 0
     for name, file, found in _decoded(settings, transform):
-        if isinstance(found, Image.Image) and stays and found.width * found.height > settings.max_pixels:
-            found = f"{found.width} x {found.height} is more than max_pixels={settings.max_pixels:,}"  # noqa: PLW2901
+        if isinstance(found, Image.Image) and stays and found.width * found.height > settings.most_pixels:
+            found = f"{found.width} x {found.height} is more than max_pixels={settings.most_pixels:,}"  # noqa: PLW2901
         if isinstance(found, str):
             log.warning("set aside: %s (%s)", shown(file), found)
             continue
@@ -178,7 +178,7 @@ def _canvas(
     if settings.size != "train":
         told |= {"size": settings.size}
     if settings.size == "own":
-        told |= {"max_pixels": settings.max_pixels}
+        told |= {"max_pixels": settings.most_pixels}
     return Canvas(stem, seeds, labels, share, muse, told)
 
 
@@ -208,10 +208,10 @@ def _at_size(
     if multiple is None:
         return picture
     width, height = picture.size
-    sides = nearest_sides(width, height, multiple, most=settings.max_pixels)
-    if width * height > settings.max_pixels:
+    sides = nearest_sides(width, height, multiple, most=settings.most_pixels)
+    if width * height > settings.most_pixels:
         log.warning("scaled down to %d x %d: %s (%d x %d is more than max_pixels=%s)",
-                    *sides, shown(name), width, height, f"{settings.max_pixels:,}")  # fmt: skip
+                    *sides, shown(name), width, height, f"{settings.most_pixels:,}")  # fmt: skip
     return picture.resize(sides, Image.Resampling.BICUBIC)
 
 

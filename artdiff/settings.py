@@ -53,6 +53,9 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 """`auto` is bf16-mixed where the hardware computes in bf16, else 32-true."""
 
+Spacing = Literal["auto", "uniform", "karras"]
+"""Of the times that a painter passes through; `auto` is `karras` for a painter on latents, else `uniform`."""
+
 CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
 """torch.compile: `auto` compiles long runs on a GPU; the last three are torch.compile's own modes."""
 
@@ -106,7 +109,9 @@ COMPONENT_RULES: dict[str, Rule] = {
     "loss.mse_weight": number,
     "loss.perceptual_weight": number,
     "loss.perceptual.keep": not_negative,
+    "optimizer.momentum": share,
     "network.dropout": share,
+    "network.detail_channels": whole(0),
     "network.channels": numbers(POSITIVE_WHOLE, fewest=1),
     "network.attention_resolutions": numbers(POSITIVE_WHOLE, fewest=0),
     **{f"network.{name}": POSITIVE_WHOLE for name in ("patch", "patches", "num_res_blocks", "width", "depth")},
@@ -377,6 +382,7 @@ class PaintSettings(Settings):
     seed: Annotated[int, whole(0, 2**63 - 1)]
     steps: Annotated[int, POSITIVE_WHOLE]
     solver: Annotated[str | Component, solver]
+    spacing: Spacing
     guidance: Annotated[float, number]
     guidance_interval: list[float]
     strength: Annotated[float, share]
@@ -388,7 +394,7 @@ class PaintSettings(Settings):
     batch_size: Annotated[int, POSITIVE_WHOLE] | None
     compile: CompileMode
     size: Size
-    max_pixels: Annotated[int, POSITIVE_WHOLE]
+    max_pixels: Annotated[int, POSITIVE_WHOLE] | None
     limits: Limits
 
     def __post_init__(self) -> None:
@@ -414,6 +420,12 @@ class PaintSettings(Settings):
         if isinstance(self.muse, str) and not user_path(self.muse).exists():
             name = "muse" if self.refine is None else "refine"
             raise UserError(f"{name}={self.muse} does not exist; expected a picture or a folder of pictures")
+
+    @property
+    def most_pixels(self) -> int:
+        """`max_pixels`, once `Painter.bounded` has set what was left open."""
+        assert self.max_pixels is not None
+        return self.max_pixels
 
     @property
     def sides(self) -> tuple[int, int] | None:

@@ -1,5 +1,7 @@
 """The path, samplers, guidance and random numbers, tested without training: an analytic denoiser knows the answers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -34,9 +36,11 @@ def rand(count, dtype=torch.float32):
 # samplers
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("heun", 20), ("euler", 300)])
-def test_the_analytic_denoiser_is_sampled_with_its_mean_and_covariance(solver, steps):
-    painted = last(solver, gaussian, rand(20_000), samplers.times(steps)).flatten(1)
+@pytest.mark.parametrize(
+    ("solver", "steps", "spacing"), [("heun", 20, "uniform"), ("euler", 300, "uniform"), ("heun", 20, "karras")]
+)
+def test_the_analytic_denoiser_is_sampled_with_its_mean_and_covariance(solver, steps, spacing):
+    painted = last(solver, gaussian, rand(20_000), samplers.times(steps, spacing=spacing)).flatten(1)
     torch.testing.assert_close(painted.mean(0), MEAN, atol=0.02, rtol=0)
     torch.testing.assert_close(painted.T.cov(), COVARIANCE, atol=0.02, rtol=0)
 
@@ -55,6 +59,23 @@ def test_the_error_falls_with_the_order_of_the_method(exact, solver, order):
 
     for steps in (32, 64):
         assert error(steps) / error(2 * steps) == pytest.approx(2**order, rel=0.15)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.4, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_spacings_lead_from_start_to_end_in_as_many_steps(start, steps):
+    uniform, karras = (samplers.times(steps, start, spacing) for spacing in ("uniform", "karras"))
+    assert len(karras) == len(uniform)
+    assert karras[0] == uniform[0]
+    assert karras[-1] == 1
+    assert karras == sorted(set(karras))
+
+
+def test_karras_spaces_roots_of_the_ratio_of_noise_to_picture_evenly():
+    ratios = [(1 - time) / time for time in samplers.times(10, spacing="karras")[1:-1]]
+    roots = [ratio ** (1 / 7) for ratio in ratios]
+    gaps = [after - before for before, after in pairwise(roots)]
+    assert gaps == pytest.approx([(0.02 ** (1 / 7) - 50 ** (1 / 7)) / 9] * 8)
 
 
 def test_samplers_compute_in_float32_at_least():

@@ -78,6 +78,11 @@ def test_guidance_1_is_none_and_solvers_differ(ckpt, tmp_path):
     assert same(plain["truchet_0"], outside["truchet_0"])
     assert not same(plain["truchet_0"], painted(ckpt, tmp_path / "c", *words, "guidance=3.0")["truchet_0"])
     assert not same(plain["truchet_0"], painted(ckpt, tmp_path / "d", *words, "solver=euler")["truchet_0"])
+    spaced = [
+        painted(ckpt, tmp_path / name, *words, "guidance=1.0", f"spacing={name}") for name in ("uniform", "karras")
+    ]
+    assert same(plain["truchet_0"], spaced[0]["truchet_0"])  # pixels are painted in uniform steps
+    assert not same(plain["truchet_0"], spaced[1]["truchet_0"])
 
 
 def test_a_muse_at_strength_0_is_itself_and_at_1_forgotten(ckpt, tmp_path):

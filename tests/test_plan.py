@@ -15,7 +15,8 @@ TRANSFORM = Transform(32, "squash", (255, 255, 255))
 
 
 def read(folder, **settings):
-    return {one.file: one for one in read_muses(PaintSettings.with_defaults(muse=str(folder), **settings), TRANSFORM)}
+    asked = PaintSettings.with_defaults(**{"muse": str(folder), "max_pixels": 10**6} | settings)
+    return {one.file: one for one in read_muses(asked, TRANSFORM)}
 
 
 @pytest.mark.parametrize("size", ["train", "own"])

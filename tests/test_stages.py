@@ -109,6 +109,7 @@ def test_one_checkpoint_paints_alone(trained, tmp_path):
     painter = artdiff.load(tmp_path / "alone.ckpt", device="cpu")
     assert painter.task.codec.factor == 4
     (painted,) = painter.paint(n=1, label="truchet", steps=2)
+    assert painted.settings["spacing"] == "karras"
     assert painted.picture.size == (32, 32)
     codec = _state(trained / "codec")
     assert all(torch.equal(codec[f"network.{name}"], value) for name, value in painter.task.codec.state_dict().items())

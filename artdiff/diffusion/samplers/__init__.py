@@ -6,12 +6,18 @@ Places are float32, or float64 if the noise is.
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from artdiff.diffusion.guidance import Denoiser
+
+RHO = 7
+"""How much finer the steps of `karras` get towards the picture."""
+
+MOST_NOISE, LEAST_NOISE = 50.0, 0.02
+"""The first and the last ratio of noise to picture between which `karras` spaces the steps."""
 
 
 class Sampler(Protocol):
@@ -23,10 +29,19 @@ class Sampler(Protocol):
     def __call__(self, denoise: Denoiser, noisy: Tensor, times: Sequence[float]) -> Iterator[Tensor]: ...
 
 
-def times(steps: int, start: float = 0.0) -> list[float]:
-    """Evenly spaced times from `start` to 1, where the whole way from 0 would take `steps`; [1.0] if `start` is 1."""
+def times(steps: int, start: float = 0.0, spacing: Literal["uniform", "karras"] = "uniform") -> list[float]:
+    """Times from `start` to 1, where the whole way from 0 would take `steps`; [1.0] if `start` is 1.
+
+    `karras` takes finer steps towards both ends: the ratios of noise to picture are spaced as in EDM
+    (arXiv:2206.00364, eq. 5).
+    """
     taken = 0 if start >= 1 else max(1, round(steps * (1 - start)))
-    return [start + (1 - start) * step / taken for step in range(taken)] + [1.0]
+    if spacing == "uniform" or taken < 2:
+        return [start + (1 - start) * step / taken for step in range(taken)] + [1.0]
+    most = min(MOST_NOISE, (1 - start) / start) if start else MOST_NOISE
+    first, last = most ** (1 / RHO), min(LEAST_NOISE, most / 10) ** (1 / RHO)
+    ratios = [(first + (last - first) * step / (taken - 1)) ** RHO for step in range(1, taken)]
+    return [start, *(1 / (1 + ratio) for ratio in ratios), 1.0]
 
 
 def get(solver: str | Mapping[str, Any]) -> Sampler:
