@@ -103,20 +103,25 @@ def quoted(text: str) -> str:
 def current_name(word: str) -> str:
     """An override of a setting that has been renamed, under its new name; warns in one line.
 
-    `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint rather than one of `conf/codec`.
+    `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint rather than one of `conf/codec`; so does
+    `codec=RUN,RUN` in a sweep.
     """
     sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
     if key == "codec" and not sign and rest.startswith("="):
-        value = rest[1:]
-        if QUOTED.fullmatch(value):
-            value = str(OverridesParser.create().parse_override(f"x={value}").value())
-        is_option = (CONF / "codec" / f"{value}.yaml").is_file()
-        if not is_option and (value == "last" or user_path(value).exists()):
+        named = [rest[1:]] if MULTIRUN.isdisjoint(sys.argv) else _items(rest[1:])
+        if all(_is_trained_codec(value) for value in named):
             return f"codec_from{rest}"
     if key not in RENAMED:
         return word
     warn_renamed(key)
     return f"{sign}{RENAMED[key]}{rest}"
+
+
+def _is_trained_codec(value: str) -> bool:
+    """True for a run or a checkpoint, false for one of `conf/codec`."""
+    if QUOTED.fullmatch(value):
+        value = str(OverridesParser.create().parse_override(f"x={value}").value())
+    return not (CONF / "codec" / f"{value}.yaml").is_file() and (value == "last" or user_path(value).exists())
 
 
 def unquoted(word: str) -> str:

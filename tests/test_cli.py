@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from artdiff import UserError, cli, runs
-from artdiff.overrides import literal, unquoted
+from artdiff.overrides import current_name, literal, unquoted
 
 TRAIN, GENERATE, AUDIT, PRUNE = (f"artdiff.{name}" for name in cli.COMMANDS)
 
@@ -113,6 +113,17 @@ def test_a_label_is_taken_literally(name):
 )
 def test_other_words_are_left_unchanged(word):
     assert literal(word) == word
+
+
+def test_codecs_that_were_trained_can_be_swept_over(tmp_path, monkeypatch):
+    one, other = tmp_path / "one", tmp_path / "other, with a comma"
+    one.mkdir()
+    other.mkdir()
+    assert current_name(f"codec={other}") == f"codec_from={other}"
+    monkeypatch.setattr("sys.argv", ["train", "-m"])
+    assert current_name(f"codec={one},'{other}'") == f"codec_from={one},'{other}'"
+    assert current_name("codec=f4,f8") == "codec=f4,f8"
+    assert current_name(f"codec=f4,{one}") == f"codec=f4,{one}"
 
 
 def test_a_folder_that_cannot_be_made_is_reported():
