@@ -3,13 +3,16 @@
 A file may name only classes of ours, with plain numbers; it is refused before anything else is imported.
 """
 
+import inspect
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from PIL import ImageColor
 
 from artdiff import UserError
@@ -97,11 +100,29 @@ class Earlier(NamedTuple):
             if name.startswith("_") or name == "seed":
                 continue
             trained = self.settings.get(name)
-            if trained != setting:
+            if not _is_same(trained, setting) and not (name not in self.settings and _is_default(task, name)):
                 raise UserError(
                     f"ckpt={self.path} was trained with {name} {trained}, got {setting}; a run is carried on with what "
                     f"it began with, or begun anew without ckpt"
                 )
+
+
+def _is_same(trained: Any, setting: Any) -> bool:
+    """True if two settings mean the same; a component may name a default that the other one leaves out."""
+    if not (isinstance(trained, Mapping) and isinstance(setting, Mapping) and "_target_" in setting):
+        return bool(trained == setting)
+    added = [name for name in setting if name not in trained]
+    shared = {name: value for name, value in setting.items() if name in trained}
+    return trained == shared and all(_is_default(setting, name) for name in added)
+
+
+def _is_default(component: Mapping[str, Any], name: str) -> bool:
+    """True if leaving out this setting of a component of ours changes nothing."""
+    target = str(component["_target_"])
+    if not target.startswith("artdiff."):
+        return False
+    parameter = inspect.signature(get_class(target)).parameters.get(name)
+    return parameter is not None and parameter.default == component[name]
 
 
 def earlier(path: Path) -> Earlier:

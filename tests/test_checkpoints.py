@@ -2,13 +2,14 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 from golden import record
 
 from artdiff import UserError
-from artdiff.checkpoints import earlier, restore
+from artdiff.checkpoints import Earlier, earlier, restore
 from artdiff.networks import ConvDiffusionModel, UNet
 from artdiff.tasks import Generation
 
@@ -34,6 +35,18 @@ def test_a_state_dict_of_the_article_is_restored(article_file):
 def test_carrying_on_needs_more_than_weights(article_file):
     with pytest.raises(UserError, match="holds weights alone"):
         earlier(article_file)
+
+
+def test_carrying_on_allows_new_settings_only_with_their_defaults():
+    unet = {"_target_": "artdiff.networks.UNet", "patch": 1}
+    begun = Earlier(Path("last.ckpt"), 1, {"network": unet, "gate": 0.3}, "Generation")
+    task = {"_target_": "artdiff.tasks.Generation", "network": unet, "gate": 0.3}
+    begun.check_fits(task | {"refiner": None, "network": unet | {"detail_channels": 0}})
+    for other in ({"refiner": unet}, {"network": unet | {"detail_channels": 8}}, {"gate": 0.0}):
+        with pytest.raises(UserError, match=f"was trained with {next(iter(other))}"):
+            begun.check_fits(task | other)
+    with pytest.raises(UserError, match="was trained with network"):
+        begun.check_fits(task | {"network": {"_target_": "artdiff.networks.UNet"}})
 
 
 def test_a_painter_of_version_0_1_has_its_settings_under_their_new_names(tmp_path):

@@ -35,7 +35,11 @@ def asked(count=2, size=16):
 PATCHED = ("network.patch=2", "network.channels=[32,32,64]", "network.num_res_blocks=2", "network.cond_dim=32")
 
 
-KINDS = {"unet": ("unet",), "unet of patches": ("unet", *PATCHED), "vit": ("vit",)}
+DETAILED = (*PATCHED, "network.detail_channels=8")
+KINDS = {
+    **{"unet": ("unet",), "unet of patches": ("unet", *PATCHED), "unet with detail": ("unet", *DETAILED)},
+    "vit": ("vit",),
+}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)

@@ -75,6 +75,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(art, uninterrupted, stopped, 
     _assert_equal(_train(art, tmp_path, "trainer.max_steps=9", f"ckpt={ckpt}"), uninterrupted)
 
 
+def test_a_run_with_muon_resumes_exactly(art, tmp_path):
+    muon = ("optimizer=muon", f"trainer.max_steps={STEPS_PER_EPOCH + 3}")
+    whole = _train(art, tmp_path / "whole", *muon)
+    _train(art, tmp_path / "part", *muon, f"trainer.max_steps={STEPS_PER_EPOCH - 2}")
+    ckpt = tmp_path / "part/checkpoints/last.ckpt"
+    _assert_equal(_train(art, tmp_path / "resumed", *muon, f"ckpt={ckpt}"), whole)
+
+
 def test_a_run_killed_within_an_epoch_resumes_exactly(art, uninterrupted, tmp_path, monkeypatch):
     """From the checkpoint that was saved by time; here it is kept aside when two of the steps are done."""
     save = LastCheckpoint._save

@@ -1,6 +1,7 @@
 """Layers that networks share: the embedding of time and label, attention, normalisation and zero initialisation.
 
-Shape letters: B pictures, E conditioning features, A heads, N tokens, D features of a head.
+Shape letters: B pictures, E conditioning features, A heads, N tokens, D features of a head, I and O input and output
+channels, H and W pixels.
 """
 
 from typing import TypeVar
@@ -44,6 +45,22 @@ class Condition(nn.Module):
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B,2·FREQUENCIES)
         is_class = (label >= 0) & (label < self.classes)
         return F.silu(self.time(waves) + self.label(torch.where(is_class, label, self.classes)))  # (B,E)
+
+
+class Detail(nn.Module):
+    """Two convolutions at full resolution, for what a network of patches cannot say of single pixels.
+
+    Its output is zero at first, and is added to that of the patches (after DiP, arXiv:2511.18822).
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, kernel_size=3, padding=1)
+        self.last = zeroed(nn.Conv2d(width, outputs, kernel_size=3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,I,H,W) → (B,O,H,W)."""
+        return self.last(F.silu(self.first(x.contiguous(memory_format=torch.channels_last))))
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A U-Net (arXiv:1505.04597) with time and label in every block and attention at some levels (arXiv:2105.05233).
 
-Shape letters: B pictures, C channels, H and W pixels, I input channels, P pixels along a patch, E conditioning
-features, A heads, D features of a head.
+Shape letters: B pictures, C channels, H and W pixels, I and O input and output channels, P pixels along a patch, E
+conditioning features, A heads, D features of a head, K of a pixel.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import GROUP, Condition, attention, group_norm, zeroed
+from artdiff.networks.layers import GROUP, Condition, Detail, attention, group_norm, zeroed
 
 HEAD = 32
 """Channels of an attention head."""
@@ -31,6 +31,8 @@ class UNet(nn.Module):
         attention_resolutions: sides of a level at which it has attention. The last level always has.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
+        detail_channels: channels of two last convolutions on every pixel, which see the input again. Patches alone
+            cannot remove fine noise (DiP, arXiv:2511.18822). 0 leaves them out.
 
     Attributes:
         multiple: the sides of what it denoises are multiples of this, at any width and height.
@@ -48,6 +50,7 @@ class UNet(nn.Module):
         attention_resolutions: Sequence[int],
         cond_dim: int,
         dropout: float,
+        detail_channels: int = 0,
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
@@ -79,7 +82,9 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(width))
         self.norm = group_norm(width)
-        self.last = zeroed(nn.Conv2d(width, (out_channels or in_channels) * patch**2, kernel_size=3, padding=1))
+        self.outputs = out_channels or in_channels
+        self.last = zeroed(nn.Conv2d(width, (self.outputs + detail_channels) * patch**2, kernel_size=3, padding=1))
+        self.detail = Detail(in_channels + detail_channels, detail_channels, self.outputs) if detail_channels else None
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) → (B,I,H,W), or (B,O,H,W)."""
@@ -94,7 +99,11 @@ class UNet(nn.Module):
             x = layer(x, condition)
         for layer in self.up:
             x = layer(x if isinstance(layer, Upsample) else torch.cat([x, skips.pop()], dim=1), condition)
-        return F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)  # (B,I,H,W)
+        x = F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)  # (B,O+K,H,W)
+        if self.detail is None:
+            return x
+        output, features = x.split([self.outputs, x.shape[1] - self.outputs], dim=1)
+        return output + self.detail(torch.cat([noisy, features], dim=1))
 
 
 class ResBlock(nn.Module):

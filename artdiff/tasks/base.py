@@ -71,7 +71,7 @@ class Task(L.LightningModule, ABC):
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._loss_facts()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = instantiate(self.optimizer)(self.network.parameters())
+        optimizer = instantiate(self.optimizer)(self.network.named_parameters())
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": instantiate(self.scheduler)(optimizer)}

@@ -119,7 +119,7 @@ class Denoising(Task):
         self.averaged = checkpoint["artdiff"]["averaged"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = instantiate(self.optimizer)(self.network.parameters())
+        optimizer = instantiate(self.optimizer)(self.network.named_parameters())
         rises = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
         schedulers: list[Any] = [{"scheduler": rises, "interval": "step"}]
         if self.scheduler is not None:
