@@ -56,7 +56,7 @@ class Muon(Adam):
         super().__init__([group for group in groups if group["params"]], lr=lr, betas=(first, second), fused=fused)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Train the matrices, then let Adam train the rest: it skips weights that have no gradient."""
         loss = None
         if closure is not None:
