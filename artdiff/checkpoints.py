@@ -100,7 +100,8 @@ class Earlier(NamedTuple):
             if name.startswith("_") or name == "seed":
                 continue
             trained = self.settings.get(name)
-            if not _is_same(trained, setting) and not (name not in self.settings and _is_default(task, name)):
+            is_new = name not in self.settings and _is_default(task, name)
+            if not is_new and not _is_same(trained, setting):
                 raise UserError(
                     f"ckpt={self.path} was trained with {name} {trained}, got {setting}; a run is carried on with what "
                     f"it began with, or begun anew without ckpt"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
 from artdiff.runs import Run
-from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges
+from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges, Spacing
 from artdiff.tasks import Generation, Reconstruction, Refinement
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class Painter:
                     told = self.known | canvas.settings | {"spacing": self._spacing(settings)} | self._detail(settings)
                     yield Painting(canvas.name, picture, told, muse, strip)
 
-    def _spacing(self, settings: PaintSettings) -> Literal["uniform", "karras"]:
+    def _spacing(self, settings: PaintSettings) -> Spacing:
         if settings.spacing != "auto":
             return settings.spacing
         return "karras" if isinstance(self.task, Generation) and self.task.codec.factor > 1 else "uniform"

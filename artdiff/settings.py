@@ -53,8 +53,11 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 """`auto` is bf16-mixed where the hardware computes in bf16, else 32-true."""
 
-Spacing = Literal["auto", "uniform", "karras"]
-"""Of the times that a painter passes through; `auto` is `karras` for a painter on latents, else `uniform`."""
+Spacing = Literal["uniform", "karras"]
+"""Of the times that a painter passes through."""
+
+AskedSpacing = Literal["auto", Spacing]
+"""`auto` is `karras` for a painter on latents, else `uniform`."""
 
 CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
 """torch.compile: `auto` compiles long runs on a GPU; the last three are torch.compile's own modes."""
@@ -382,7 +385,7 @@ class PaintSettings(Settings):
     seed: Annotated[int, whole(0, 2**63 - 1)]
     steps: Annotated[int, POSITIVE_WHOLE]
     solver: Annotated[str | Component, solver]
-    spacing: Spacing
+    spacing: AskedSpacing
     guidance: Annotated[float, number]
     guidance_interval: list[float]
     strength: Annotated[float, share]

@@ -102,7 +102,7 @@ class UNet(nn.Module):
         x = F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)  # (B,O+K,H,W)
         if self.detail is None:
             return x
-        output, features = x.split([self.outputs, x.shape[1] - self.outputs], dim=1)
+        output, features = x.tensor_split([self.outputs], dim=1)
         return output + self.detail(torch.cat([noisy, features], dim=1))
 
 

@@ -15,6 +15,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial a·s + b·s³ + c·s⁵, which takes singular values s in (0,1] to about 1 when it is repeated."""
 
 REPEATS = 5
+"""Of the polynomial."""
 
 LIKE_ADAM = 0.2
 """Typical size of a weight's step in Adam, as a share of the learning rate (arXiv:2502.16982, eq. 4)."""
@@ -65,15 +66,15 @@ class Muon(Adam):
         for group in self.param_groups:
             if group["momentum"] is not None:
                 for weight in group["params"]:
-                    if weight.grad is not None:
-                        self._step_matrix(weight, lr=group["lr"], momentum=group["momentum"])
-                        weight.grad = None
+                    self._step_matrix(weight, lr=group["lr"], momentum=group["momentum"])
         super().step()
         return loss
 
     def _step_matrix(self, weight: Tensor, *, lr: float, momentum: float) -> None:
-        gradient = weight.grad
-        assert gradient is not None
+        """Change a weight by its gradient, if it has one, and take the gradient away."""
+        gradient, weight.grad = weight.grad, None
+        if gradient is None:
+            return
         failed: Tensor | None = getattr(self, "found_inf", None)  # set if a gradient is not finite: skip this step
         if failed is not None:
             gradient = torch.where(failed > 0, 0.0, gradient)

@@ -6,12 +6,13 @@ Places are float32, or float64 if the noise is.
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from artdiff.diffusion.guidance import Denoiser
+from artdiff.settings import Spacing
 
 RHO = 7
 """How much finer the steps of `karras` get towards the picture."""
@@ -29,7 +30,7 @@ class Sampler(Protocol):
     def __call__(self, denoise: Denoiser, noisy: Tensor, times: Sequence[float]) -> Iterator[Tensor]: ...
 
 
-def times(steps: int, start: float = 0.0, spacing: Literal["uniform", "karras"] = "uniform") -> list[float]:
+def times(steps: int, start: float = 0.0, spacing: Spacing = "uniform") -> list[float]:
     """Times from `start` to 1, where the whole way from 0 would take `steps`; [1.0] if `start` is 1.
 
     `karras` takes finer steps towards both ends: the ratios of noise to picture are spaced as in EDM
