@@ -395,5 +395,5 @@ def _strip(stages: Sequence[Tensor]) -> Image.Image:
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    """Compute in bf16 if the device does so natively."""
+    """Compute in bf16 if that is faster on the device."""
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")

@@ -51,7 +51,7 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 """Where to compute: `auto` takes the GPU if there is one."""
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-"""`auto` is bf16-mixed where the hardware computes in bf16, else 32-true."""
+"""`auto` is bf16-mixed where the hardware is faster in bf16, else 32-true."""
 
 Spacing = Literal["uniform", "karras"]
 """Of the times that a painter passes through."""
