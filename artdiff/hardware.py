@@ -19,7 +19,7 @@ def device(accelerator: str) -> torch.device:
 
 
 def precision(on: torch.device) -> str:
-    """Lightning's name for the fastest safe precision: `bf16-mixed` where bf16 is faster than float32, else `32-true`."""
+    """Lightning's name for the faster precision of two: `bf16-mixed` where that is faster than `32-true`."""
     if on.type == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     elif on.type == "cpu":
@@ -35,10 +35,10 @@ def precision(on: torch.device) -> str:
 def _faster_in_bf16() -> bool:
     """True if a matrix product in bf16 is faster than in float32 on this CPU: instructions for it are no promise.
 
-    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with it but without AMX. So far
-    apart that the least time of five tells them apart also on a busy machine. Takes 50 ms.
+    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with it but without AMX. That
+    is so far apart that the least time of five tells it on a busy machine too. Takes 20 ms.
     """
-    least = {}
+    least = dict[torch.dtype, float]()
     parts = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     for _ in range(6):  # the first is a warm-up, and never the least
         for dtype, part in parts.items():
