@@ -35,8 +35,8 @@ def precision(on: torch.device) -> str:
 def _faster_in_bf16() -> bool:
     """True if a matrix product in bf16 is faster than in float32 on this CPU: instructions for it are no promise.
 
-    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with it but without AMX. That
-    is so far apart that the least time of five tells it on a busy machine too. Takes 20 ms.
+    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with it but without AMX. The
+    least time of six tells these apart on a busy machine too. Takes 20 ms.
     """
     least = dict[torch.dtype, float]()
     parts = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
