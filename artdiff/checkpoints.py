@@ -156,12 +156,12 @@ def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
         weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if part == "refiner" and kind == Refinement.__name__:
             weights = {f"network.{key}": value for key, value in weights.items()} | {"std": state["std"]}
-        if settings.get(named) is None or not weights:
+        if settings.get(named) is None:
             continue
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
         parts[part] = Trained(settings[named], weights, settings["classes"] if part == "refiner" else None)
-    if "codec" not in parts:
+    if not any(part.weights for part in parts.values()):
         raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
     return parts
 

@@ -108,7 +108,8 @@ def _begin_with(trained: dict[str, Trained], task: Task) -> None:
                 f"the {name} knows the classes {', '.join(part.classes) or 'none'}, and this folder has others: "
                 f"train one for it (stages.refine.share)"
             )
-        getattr(task, name).load_state_dict(part.weights)
+        if part.weights:
+            getattr(task, name).load_state_dict(part.weights)
     for name in ("codec", "refiner"):
         settings = task.hparams.get(name) or {}
         if settings.get("_target_", "").startswith("artdiff.networks.") and name not in trained:
