@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-__all__ = ["Painter", "Painting", "Run", "UserError", "inspect", "load", "train"]
+__all__ = ["Interrupted", "Painter", "Painting", "Run", "UserError", "inspect", "load", "train"]
 
 if TYPE_CHECKING:
     from artdiff.audit import inspect
@@ -34,6 +34,14 @@ _HOMES = {
 
 class UserError(ValueError):
     """A mistake that the user can correct; the message is one line that says how."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was asked to stop by the signal `number`, and has saved its checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by signal {number}")
+        self.number = number
 
 
 def __getattr__(name: str) -> Any:

@@ -15,10 +15,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from PIL import ImageColor
 
-from artdiff import UserError
+from artdiff import UserError, __version__
 from artdiff.ingest.decode import Transform
 from artdiff.settings import NETWORK_RENAMED, Ranges
 from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
+from artdiff.tasks.base import FORMAT
 
 Model = Generation | Reconstruction | Autoencoding | Refinement
 
@@ -46,13 +47,15 @@ class Restored(NamedTuple):
     transform: Transform
 
 
-def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = False) -> Restored:
+def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = False, name: str = "ckpt") -> Restored:
     """Load a checkpoint of ours, or a bare state_dict as the article's program saves it.
 
     A bare state_dict does not say what its output means: it is `published` unless `ranges` is given. `trust_code`
-    allows a checkpoint to name code outside artdiff, which is then imported and run. Raises `UserError`.
+    allows a checkpoint to name code outside artdiff, which is then imported and run.
+
+    Raises `UserError`, which calls the setting `name`.
     """
-    found = _load(path)
+    found = _load(path, name)
     if "hyper_parameters" in found:
         try:
             settings, state = _upgraded(found["hyper_parameters"]), found["state_dict"]
@@ -62,14 +65,14 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
             foreign = (
                 []
                 if trust_code
-                else [name for name in HOMES if settings.get(name) is not None and not _is_ours(name, settings)]
+                else [part for part in HOMES if settings.get(part) is not None and not _is_ours(part, settings)]
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"ckpt={path} is not a checkpoint of artdiff.train: {error}") from None
+            raise UserError(f"{name}={path} is not a checkpoint of artdiff.train: {error}") from None
         if foreign:
             named = str(settings[foreign[0]].get("_target_"))[:80]
             raise UserError(
-                f"ckpt={path} has a {foreign[0]} ({named}) that names code outside artdiff: pass trust_code=true if "
+                f"{name}={path} has a {foreign[0]} ({named}) that names code outside artdiff: pass trust_code=true if "
                 f"you trust this file"
             )
     else:
@@ -78,9 +81,9 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
         transform, kind = ARTICLE_TRANSFORM, Reconstruction
     if ranges is not None:
         if kind is not Reconstruction:
-            raise UserError(f"ranges={ranges} says what a reconstruction's output means, but ckpt={path} paints anew")
+            raise UserError(f"ranges={ranges} says what a reconstruction's output means, but {name}={path} paints anew")
         settings = settings | {"ranges": ranges}
-    return Restored(_built(kind, settings, state, path), transform)
+    return Restored(_built(kind, settings, state, f"{name}={path}"), transform)
 
 
 class Earlier(NamedTuple):
@@ -102,10 +105,21 @@ class Earlier(NamedTuple):
             trained = self.settings.get(name)
             is_new = name not in self.settings and _is_default(task, name)
             if not is_new and not _is_same(trained, setting):
+                differing, before, now = difference(name, trained, setting)
                 raise UserError(
-                    f"ckpt={self.path} was trained with {name} {trained}, got {setting}; a run is carried on with what "
-                    f"it began with, or begun anew without ckpt"
+                    f"ckpt={self.path} was trained with {differing} {before}, got {now}; a run is carried on with what "
+                    f"it began with: leave ckpt out to begin anew, or set init={self.path} to begin with its weights"
                 )
+
+
+def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any]:
+    """The first setting that differs, by its full name, with both values."""
+    if not (isinstance(trained, Mapping) and isinstance(setting, Mapping)):
+        return name, trained, setting
+    if trained.get("_target_") != setting.get("_target_"):
+        return name, trained.get("_target_"), setting.get("_target_")
+    differing = next(key for key in {**trained, **setting} if trained.get(key) != setting.get(key))
+    return difference(f"{name}.{differing}", trained.get(differing), setting.get(differing))
 
 
 def _is_same(trained: Any, setting: Any) -> bool:
@@ -126,11 +140,11 @@ def _is_default(component: Mapping[str, Any], name: str) -> bool:
     return parameter is not None and parameter.default == component[name]
 
 
-def earlier(path: Path) -> Earlier:
-    """Read the checkpoint that training resumes from. Raises `UserError` if that is not possible."""
-    found = _load(path)
+def earlier(path: Path, *, name: str = "ckpt") -> Earlier:
+    """Read the checkpoint that training resumes from. Raises `UserError`, which calls the setting `name`."""
+    found = _load(path, name)
     if "hyper_parameters" not in found:
-        raise UserError(f"ckpt={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
+        raise UserError(f"{name}={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
     task = found.get("artdiff", {}).get("task")
     return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]), task)
 
@@ -144,12 +158,12 @@ class Trained(NamedTuple):
     """The labels it knows; None if it has none, as a codec."""
 
 
-def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
+def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[str, Trained]:
     """The `codec`, and the `refiner` if there is one, that a checkpoint trained or paints with.
 
-    Raises `UserError` if it has no codec with weights.
+    Raises `UserError`, which calls the setting `name`, also if neither has weights and the setting is `codec`.
     """
-    found = _load(path)
+    found = _load(path, name)
     kind, settings = found.get("artdiff", {}).get("task"), found.get("hyper_parameters", {})
     state, parts = found.get("state_dict", {}), {}
     for part, (named, prefix) in PARTS.get(kind, PARTS[None]).items():
@@ -161,19 +175,19 @@ def trained_parts(path: Path, *, trust_code: bool) -> dict[str, Trained]:
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
         parts[part] = Trained(settings[named], weights, settings["classes"] if part == "refiner" else None)
-    if not any(part.weights for part in parts.values()):
+    if name == "codec" and not any(part.weights for part in parts.values()):
         raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
     return parts
 
 
-def _built(kind: type[Model], settings: dict[str, Any], state: dict[str, Any], path: Path) -> Model:
+def _built(kind: type[Model], settings: dict[str, Any], state: dict[str, Any], given: str) -> Model:
     """The task with its weights, in evaluation mode."""
     try:
         task = kind(**settings)
         task.load_state_dict(state)
     except (RuntimeError, TypeError, InstantiationException) as error:
         reason = " ".join(str(error).partition(chr(10))[2].split(chr(10))[0].split()) or error
-        raise UserError(f"ckpt={path} does not fit {settings['network']['_target_']}: {reason}") from None
+        raise UserError(f"{given} does not fit {settings['network']['_target_']}: {reason}") from None
     return task.eval()
 
 
@@ -207,12 +221,18 @@ def _is_ours(name: str, settings: dict[str, Any]) -> bool:
     return isinstance(found, type) and found.__module__ in modules
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a strange file can make torch's readers raise anything
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
-        raise UserError(f"ckpt={path} cannot be read as a checkpoint: {reason}") from None
+        raise UserError(f"{name}={path} cannot be read as a checkpoint: {reason}") from None
     if not isinstance(found, dict):
-        raise UserError(f"ckpt={path} holds a {type(found).__name__}, expected a checkpoint or a state_dict")
+        raise UserError(f"{name}={path} holds a {type(found).__name__}, expected a checkpoint or a state_dict")
+    about = found.get("artdiff")
+    if isinstance(about, dict) and about.get("format", 1) != FORMAT:
+        raise UserError(
+            f"{name}={path} was written by artdiff {about.get('version')} in a format that this version does not know, "
+            f"{__version__}: use a newer artdiff"
+        )
     return found

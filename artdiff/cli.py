@@ -3,13 +3,15 @@
 import errno
 import logging
 import os
+import re
+import runpy
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +23,12 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from artdiff import UserError, runs
+from artdiff import Interrupted, UserError, runs
 from artdiff.files import cannot_write, printable, user_path
-from artdiff.overrides import HOMED, current_name, literal, unquoted, warn_renamed
+from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, warn_renamed
+from artdiff.ranks import rank
 from artdiff.settings import CONF, RENAMED, TEXTS
+from artdiff.sweeps import Jobs
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +36,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 """Errors of the disk that the user can mend."""
 
+BY_SIGNAL = 128
+"""Added to a signal's number for the exit code of what it ended, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
+
 FULL_ERROR = "HYDRA_FULL_ERROR"
-COMMANDS = ("train", "generate", "audit", "prune")
+COMMANDS = ("train", "generate", "audit", "prune", "sweep")
 
 NOISE = (
     "LeafSpec",
@@ -42,6 +49,8 @@ NOISE = (
     "exists and is not empty",  # a run that is carried on in its own folder
     "smaller than the logging interval",
     "in eval mode at the start of training",  # the averaged weights are, on purpose
+    "broadcast_buffers",  # torch's new name for it came with version 2.14
+    "It is recommended to use `self.log",  # what we log is that of all ranks already
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes by itself
 )
 """Parts of warnings by Lightning that need nothing from the user."""
@@ -100,8 +109,10 @@ def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
             raise UserError(" ".join(str(error).split())) from None
 
 
-def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], None]:
-    """Make `job` a program that composes `conf/CONFIG.yaml` with the command line.
+def command(
+    job: Callable[[DictConfig], Any], *, config: str, words: Callable[[Sequence[str]], Sequence[str]] = list
+) -> Callable[[], None]:
+    """Make `job` a program that composes `conf/CONFIG.yaml` with the command line, as `words` changes what is typed.
 
     In a multirun, a job that ends in a `UserError` does not stop the others; the exit code tells at the end.
     """
@@ -120,20 +131,28 @@ def command(job: Callable[[DictConfig], Any], *, config: str) -> Callable[[], No
                 raise
             log.error(mistake)
             failures.append(mistake)
+            Jobs.failed(str(mistake))
             return None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             log.error("interrupted")
-            sys.exit(1)
+            ended_by = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            sys.exit(BY_SIGNAL + ended_by if rank() == 0 else 0)  # Lightning kills the first one if another fails
 
     def main() -> None:
         try:
-            sys.argv[1:] = [literal(current_name(word)) for word in sys.argv[1:]]
+            sys.argv[1:] = [literal(current_name(word)) for word in words(sys.argv[1:])]
         except UserError as error:
             _exit(str(error))
+        if rank():  # its lines are those of the first one, which also writes the files
+            logging.disable(logging.WARNING)
+            sys.argv += ["hydra/job_logging=console", "hydra.output_subdir=null"]
+        if not MULTIRUN.isdisjoint(sys.argv):
+            _check_folders(sys.argv[1:])
         failures.clear()
+        Jobs.has_failures = False
         logging.raiseExceptions = False  # a full disk must not fill the terminal with the log's own tracebacks
         _run(guarded)
-        if failures:
+        if failures or Jobs.has_failures:
             sys.exit(1)
 
     return main
@@ -164,6 +183,14 @@ def _run(program: Callable[[], Any]) -> None:
         os.environ.pop(FULL_ERROR, None)
 
 
+def _check_folders(words: Sequence[str]) -> None:
+    """End the program if all jobs of a sweep would write to the same folder."""
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in ("run_dir", "hydra.sweep.subdir") and not re.search(r",|\$\{|^\w+\(", value):
+            _exit(f"{word} would be the folder of all jobs of the sweep: hydra.sweep.dir=DIR gives each one its own")
+
+
 def _asked_folder() -> Path:
     """Where the command line asks to write to."""
     words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
@@ -183,7 +210,7 @@ def main() -> None:
         print(f"usage: artdiff {{{','.join(COMMANDS)}}} [SETTING=VALUE …]; artdiff NAME --help lists the settings")
         sys.exit(0 if name in ("-h", "--help") else 1)
     del sys.argv[1]
-    import_module(f"artdiff.{name}").main()
+    runpy.run_module(f"artdiff.{name}", run_name="__main__", alter_sys=True)  # so that Lightning can start it again
 
 
 def user_error(error: BaseException | None) -> UserError | None:

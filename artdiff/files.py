@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,25 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         if stream is not None:
             with suppress(OSError):  # what is left in its buffer is not needed
                 stream.close()
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def duplicate(path: Path, other: Path) -> None:
+    """Give the file `path` the second name `other`, in place of what lay there. The old content of `other` stays until
+    the new one is whole. Where the disk knows no second names, it is copied. Raises `UserError`, as `writing` does.
+    """
+    unfinished = _beside(other)
+    try:
+        try:
+            os.link(path, unfinished)
+        except OSError:  # FAT, and some network disks
+            shutil.copyfile(path, unfinished)
+        unfinished.replace(other)
+        _sync_folder(other.parent)
+    except OSError as error:
+        raise cannot_write(other, error) from None
+    finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 

@@ -1,14 +1,19 @@
 """What a run's folder holds and where: checkpoints, samples, lists of files, and the run's own description."""
 
 import json
+import logging
 import math
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from artdiff import UserError
-from artdiff.files import user_path, write
+from artdiff.files import UNFINISHED, duplicate, user_path, write
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
@@ -18,6 +23,8 @@ CONFIG = "config.yaml"
 METADATA = "metadata.json"
 
 LAST = f"{CHECKPOINTS}/last.ckpt"
+"""The checkpoint saved last. Those before it lie beside it, as `before` calls them."""
+
 BEST = f"{CHECKPOINTS}/best.ckpt"
 
 
@@ -57,7 +64,8 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
     """The checkpoint that `ckpt` means: `last`, a run's folder, or a file.
 
     `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`. In a run's folder,
-    `prefer` (`LAST` or `BEST`) is taken if it exists. Raises `UserError`, which calls the setting `name`.
+    `prefer` (`LAST` or `BEST`) is taken if it exists. A damaged one is warned of and passed over. Raises `UserError`,
+    which calls the setting `name`.
     """
     if ckpt == "last":
         saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime)
@@ -98,6 +106,66 @@ def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",)) -
     return path
 
 
+def before(last: Path, number: int) -> Path:
+    """The checkpoint that was saved `number` saves before `last`: `last-1.ckpt`, `last-2.ckpt`, …"""
+    return last.with_stem(f"{last.stem}-{number}") if number else last
+
+
+@contextmanager
+def keeping(last: Path, count: int) -> Iterator[None]:
+    """While `last` is replaced, keep it and those saved before it, `count` with the new one; if that fails, all stay.
+
+    Raises `UserError` if the disk does not let it.
+    """
+    old = last.with_name(f"{last.name}.{UNFINISHED}")
+    if count > 1 and last.exists():
+        duplicate(last, old)
+    try:
+        yield
+        if old.exists():
+            for number in range(count - 1, 1, -1):
+                if before(last, number - 1).exists():
+                    before(last, number - 1).replace(before(last, number))
+            old.replace(before(last, 1))
+    finally:
+        old.unlink(missing_ok=True)
+
+
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint to carry on the run in this folder from; None if it has saved none.
+
+    Damaged ones are warned of and passed over, unless all are.
+    """
+    return _undamaged(_saved(run))
+
+
+def _saved(run: Path) -> list[Path]:
+    """`last.ckpt` and those before it, the newest first."""
+    last = run / LAST
+    ends = [path.stem.removeprefix(f"{last.stem}-") for path in last.parent.glob(f"{last.stem}-*{last.suffix}")]
+    numbers = sorted(int(end) for end in ends if end.isdecimal())
+    return [path for path in (last, *(before(last, number) for number in numbers)) if path.exists()]
+
+
+def _undamaged(checkpoints: Sequence[Path]) -> Path | None:
+    """The first of these that is whole, else the first; warns of those that are passed over."""
+    whole = next((path for path in checkpoints if _is_whole(path)), None)
+    if whole is None:
+        return next(iter(checkpoints), None)
+    for path in checkpoints[: checkpoints.index(whole)]:
+        log.warning("%s is damaged: going on with %s", path, whole.name)
+    return whole
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of a checkpoint has the checksum that was written with it."""
+    try:
+        with zipfile.ZipFile(path) as content:
+            return content.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
 def shortest(path: Path) -> Path:
     """`path` as one would type it here: relative to the current folder if it lies in it."""
     here = Path.cwd()
@@ -122,7 +190,8 @@ def free(path: Path) -> Path:
 
 
 def _in_run(run: Path, prefer: str, name: str) -> Path:
-    found = next((run / name for name in (prefer, LAST, BEST) if (run / name).exists()), None)
+    best = [run / BEST] if (run / BEST).exists() else []
+    found = _undamaged([*best, *_saved(run)] if prefer == BEST else [*_saved(run), *best])
     if found is None:
         raise UserError(f"{name}={run} is a folder without {LAST}; expected a run's folder")
     return found

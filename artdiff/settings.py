@@ -73,6 +73,12 @@ def size(name: str, value: Any) -> None:
         raise UserError(f"{name} must be train, own or WIDTHxHEIGHT, got {value}")
 
 
+def devices(name: str, value: Any) -> None:
+    """`auto`, or how many."""
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"{name} must be auto or a whole number of at least 1, got {value}")
+
+
 Size = Annotated[str | int, size]
 """At which size to paint: the size of training, the muse's own, or `WIDTHxHEIGHT`."""
 
@@ -89,7 +95,8 @@ RENAMED |= {"network.data_std": "task.data_std"}
 """Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 
 TEXTS = (
-    *("label", "ckpt", "codec_from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
+    *("label", "ckpt", "init", "codec_from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
+    "search.out",
     *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
 """Settings that name a file, a folder, a colour or a class: always text, even if they look like numbers."""
@@ -121,7 +128,9 @@ COMPONENT_RULES: dict[str, Rule] = {
     **{f"network.{name}": POSITIVE_WHOLE for name in ("bottleneck", "cond_dim")},
     "trainer.accelerator": one_of(*get_args(Accelerator)),
     "trainer.precision": one_of(*get_args(Precision)),
-    "trainer.devices": one_of(1),  # order and resume are made for one device
+    "trainer.devices": devices,
+    "trainer.num_nodes": POSITIVE_WHOLE,
+    "trainer.strategy": one_of("auto", "ddp"),  # or a class of Lightning's, as `_target_`
     "trainer.max_epochs": whole(-1),
     "trainer.max_steps": whole(-1),
     "trainer.accumulate_grad_batches": POSITIVE_WHOLE,
@@ -301,6 +310,7 @@ class TrainSettings(Settings):
     seed: Annotated[int, whole(0, 2**32 - 1)]
     compile: CompileMode
     ckpt: str | None
+    init: str | None = None
     codec_from: str | None = None
     finetune_codec: bool = False
     trust_code: bool
@@ -347,6 +357,11 @@ class TrainSettings(Settings):
                 raise UserError(
                     f"loss.perceptual.weights={weights} is no file; expected {', '.join(VGG_WEIGHTS)} or a file"
                 )
+
+    @property
+    def on_several_devices(self) -> bool:
+        """Whether the training may have several processes."""
+        return self.trainer.get("devices", 1) != 1 or self.trainer.get("num_nodes", 1) != 1
 
     @property
     def paints(self) -> bool:

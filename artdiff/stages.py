@@ -37,14 +37,16 @@ class Stage(NamedTuple):
 def planned(settings: TrainSettings) -> list[Stage]:
     """The stages of a run in their order: one if it names none. Raises `UserError`.
 
-    The codec is not trained if another run's is given, unless it is to be trained further.
+    The codec is not trained if another run's is given, unless it is to be trained further; nor is the refiner of a run
+    that begins with the weights of another one.
     """
-    given = settings.codec_from is not None
+    given = settings.codec_from is not None or settings.init is not None
     if settings.finetune_codec and not given:
         raise UserError("finetune_codec=true needs the codec of a run: set codec=RUN")
-    if given and isinstance(settings.task, ReconstructionSettings):
+    if settings.codec_from is not None and isinstance(settings.task, ReconstructionSettings):
         raise UserError("codec=RUN needs a task with a codec, such as experiment=paint128 or task=generation")
-    skipped = ("codec",) if given and not settings.finetune_codec else ()
+    skipped = {name for name, there in (("codec", given), ("refine", settings.init is not None)) if there}
+    skipped = set() if settings.finetune_codec else skipped
     shares = {name: _share(name, stage) for name, stage in settings.stages.items() if name not in skipped}
     shares = {name: share for name, share in shares.items() if share > 0}
     if not given and settings.ckpt is None:

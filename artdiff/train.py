@@ -1,5 +1,6 @@
 """Train a model: `python -m artdiff.train experiment=baseline data.root=DIR`, or `artdiff.train("baseline", …)`."""
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -7,14 +8,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from artdiff import runs
+from artdiff import Interrupted, UserError, runs, slurm
 from artdiff.cli import command, composed, plain, user_error
 from artdiff.files import user_path
 from artdiff.ingest import scan
 from artdiff.overrides import quoted
+from artdiff.ranks import started_together
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
 from artdiff.stages import planned
@@ -48,10 +52,16 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
     folder = Path(overrides.pop("runs_dir", "runs")) / experiment / now
     given = [f"experiment={experiment}", *words, *_words(overrides)]
-    if not any(word.startswith("run_dir=") for word in given):
+    chosen = any(word.startswith("run_dir=") for word in given)
+    if not chosen:
         given.append(f"run_dir={quoted(str(folder))}")
     try:
-        return _train(TrainSettings.of(composed("train", given)))
+        settings = TrainSettings.of(composed("train", given))
+        if settings.on_several_devices and not chosen:
+            raise UserError(
+                "each process of a training on several devices must know the run's folder: give run_dir=DIR"
+            )
+        return _train(settings)
     except InstantiationException as error:  # Hydra's, around a mistake that we know
         mistake = user_error(error)
         raise (mistake or error) from None
@@ -61,16 +71,21 @@ def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
     scan.check_root(settings.data)
     run = Run(runs.shortest(Path(settings.run_dir)))
-    codec = None
-    if settings.codec_from is not None:
-        codec = runs.find_checkpoint(settings.codec_from, newest_in=user_path(settings.runs_dir), prefer=runs.LAST,
-                                     name="codec")  # fmt: skip
+    codec, init = (_given(settings, name, value) for name, value in (("codec", settings.codec_from),
+                                                                     ("init", settings.init)))  # fmt: skip
     stages = planned(settings)
     ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=[stage.folder for stage in stages])
 
     from artdiff.training import staged
 
-    return staged.train(stages, run, ckpt=ckpt, codec=codec)
+    return staged.train(stages, run, ckpt=ckpt, codec=codec, init=init)
+
+
+def _given(settings: TrainSettings, name: str, value: str | None) -> Path | None:
+    """The checkpoint that the setting `name` asks for."""
+    if value is None:
+        return None
+    return runs.find_checkpoint(value, newest_in=user_path(settings.runs_dir), prefer=runs.LAST, name=name)
 
 
 def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -97,10 +112,32 @@ def _word(value: Any) -> str:
 
 def _job(cfg: DictConfig) -> float:
     """What the command does; a sweeper minimises the result, the best `val/loss`."""
-    return _train(TrainSettings.of(plain(cfg))).best_loss
+    settings = TrainSettings.of(plain(cfg))
+    if settings.on_several_devices:
+        _check_processes()
+    slurm.note(Run(Path(settings.run_dir)))
+    try:
+        return _train(settings).best_loss
+    except Interrupted as end:
+        if end.number == getattr(signal, "SIGUSR1", None):
+            slurm.requeue()
+        raise
 
 
-main = command(_job, config="train")
+def _check_processes() -> None:
+    """Raise `UserError` if this command cannot be that of several processes."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        raise UserError(
+            "a sweep cannot start several processes for each job: set trainer.devices=1 and trainer.num_nodes=1, or "
+            "start the jobs one by one"
+        )
+    words = (*hydra.overrides.task, *hydra.overrides.hydra)
+    if started_together() and not any(word.partition("=")[0] in slurm.RUN_DIRS for word in words):
+        raise UserError("torchrun and srun start all processes, which must know the run's folder: give run_dir=DIR")
+
+
+main = command(_job, config="train", words=slurm.carrying_on)
 
 
 class _CallableModule(ModuleType):

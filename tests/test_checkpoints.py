@@ -1,5 +1,6 @@
 """Checkpoints are read safely, old ones too, and name no code outside artdiff unless they are trusted."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from golden import record
 
 from artdiff import UserError
-from artdiff.checkpoints import Earlier, earlier, restore
+from artdiff.checkpoints import Earlier, earlier, restore, trained_parts
 from artdiff.networks import ConvDiffusionModel, UNet
 from artdiff.tasks import Generation
 
@@ -45,8 +46,10 @@ def test_carrying_on_allows_new_settings_only_with_their_defaults():
     for other in ({"refiner": unet}, {"network": unet | {"detail_channels": 8}}, {"gate": 0.0}):
         with pytest.raises(UserError, match=f"was trained with {next(iter(other))}"):
             begun.check_fits(task | other)
-    with pytest.raises(UserError, match="was trained with network"):
+    with pytest.raises(UserError, match="was trained with network.patch 1, got None"):
         begun.check_fits(task | {"network": {"_target_": "artdiff.networks.UNet"}})
+    with pytest.raises(UserError, match=r"was trained with network artdiff.networks.UNet, got artdiff.networks.ViT;"):
+        begun.check_fits(task | {"network": VIT})
 
 
 def test_a_painter_of_version_0_1_has_its_settings_under_their_new_names(tmp_path):
@@ -169,3 +172,29 @@ def test_trusted_code_works(outside, tmp_path):
     path = saved(tmp_path / "some.ckpt", {"_target_": "elsewhere.Plain"}, state)
     task = restore(path, trust_code=True).task
     assert torch.equal(task.network.layer.weight, network.layer.weight)
+
+
+def test_a_checkpoint_of_a_newer_format_is_one_line(tmp_path):
+    path = saved(tmp_path / "new.ckpt", NETWORK)
+    found = torch.load(path, weights_only=True)
+    found["artdiff"] |= {"format": 2, "version": "9.1"}
+    torch.save(found, path)
+    for read in (restore, earlier):
+        with pytest.raises(UserError, match=r"was written by artdiff 9.1 in a format that this version does not know"):
+            read(path)
+
+
+class Hostile:
+    """Its pickle makes a folder when it is read."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("made",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Hostile()}, tmp_path / "hostile.ckpt")
+    for read in (restore, earlier, lambda path: trained_parts(path, trust_code=True)):
+        with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+            read(tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "made").exists()

@@ -12,7 +12,7 @@ from conftest import composed, small, train
 from artdiff import UserError
 from artdiff.settings import CONF, TrainSettings
 
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweep"))
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweep", "search"))
 
 ONE_BATCH = (
     *("data.image_size=16", "data.batch_size=4", "trainer.max_steps=1", "trainer.limit_val_batches=1"),
@@ -35,6 +35,10 @@ NEEDS = {
     "task=autoencoder": ("codec=f4",),
     "task=refinement": ("codec=f4", "refiner=unet", "refiner.channels=[32,32]", "codec_from=TRAINED"),
     "stages=latent": ("task=generation", "network=unet", "codec=f4", "refiner=unet", *LATENT),
+    "stages=cascade": (
+        *("task=generation", "network=unet", "codec=resize", "refiner=unet", "refiner.channels=[32,32]"),
+        *("data.image_size=64", "stages.refine.data.train_crop=16"),
+    ),
     "experiment=paint128": LATENT,
     "experiment=paint256": LATENT,
     "experiment=codec": ("data.train_crop=16",),
@@ -120,7 +124,7 @@ def test_a_sweep_varies_settings_that_exist(sweep):
         ("data.val_fraction=1.5", "data.val_fraction must lie between 0 and 1"),
         ("seed=-1", "seed must be a whole number of 0 to 4294967295, got -1"),
         ("optimizer.lr=fast", "optimizer.lr must be a number, got fast"),
-        ("trainer.devices=2", "trainer.devices must be 1, got 2"),
+        ("trainer.devices=0", "trainer.devices must be auto or a whole number of at least 1, got 0"),
         ("trainer.precision=fp16", "trainer.precision must be auto or 32-true or bf16-mixed or 16-mixed, got fp16"),
         ("data.root=", "data.root is empty; expected a folder, or null for the built-in sample art"),
         ("data.random_crop=40", "data.random_crop must be a whole number of 0 to 32, got 40"),

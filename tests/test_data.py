@@ -44,7 +44,7 @@ class _Turns(torch.utils.data.Dataset):
 
 
 def _loader(seed=0, workers=0):
-    return ResumableLoader(_Turns(), 3, sampler=ShuffledOrder(10, seed), collate_fn=list, num_workers=workers)
+    return ResumableLoader(_Turns(), 3, sampler=ShuffledOrder(10, seed, 3), collate_fn=list, num_workers=workers)
 
 
 def test_every_epoch_has_its_own_order_of_everything():

@@ -6,6 +6,7 @@ import pwd
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 from conftest import composed, generate, in_process, put, small, train
 from PIL import Image
 
-from artdiff import UserError, cache, files, images
+from artdiff import UserError, cache, files, images, runs
 from artdiff.files import printable, user_path, write, writing
 from artdiff.ingest import sample_art
 from artdiff.losses import weights
@@ -22,15 +23,29 @@ from artdiff.painter import Painting
 from artdiff.training.checkpoint_writer import CheckpointWriter
 
 
-@pytest.fixture(scope="module")
-def little(tmp_path_factory):
-    """A disk of 64 KB."""
-    folder = tmp_path_factory.mktemp("little")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+@contextmanager
+def disk(folder, size):
+    """A disk of its own at `folder`."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory):
+    """A disk of 64 KB."""
+    with disk(tmp_path_factory.mktemp("little"), "64k") as folder:
+        yield folder
+
+
+@pytest.fixture
+def larger(tmp_path):
+    """A disk of 32 MB."""
+    (tmp_path / "larger").mkdir()
+    with disk(tmp_path / "larger", "32m") as folder:
+        yield folder
 
 
 def fails(*words):
@@ -104,7 +119,8 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
 def test_saving_needs_no_folder_for_temporary_files(art, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", fails)  # goes through TMPDIR
     run = train(small(art, tmp_path / "run", "data.image_size=16", "callbacks.every_ten_epochs.every_n_epochs=1"))
-    assert {path.name for path in run.last.parent.iterdir()} == {"last.ckpt", "best.ckpt", "epoch_0000.ckpt"}
+    names = {"last.ckpt", "last-1.ckpt", "best.ckpt", "epoch_0000.ckpt"}
+    assert {path.name for path in run.last.parent.iterdir()} == names
 
 
 def test_a_run_on_a_full_disk_ends_in_one_line_with_its_checkpoint(art, tmp_path, monkeypatch):
@@ -116,7 +132,54 @@ def test_a_run_on_a_full_disk_ends_in_one_line_with_its_checkpoint(art, tmp_path
     with pytest.raises(UserError, match=r"best.ckpt|last.ckpt cannot be written to the folder .*checkpoints"):
         train(small(art, tmp_path / "run", *words, "trainer.max_steps=2", "ckpt=last"))
     assert run.last.read_bytes() == before
-    assert {path.name for path in run.last.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in run.last.parent.iterdir()} == {"last.ckpt", "last-1.ckpt", "best.ckpt"}
+
+
+def test_a_file_gets_a_second_name_in_place_of_another(tmp_path, monkeypatch):
+    (tmp_path / "one").write_text("1")
+    (tmp_path / "two").write_text("2")
+    files.duplicate(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two").samefile(tmp_path / "one")
+    monkeypatch.setattr(files.os, "link", fails)  # a disk without second names
+    files.duplicate(tmp_path / "one", tmp_path / "three")
+    assert (tmp_path / "three").read_text() == "1"
+    assert not (tmp_path / "three").samefile(tmp_path / "one")
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "three"}
+    with pytest.raises(UserError, match=f"four cannot be written to the folder {tmp_path}/gone"):
+        files.duplicate(tmp_path / "one", tmp_path / "gone/four")
+
+
+def test_checkpoints_are_kept_while_a_new_one_is_written(tmp_path):
+    last = tmp_path / "last.ckpt"
+    for content in "abcd":
+        with runs.keeping(last, 3):
+            last.unlink(missing_ok=True)
+            last.write_text(content)
+    with pytest.raises(ZeroDivisionError), runs.keeping(last, 3):
+        raise ZeroDivisionError
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"last.ckpt": "d", "last-1.ckpt": "c", "last-2.ckpt": "b"}
+
+
+PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(
+    art, larger, monkeypatch
+):
+    run, filling = larger / "run", larger / "filling"
+    words = (*PAINTS, "data.image_size=16", "callbacks.grids=null", "callbacks.best=null", "loss=mse")
+    saved = train(small(art, run, *words, "trainer.max_steps=1")).last.read_bytes()
+    filling.write_bytes(bytes(shutil.disk_usage(larger).free - len(saved) // 2))
+    further = small(art, run, *words, "trainer.max_steps=2", "ckpt=last")
+    with pytest.raises(UserError, match=r"the disk of .* has no room for this run, which needs [\d.]+ MB: .* are free"):
+        train(further)
+    monkeypatch.setattr("artdiff.training.disk.check", lambda *_: None)  # as if it had filled up since
+    with pytest.raises(UserError, match=r"last.ckpt cannot be written to the folder .*; make room there"):
+        train(further)
+    assert (run / "checkpoints/last.ckpt").read_bytes() == saved
+    filling.unlink()
+    assert train(further).metadata["steps"] == 2
 
 
 def test_an_audit_on_a_full_disk_ends_in_one_line(tmp_path, full):

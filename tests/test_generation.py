@@ -19,9 +19,9 @@ from artdiff.data.loader import Batch
 from artdiff.diffusion.noise import PictureRandom
 from artdiff.images import Colours, colours, to_signed
 from artdiff.losses import HybridLoss
+from artdiff.ranks import Share
 from artdiff.settings import TrainSettings
 from artdiff.tasks import Generation
-from artdiff.tasks.generation import Compared
 from artdiff.training import report
 from artdiff.training.grids import drift
 
@@ -99,7 +99,7 @@ def test_ranks_draw_what_one_large_batch_draws(no_trainer, monkeypatch):
     for rank in (0, 1):
         monkeypatch.setattr(Generation, "global_rank", rank)
         model = task()
-        part = asked(model, Batch(batch.image[rank::2], batch.label[rank::2]))
+        part = asked(model, Batch(batch.image[rank::2], batch.label[rank::2], share=Share(4, 8)))
         assert all(torch.equal(one, other[rank::2]) for one, other in zip(part, whole, strict=True))
         assert model.seen == 8
 
@@ -199,7 +199,7 @@ def test_a_painter_reports_its_gap_at_the_end(art, tmp_path, caplog):
 @pytest.mark.parametrize(("gap", "count", "is_large"), [(0.25, 256, True), (0.15, 256, False), (0.25, 16, False)])
 def test_only_a_gap_that_is_no_chance_is_advised_on(gap, count, is_large):
     model = task()
-    model.compared = [Compared(count, torch.tensor(0.4), torch.tensor(0.4 * (1 + gap)))]
+    model.compared_pictures = count
     scores = {"gap/relative": gap, "gap/train_loss": 0.4, "gap/val_loss": 0.4 * (1 + gap)}
     first, *advice = report._gauge(SimpleNamespace(lightning_module=model), scores)
     assert f"is {gap:.0%} above that on training pictures ({0.4 * (1 + gap):.3g} against 0.4, {count} of each)" in first
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_too(art, tmp_path, monkeypatch):
 
     def infinite(self, batch):
         found = losses(self, batch)
-        is_bad = self.global_step == 1 and self.step.counts == []  # the first batch of the second step
+        is_bad = self.global_step == 1 and self.step.shares == []  # the first batch of the second step
         return found._replace(loss=found.loss + (math.inf if is_bad else 0))  # whose gradient is finite
 
     monkeypatch.setattr(Generation, "losses", infinite)
@@ -405,7 +405,7 @@ def test_a_painter_keeps_its_last_three_checkpoints_beside_last_and_best(art, tm
     every = ("callbacks.every_ten_epochs.every_n_epochs=1", "trainer.check_val_every_n_epoch=1")
     train(composed("train", "experiment=paint32", *TINY, *few, *every))
     kept = {path.stem for path in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {"epoch_0002", "epoch_0003", "epoch_0004", "last", "best"}
+    assert kept == {"epoch_0002", "epoch_0003", "epoch_0004", "last", "last-1", "best"}
     scores = json.loads((tmp_path / "metadata.json").read_text())["scores"]
     assert [name for name in scores if name.startswith("best")] == ["best val/loss"]
 

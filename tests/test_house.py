@@ -11,16 +11,16 @@ ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
     {"files", "locks"},
-    {"rules"},
+    {"rules", "ranks"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
     {"cache", "networks", "evaluation", "diffusion", "picture_cache", "stages"},
     {"ingest", "losses"},
     {"data", "plan"},
     {"tasks"},
-    {"checkpoints", "overrides"},
-    {"cli"},
+    {"checkpoints", "overrides", "sweeps"},
+    {"cli", "slurm"},
     {"training", "painter"},
-    {"train", "generate", "audit", "prune"},
+    {"train", "generate", "audit", "prune", "sweep"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -9,7 +9,7 @@ from conftest import composed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHOWN = re.compile(r"python -m artdiff\.(train|generate|audit|prune)((?: +[^\s`|#]+)+)")
+SHOWN = re.compile(r"python -m artdiff\.(train|generate|audit|prune|sweep)((?: +[^\s`|#]+)+)")
 COMMANDS = sorted({found for page in PAGES for found in SHOWN.findall(page.read_text())})
 OWN = [
     command for command in COMMANDS if "--config-dir" not in command[1]
@@ -23,6 +23,10 @@ def test_commands_are_shown():
 @pytest.mark.parametrize(("command", "words"), OWN)
 def test_a_command_composes(command, words):
     overrides = [word for word in shlex.split(words) if not word.startswith(("-", "hydra."))]
+    if command == "sweep":
+        ours = [word for word in overrides if re.match(r"[+~]*search\b", word)]
+        composed("sweep", *ours)
+        command, overrides = "train", [word for word in overrides if word not in ours]
     if command == "train":
         overrides.append("run_dir=unused")  # the command line's own comes from Hydra
     composed(command, *(override if {*"[{"} & {*override} else override.partition(",")[0] for override in overrides))

@@ -66,7 +66,7 @@ def test_a_run_in_a_folder_whose_name_is_no_text(odd, tmp_path):
     assert "done at step 2" in printed
     run = tmp_path / CAFE
     assert json.loads((run / "metadata.json").read_text())["finished"]
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "last-1.ckpt", "best.ckpt"}
     assert r"caf\udce9" in (run / "train.log").read_text(encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import small, train
 
 from artdiff import UserError
+from artdiff.tasks import Reconstruction
 from artdiff.training.last_checkpoint import LastCheckpoint
 
 STEPS_PER_EPOCH = 5
@@ -181,3 +182,56 @@ def test_another_batch_size_does_not_cut_an_epoch_short(art, stopped, tmp_path, 
     other = _train(art, tmp_path, f"ckpt={ckpt}", f"data.batch_size={batch_size}", *epochs)
     assert other["global_step"] == steps
     assert f"data.batch_size was 8, now {batch_size}: the order of pictures and the epoch begin anew" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a wrong byte", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(art, uninterrupted, tmp_path, caplog, damage):
+    every_step = ("callbacks.last.every_minutes=1e-9", "trainer.limit_val_batches=0", "callbacks.best=null")
+    whole = _train(art, tmp_path / "whole", "trainer.max_steps=6", *every_step)
+    _train(art, tmp_path / "run", "trainer.max_steps=4", *every_step)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes({"cut off": content[:-100], "a wrong byte": content, "empty": b""}[damage])
+    resumed = _train(art, tmp_path / "run", "trainer.max_steps=6", *every_step, "ckpt=last")
+    assert f"{last} is damaged: going on with last-1.ckpt" in caplog.text
+    _assert_equal(resumed, whole)
+
+
+def test_as_many_checkpoints_are_kept_as_were_asked_for(art, tmp_path):
+    words = ("callbacks.last.every_minutes=1e-9", "callbacks.last.keep=3", "trainer.limit_val_batches=0")
+    _train(art, tmp_path, *words, "trainer.max_steps=4", "callbacks.best=null")
+    steps = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("checkpoints/last*")
+    }
+    assert steps == {"last.ckpt": 4, "last-1.ckpt": 3, "last-2.ckpt": 2}
+
+
+def test_if_all_checkpoints_are_damaged_the_last_one_is_named(art, tmp_path):
+    _train(art, tmp_path, "trainer.max_steps=2")
+    for path in tmp_path.glob("checkpoints/*.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last.ckpt cannot be read as a checkpoint"):
+        _train(art, tmp_path, "trainer.max_steps=3", "ckpt=last")
+
+
+def test_a_run_with_loader_processes_resumes_exactly(art, uninterrupted, tmp_path):
+    workers = ("data.num_workers=1",)
+    _train(art, tmp_path, *workers, f"trainer.max_steps={STEPS_PER_EPOCH - 2}")
+    _assert_equal(_train(art, tmp_path, *workers, "trainer.max_steps=9", "ckpt=last"), uninterrupted)
+
+
+def test_a_run_killed_while_it_validated_resumes_exactly(art, uninterrupted, tmp_path, monkeypatch):
+    """What is on the disk during the second validation is kept aside."""
+    validate = Reconstruction.validation_step
+
+    def kept(self, batch, batch_idx):
+        if self.trainer.current_epoch == 1:
+            shutil.copy(tmp_path / "killed/checkpoints/last.ckpt", tmp_path / "killed.ckpt")
+        validate(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstruction, "validation_step", kept)
+        _train(art, tmp_path / "killed", "trainer.max_steps=9", "callbacks.last.pause=0")
+    resumed = _train(art, tmp_path / "resumed", "trainer.max_steps=11", f"ckpt={tmp_path}/killed.ckpt")
+    _assert_equal(resumed, _train(art, tmp_path / "whole", "trainer.max_steps=11"))

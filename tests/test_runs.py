@@ -45,7 +45,7 @@ def trained(home):
 
 def test_a_run_leaves_what_the_readme_lists(trained):
     run, printed = trained
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "last-1.ckpt", "best.ckpt"}
     assert (run / "set_aside.tsv").read_text() == "file\treason\npage.jpg\tnot a picture (HTML)\n"
     metadata = json.loads((run / "metadata.json").read_text())
     held_out = metadata["data"]["validation"]
@@ -129,7 +129,9 @@ def test_a_muse_that_is_no_picture_is_reported(article, tmp_path, home):
 def test_a_multirun_gives_each_job_a_folder_and_continues_after_a_failed_one(home):
     words = (*TWO_STEPS, "loss=mse", "data.root=pictures", "data.batch_size=0,4", "optimizer.lr=1e-3,1e-30")
     printed = command_line(TRAIN, "-m", *words, cwd=home, expect=1)
-    assert printed.count("data.batch_size must be a whole number of at least 1, got 0") == 2
+    assert (
+        printed.count("data.batch_size must be a whole number of at least 1, got 0") == 4
+    )  # at once, and in the table
     assert "Traceback" not in printed
     (sweep,) = (home / "runs/baseline_sweep").iterdir()
     learning_rates = []
@@ -139,29 +141,65 @@ def test_a_multirun_gives_each_job_a_folder_and_continues_after_a_failed_one(hom
         found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
     assert learning_rates == [1e-3, 1e-30]
+    table = [line.split("\t") for line in (sweep / "sweep.tsv").read_text().splitlines()]
+    jobs = [["0", "failed"], ["1", "failed"], ["2", "done"], ["3", "done"]]
+    assert [line[:2] for line in table] == [["job", "status"], *jobs]
+    assert table[1][5] == "data.batch_size must be a whole number of at least 1, got 0"
+    assert table[3][3].endswith("loss=mse data.root=pictures data.batch_size=4 optimizer.lr=0.001")
+    scores = json.loads((sweep / "2/metadata.json").read_text())["scores"]
+    assert float(table[3][2]) == pytest.approx(scores["best val/loss"], rel=1e-3)
     assert f"{sweep.name}/3" in printed
+    assert re.search(r"3 +done +[\d.]+ +.*data.batch_size=4 optimizer.lr=1e-30 ", printed)
+    assert "best: job " in printed
 
 
-def test_ctrl_c_saves_and_the_run_can_be_resumed(home, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "hydra.launcher.cpus_per_task=1"),
+    ],
+    ids=lambda words: words[0].rpartition("=")[2],
+)
+def test_the_jobs_of_a_sweep_run_side_by_side(home, launcher):
+    name = launcher[0].rpartition("=")[2]
+    words = (*TWO_STEPS, "loss=mse", "data.root=pictures", "data.image_size=16", "callbacks.grids=null")
+    grid = ("data.batch_size=0,4", "seed=1,2", f"hydra.sweep.dir={name}")
+    printed = command_line(TRAIN, "-m", *words, *launcher, *grid, cwd=home, expect=1)
+    table = [line.split("\t") for line in (home / name / "sweep.tsv").read_text().splitlines()[1:]]
+    assert [line[1] for line in table] == ["failed", "failed", "done", "done"], printed
+    assert {line[5] for line in table[:2]} == {"data.batch_size must be a whole number of at least 1, got 0"}
+    assert all((home / line[4] / "checkpoints/last.ckpt").exists() for line in table[2:])
+
+
+@pytest.mark.parametrize("folder", ["run_dir=mine", "hydra.sweep.subdir=mine"])
+def test_the_jobs_of_a_sweep_never_share_a_folder(home, folder):
+    printed = in_process(TRAIN, "-m", *TWO_STEPS, "data.root=pictures", "seed=1,2", folder, cwd=home, expect=1)
+    assert f"{folder} would be the folder of all jobs of the sweep" in printed
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda sent: sent.name)
+def test_a_signal_saves_and_the_run_can_be_resumed(home, monkeypatch, caplog, sent):
+    run = f"stopped_{sent.name}"
     words = ("debug=two_steps", "loss=mse", "data.root=pictures", "trainer=cpu", "data.image_size=16")
-    command = [sys.executable, "-m", TRAIN, *words, "trainer.max_steps=-1", "hydra.run.dir=stopped"]
-    last = home / "stopped/checkpoints/last.ckpt"
+    command = [sys.executable, "-m", TRAIN, *words, "trainer.max_steps=-1", f"hydra.run.dir={run}"]
+    last = home / run / "checkpoints/last.ckpt"
     with subprocess.Popen(command, cwd=home, text=True, stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + 120
         while not last.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         saved_first = torch.load(last, weights_only=True)["global_step"]
-        running.send_signal(signal.SIGINT)
+        running.send_signal(sent)
         printed = running.communicate(timeout=60)[1]
-    assert running.returncode == 1
+    assert running.returncode == 128 + sent
     assert "interrupted at step" in printed
     assert "Traceback" not in printed
     stopped = torch.load(last, weights_only=True)["global_step"]
     assert stopped >= saved_first
     monkeypatch.chdir(home)
     caplog.set_level(logging.INFO)
-    train(composed("train", *words, f"trainer.max_steps={stopped + 1}", "run_dir=stopped", "ckpt=last"))
-    assert f"carrying on from stopped/checkpoints/last.ckpt at step {stopped:,}" in caplog.text
+    train(composed("train", *words, f"trainer.max_steps={stopped + 1}", f"run_dir={run}", "ckpt=last"))
+    assert f"carrying on from {run}/checkpoints/last.ckpt at step {stopped:,}" in caplog.text
 
 
 def test_an_audit_reports_the_folder_and_its_runs_keep_the_digest(home, trained):

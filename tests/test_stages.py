@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 
 import artdiff
 from artdiff import UserError
+from artdiff.ingest.sample_art import STYLES
 from artdiff.settings import TrainSettings
 from artdiff.stages import merged, planned
 
@@ -192,11 +193,59 @@ def test_resumed_runs_do_not_share_the_latents_of_other_codecs(art, trained, tmp
     assert all(torch.equal(_state(cleared.folder)[name], value) for name, value in _state(tmp_path / "two").items())
 
 
-def test_a_refiner_of_other_classes_is_refused(art, trained, tmp_path):
-    for name in ("landscape", "truchet"):
-        shutil.copytree(art / name, tmp_path / "art" / name)
-    with pytest.raises(UserError, match="the refiner knows the classes"):
-        train(_config(tmp_path / "art", tmp_path / "run", f"codec_from={trained}", "stages.refine.share=0"))
+@pytest.fixture
+def others(art, tmp_path):
+    """A folder with one of the classes, and one that is new."""
+    for old, new in (("truchet", "truchet"), ("landscape", "unheard")):
+        shutil.copytree(art / old, tmp_path / "art" / new)
+    return tmp_path / "art"
+
+
+def test_a_refiner_of_other_classes_knows_them_by_their_names(others, trained, tmp_path, caplog):
+    run = train(_config(others, tmp_path / "run", f"codec_from={trained}", "stages.refine.share=0"))
+    table = "refiner.network.condition.label.weight"
+    (truchet, unheard, null), before = _state(run.folder)[table], _state(trained)[table]
+    assert torch.equal(truchet, before[sorted(STYLES).index("truchet")])
+    assert torch.equal(unheard, before[-1])
+    assert torch.equal(null, before[-1])
+    assert "the refiner does not know unheard: it paints them as pictures without a label" in caplog.text
+
+
+def test_a_run_in_stages_begins_with_the_weights_of_another(others, trained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = train(_config(others, tmp_path / "run", f"init={trained}", "optimizer.lr=0", "data.image_size=48"))
+    assert "stage 1" not in caplog.text  # its codec and its refiner are taken as they are
+    ours, theirs = _state(run.folder), _state(trained)
+    for name, value in ours.items():
+        if name.startswith(("codec.", "refiner.")) and "label" not in name:
+            assert torch.equal(value, theirs[name]), name
+        if name.startswith("network.") and "label" not in name:
+            assert torch.equal(value, theirs[name.replace("network.", "ema.")]), name
+
+
+def test_a_damaged_checkpoint_of_a_finished_stage_is_replaced_by_the_one_before(art, trained, tmp_path, caplog):
+    shutil.copytree(trained / "codec", tmp_path / "run/codec")
+    last = tmp_path / "run/codec/checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    run = train(_config(art, tmp_path / "run", "ckpt=last"))
+    assert f"{last} is damaged: going on with last-1.ckpt" in caplog.text
+    assert all(torch.equal(_state(run.folder)[name], value) for name, value in _state(trained).items())
+
+
+def test_a_cascade_paints_small_pictures_and_refines_them(art, tmp_path):
+    cascade = ("codec=resize", "stages=cascade", "stages.refine.data.train_crop=16", "task.data_std=0.5", "loss=mse")
+    words = [word for word in TINY if not word.startswith(("codec.", "stages.", "loss."))]
+    run = train(small(art, tmp_path / "run", *words, *cascade))
+    assert {path.name for path in run.folder.iterdir() if path.is_dir()} >= {"refine", "checkpoints"}
+    painter = artdiff.load(run, device="cpu")
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    small_one = painter.task.codec.encode(image)
+    assert torch.allclose(small_one, image.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean(dim=(3, 5)), atol=1e-6)
+    assert painter.task.codec.decode(small_one).shape == image.shape
+    (painted,) = painter.paint(n=1, label="truchet", steps=2)
+    (draft,) = painter.paint(n=1, label="truchet", steps=2, refine_steps=0)
+    assert painted.picture.size == draft.picture.size == (32, 32)
+    assert painted.picture.tobytes() != draft.picture.tobytes()
 
 
 def test_a_refiner_alone_does_not_paint(trained):

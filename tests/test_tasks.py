@@ -10,6 +10,7 @@ from artdiff import UserError
 from artdiff.data.loader import Batch
 from artdiff.evaluation.metrics import ReconstructionScores, TimeBands
 from artdiff.losses import HybridLoss, Losses, PerceptualLoss
+from artdiff.ranks import Share
 from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Step
 
@@ -76,12 +77,12 @@ def test_a_step_averages_its_batches_by_their_size():
     step = Step()
     for count, value in ((4, 1.0), (4, 2.0), (2, 5.0)):
         term = torch.full((count,), value)
-        factor = step.add(Losses(term.mean(), {"mse": term}), count, keep_terms=True) / value
+        factor = step.add(Losses(term.mean(), {"mse": term}), Share(count, count), world=1, keep_terms=True) / value
         assert factor == count / 4
     assert {name: mean.item() for name, mean in step.means().items()} == pytest.approx({"loss": 2.2, "mse": 2.2})
     assert step.correction(4) == pytest.approx(4 * 4 / 10)  # Lightning has divided by 4
     assert step.is_finite
-    step.add(Losses(torch.tensor(torch.nan), {}), 4, keep_terms=False)
+    step.add(Losses(torch.tensor(torch.nan), {}), Share(4, 4), world=1, keep_terms=False)
     assert not step.is_finite
 
 

@@ -26,6 +26,7 @@ from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import Index, build_index
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Folder, Source
+from artdiff.ranks import Ranks
 from artdiff.settings import DataSettings
 from artdiff.store import Contents
 
@@ -98,15 +99,42 @@ class ArtDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.train_set.indices_only = self.is_resident
-        order = ShuffledOrder(len(self.train_set), self.settings.seed)
-        self.train_loader = ResumableLoader(self.train_set, self.batch_size, sampler=order, **self._options())
+        order = ShuffledOrder(len(self.train_set), self.settings.seed, self.batch_size, self.ranks)
+        self.train_loader = ResumableLoader(self.train_set, self.own_batch_size, sampler=order, **self._options())
         if self.resumed_at is not None:
             self.train_loader.go_to(self.resumed_at)
         return self.train_loader
 
     def val_dataloader(self) -> DataLoader:
         self.val_set.indices_only = self.is_resident
-        return DataLoader(self.val_set, self.batch_size, **self._options())
+        own = None if self.ranks.world == 1 else self.ranks.own(0, len(self.val_set))
+        return DataLoader(self.val_set, self.own_batch_size, sampler=own, **self._options())
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that share the batches."""
+        return Ranks() if self.trainer is None else Ranks(self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def own_batch_size(self) -> int:
+        """Pictures of a batch on this rank."""
+        return self.batch_size // self.ranks.world
+
+    def check_ranks(self, ranks: Ranks) -> None:
+        """Raise `UserError` unless batches can be shared by these ranks; says how they are."""
+        world = ranks.world
+        if self.batch_size % world:
+            raise UserError(
+                f"data.batch_size is that of all {world} devices together and must be a multiple of {world}, got "
+                f"{self.batch_size}; set data.batch_size={self.batch_size + -self.batch_size % world}"
+            )
+        if len(self.val_set) < world:
+            raise UserError(f"{len(self.val_set)} held-out pictures are too few for {world} devices: use fewer")
+        if world > 1:
+            log.info("a batch: %s pictures, %s on each of %s devices", self.batch_size, self.batch_size // world, world)
+        if 0 < len(self.train_set) % self.batch_size < world:
+            log.info("the last batch of an epoch has fewer pictures than devices: those without one repeat another's, "
+                     "which does not count")  # fmt: skip
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
         index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: looking it up must not wait
@@ -121,7 +149,7 @@ class ArtDataModule(L.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
-        image, index, label, numbers, gone = batch
+        image, index, label, numbers, gone, share = batch
         assert image is not None
         for file in gone:
             log.warning("left out of a batch, it cannot be read any more: %s", file)
@@ -133,7 +161,7 @@ class ArtDataModule(L.LightningDataModule):
             image = augment.crop(image, side, numbers[:, 1:3].flip(1))
         if self.settings.flip and numbers is not None:
             image = augment.flip(image, self.settings.flip, numbers[:, 0])
-        return Batch(images.to_signed(image), label, index)
+        return Batch(images.to_signed(image), label, index, share)
 
     @cached_property
     def unchanging(self) -> Contents | None:

@@ -12,6 +12,9 @@ from artdiff import UserError
 from artdiff.data.pixels import Pixels
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.ingest.index import Index
+from artdiff.ranks import Ranks, Share
+
+ALONE = Ranks()
 
 
 class Batch(NamedTuple):
@@ -24,6 +27,8 @@ class Batch(NamedTuple):
     image: Tensor
     label: Tensor
     index: Tensor | None = None  # type: ignore[assignment]  # not the method of a tuple
+    share: Share | None = None
+    """On several ranks, which part of the batch this is; None if it is all of it."""
 
 
 class Wire(NamedTuple):
@@ -38,6 +43,7 @@ class Wire(NamedTuple):
     label: Tensor
     chance: Tensor | None
     gone: list[str]
+    share: Share | None = None
 
 
 class Turn(NamedTuple):
@@ -46,17 +52,21 @@ class Turn(NamedTuple):
     picture: int
     epoch: int
     position: int
+    share: Share | None = None
+    """Of the batch that it belongs to."""
 
 
 def chance(seed: int, turns: list[Turn]) -> np.ndarray:
     """Four random numbers for each turn, float32 (B,4) in [0,1): a function of (seed, epoch, position).
 
     They come from Philox, a function of a key and a counter (Salmon et al. 2011, doi:10.1145/2063384.2063405). The
-    turns must follow each other in one epoch.
+    turns must follow each other in one epoch, all at the same distance.
     """
+    distance = turns[1].position - turns[0].position if len(turns) > 1 else 1
     key = np.array((seed, turns[0].epoch), np.uint64)
     counter = np.array((turns[0].position, 0, 0, 0), np.uint64)  # each step gives four numbers
-    numbers = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((len(turns), 4))
+    drawn = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((distance * len(turns), 4))
+    numbers = drawn[::distance]
     return (np.floor(numbers * 2**24) / 2**24).astype(np.float32)  # exact in float32: rounding could give 1
 
 
@@ -94,11 +104,12 @@ class Pictures(Dataset):
         if self.seed is not None and isinstance(turns[0], Turn):
             numbers = torch.from_numpy(chance(self.seed, turns))
         indices, labels = torch.from_numpy(self.indices[pictures]), self.labels[pictures]
+        share = turns[0].share if isinstance(turns[0], Turn) else None
         if self.indices_only:
-            return Wire(None, indices, labels, numbers, [])
+            return Wire(None, indices, labels, numbers, [], share)
         pixels, places, gone = self.source.read(self.indices[pictures])
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return Wire(image, indices[places], labels[places], None if numbers is None else numbers[places], gone)
+        return Wire(image, indices[places], labels[places], None if numbers is None else numbers[places], gone, share)
 
     def spread(self, count: int, *, label: int | None = None) -> Tensor:
         """At most `count` pictures, spread evenly over all or those with a label: uint8 (B,3,H,W), always the same.
@@ -114,31 +125,41 @@ class Pictures(Dataset):
 
 
 class ShuffledOrder(Sampler[Turn]):
-    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone."""
+    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone.
 
-    def __init__(self, length: int, seed: int) -> None:
+    On several ranks, those of this rank in batches of `batch_size` on all of them together.
+    """
+
+    def __init__(self, length: int, seed: int, batch_size: int, ranks: Ranks = ALONE) -> None:
         self.length = length
         self.seed = seed
+        self.batch_size = batch_size
+        self.ranks = ranks
         self.epoch = 0
         self.start = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self.ranks.taken(self.length, self.batch_size)
 
     def __iter__(self) -> Iterator[Turn]:
         generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
-        order = torch.randperm(self.length, generator=generator)[self.start :].tolist()
-        for position, index in enumerate(order, self.start):
-            yield Turn(index, self.epoch, position)
+        order = torch.randperm(self.length, generator=generator)
+        for first in range(self.start, self.length, self.batch_size):
+            end = min(first + self.batch_size, self.length)
+            own = self.ranks.own(first, end)
+            share = None if self.ranks == ALONE else Share(len([place for place in own if place < end]), end - first)
+            places = [min(place, end - 1) for place in own]
+            for position, picture in zip(places, order[places].tolist(), strict=True):
+                yield Turn(picture, self.epoch, position, share)
 
 
 class ResumableLoader(DataLoader):
     """A DataLoader over a `ShuffledOrder` that can resume in the middle of an epoch.
 
-    It counts epochs itself: Lightning's count is off by one after some resumes. A batch counts when it is yielded.
+    It counts epochs itself: Lightning's count is off by one after some resumes. A batch counts when it is yielded. Its
+    position is that of all ranks, and the same for any number of them.
     """
 
-    batch_size: int
     epoch = 0
     served = 0
     _loaded = False
@@ -148,7 +169,7 @@ class ResumableLoader(DataLoader):
             self.epoch, self.served = self.epoch + 1, 0
         self._loaded = False
         if isinstance(self.sampler, ShuffledOrder):  # Lightning replaces it to overfit one batch
-            self.sampler.epoch, self.sampler.start = self.epoch, self.served * self.batch_size
+            self.sampler.epoch, self.sampler.start = self.epoch, self.served * self.sampler.batch_size
         for batch in super().__iter__():
             self.served += 1
             yield batch

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from artdiff.ingest import main_picture, signs, tiff
+from artdiff.ingest import main_picture, plugins, signs, tiff
 from artdiff.ingest.fingerprint import SIDE, fingerprint
 from artdiff.ingest.flatten import WHITE, Colour, flat
 from artdiff.ingest.main_picture import Unreadable, loaded
@@ -139,6 +139,9 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, Unreadable | MemoryError) or not isinstance(error, Exception):
             return
+        named = signs.name(self.content)
+        if plugins.add(named):  # what plugins say is of no help
+            raise Unreadable(f"damaged {named}: {signs.AGAIN}") from None
         name = _looks_like(self.content)
         if isinstance(error, UnidentifiedImageError):
             reason = signs.unsupported(self.content)

@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 
 from artdiff import UserError, cache
-from artdiff.ingest import earlier_cache, pool
+from artdiff.ingest import earlier_cache, plugins, pool
 from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Facts, Transform
 from artdiff.ingest.pool import Outcome
@@ -115,7 +115,9 @@ class Ledger:
             text, ending, _ = stream.read().rpartition(b"\n")
         self._read += len(text) + len(ending)
         for digest, facts, reason, *limits in _entries(text.split(b"\n")):
-            if not limits or limits[0] == self._bounds:
+            if reason is not None and plugins.may_read_now(reason):
+                self.outcomes.pop(digest, None)
+            elif not limits or limits[0] == self._bounds:
                 self.outcomes[digest] = Outcome(Facts(*facts) if facts is not None else None, reason)
 
     def add(self, digest: str, outcome: Outcome) -> None:

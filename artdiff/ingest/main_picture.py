@@ -1,12 +1,12 @@
 """Opens the main picture of a file that holds several: not a thumbnail, nor the blank first frame of an animation."""
 
 import io
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
-from artdiff.ingest import tiff
+from artdiff.ingest import plugins, signs, tiff
 from artdiff.ingest.flatten import WHITE, flat, orientation
 from artdiff.ingest.signs import EXPORTED
 
@@ -37,12 +37,16 @@ class Unreadable(Exception):
     """The file is not a picture that can be used; the message says why, in words for a person."""
 
 
-@lru_cache
 def formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are decoded, the usual ones first."""
+    _init()
+    return tuple(name for name in Image.ID if name not in NOT_PICTURES)
+
+
+@cache
+def _init() -> None:
     Image.preinit()
     Image.init()
-    return tuple(name for name in Image.ID if name not in NOT_PICTURES)
 
 
 def loaded(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -72,6 +76,7 @@ def loaded(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int
 
 
 def _opened(content: bytes) -> Image.Image:
+    plugins.add(signs.name(content))
     return Image.open(io.BytesIO(content), formats=formats())
 
 

@@ -7,6 +7,7 @@ HEAD = 1024
 """Bytes that are looked at."""
 
 CONVERTED = "which must first be converted to JPEG or PNG"
+PLUGIN = f"{CONVERTED} (or pip install 'artdiff[photos]')"
 EXPORTED = "which must first be exported as JPEG, PNG or TIFF"
 AGAIN = "copy or download it again"
 
@@ -44,13 +45,13 @@ def _is_text(head: bytes) -> bool:
 _FTYP: _Test = lambda head: head[4:8] == b"ftyp"  # noqa: E731
 
 PICTURES: tuple[tuple[str, str, _Test], ...] = (
-    ("JPEG XL", CONVERTED, _begins(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("JPEG XL", PLUGIN, _begins(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
     ("JPEG XR", CONVERTED, _begins(b"II\xbc\x01")),
     ("JPEG-LS", CONVERTED, _begins(b"\xff\xd8\xff\xf7")),
     ("raw file (CR3)", EXPORTED, _brands(b"crx ")),
     ("AVIF that cannot be decoded here", CONVERTED, _brands(b"avif", b"avis")),
     (
-        *("HEIC", CONVERTED),
+        *("HEIC", PLUGIN),
         _brands(b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"),
     ),
     ("raw file (CRW)", EXPORTED, lambda head: head[6:14] == b"HEAPCCDR"),
@@ -73,7 +74,7 @@ PICTURES: tuple[tuple[str, str, _Test], ...] = (
     ("BPG", CONVERTED, _begins(b"BPG\xfb")),
     ("Farbfeld", CONVERTED, _begins(b"farbfeld")),
 )
-"""Pictures that Pillow does not decode: name, remedy, test."""
+"""Pictures that Pillow does not decode by itself: name, remedy, test."""
 
 POINTERS: tuple[tuple[str, _Test], ...] = (
     (
@@ -116,8 +117,14 @@ OTHERS: tuple[tuple[str, _Test], ...] = (
 """What else lies in folders of pictures: name, test."""
 
 
+def name(content: bytes) -> str | None:
+    """The format of a picture that Pillow does not decode by itself; None if it is none of these."""
+    head = content[:HEAD]
+    return next((name for name, _, fits in PICTURES if fits(head)), None)
+
+
 def unsupported(content: bytes) -> str | None:
-    """The reason why a picture of a format that Pillow does not decode is rejected; None if it is none of these."""
+    """The reason why such a picture is rejected."""
     head = content[:HEAD]
     return next((f"{name}, {remedy}" for name, remedy, fits in PICTURES if fits(head)), None)
 

@@ -16,6 +16,10 @@ from artdiff import UserError, __version__
 from artdiff.compiled import FixedBatch
 from artdiff.data.loader import Batch
 from artdiff.losses import Loss, Losses, PerceptualLoss
+from artdiff.ranks import Share
+
+FORMAT = 1
+"""Of checkpoints: increase it when this version's cannot be read by those before."""
 
 
 class Task(L.LightningModule, ABC):
@@ -53,6 +57,9 @@ class Task(L.LightningModule, ABC):
         self.seen = 0
         """Images trained on so far, by all ranks."""
         self.step = Step()
+        self.validated_sums: Tensor | None = None
+        """On several ranks: the pictures that this one has validated, and the sums of their losses."""
+        self.validated_terms: list[str] = []
         self.register_buffer("failed_at", torch.tensor(-1), persistent=False)  # the first bad step, on the device
         self.register_buffer("grad_norm", torch.tensor(torch.nan), persistent=False)
 
@@ -91,8 +98,9 @@ class Task(L.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(self._batch_seed())  # for dropout; noise and times have their own numbers
         losses = self.losses(batch)
-        self.seen += len(batch.image) * self.trainer.world_size
-        return self.step.add(losses, len(batch.image), keep_terms=self.reads_values)
+        share = batch.share or Share(len(batch.image), len(batch.image))
+        self.seen += share.total
+        return self.step.add(losses, share, world=self.trainer.world_size, keep_terms=self.reads_values)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Skip the update if the loss or a gradient is NaN or infinite; raise at the next logging step.
@@ -112,9 +120,10 @@ class Task(L.LightningModule, ABC):
             has_failed = has_failed | ~torch.isfinite(self.grad_norm)
             if is_fused:
                 optimizer.found_inf = has_failed.float()  # type: ignore[attr-defined]
+        has_failed = self.on_all_ranks(has_failed.float(), "max") > 0
         self._remember(has_failed)
         if self.reads_values:
-            self.log_terms("train", step.means(), step.count)
+            self.log_terms("train", self._means(step), step.total)
         if self.reads_values or not is_fused:
             self._raise_if_failed()
 
@@ -129,11 +138,17 @@ class Task(L.LightningModule, ABC):
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), gradient_clip_val, self.grad_norm)
 
     def on_validation_epoch_end(self) -> None:
+        failed = self.on_all_ranks(self.failed_at, "max")
+        self.failed_at = torch.where(self.failed_at < 0, failed, self.failed_at)
         self._raise_if_failed()
+        if self.validated_sums is not None:  # Lightning's mean over ranks counts in whole numbers a rank
+            count, *sums = self.on_all_ranks(self.validated_sums, "sum")
+            self.log_terms("val", {name: one / count for name, one in zip(self.validated_terms, sums, strict=True)}, 1)
+            self.validated_sums = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._raise_if_failed()
-        about = {"version": __version__, "task": type(self).__name__, "seen": self.seen}
+        about = {"format": FORMAT, "version": __version__, "task": type(self).__name__, "seen": self.seen}
         checkpoint["artdiff"] = {**about, **self._loss_facts()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -152,8 +167,25 @@ class Task(L.LightningModule, ABC):
     def log_validation(self, losses: Losses, count: int) -> None:
         """Log the losses of a validation batch, whose values are checked when the validation ends."""
         self._remember(~torch.isfinite(losses.loss))
-        terms = {name: value.mean() for name, value in losses.terms.items()}
-        self.log_terms("val", {"loss": losses.loss, **terms}, count)
+        means = {"loss": losses.loss, **{name: value.mean() for name, value in losses.terms.items()}}
+        if self.trainer.world_size == 1:
+            self.log_terms("val", means, count)
+            return
+        sums = torch.stack([torch.ones_like(losses.loss), *means.values()]) * count
+        self.validated_sums = sums if self.validated_sums is None else self.validated_sums + sums
+        self.validated_terms = [*means]
+
+    def on_all_ranks(self, value: Tensor, how: Literal["sum", "max"]) -> Tensor:
+        """The sum or the largest of what all ranks have, each number by itself. All ranks must call it."""
+        if self.trainer.world_size == 1:
+            return value
+        return self.trainer.strategy.reduce(value.clone(), reduce_op=how)
+
+    def _means(self, step: "Step") -> dict[str, Tensor]:
+        """The losses of a step, averaged over the pictures of all ranks."""
+        means = step.means()
+        summed = self.on_all_ranks(torch.stack(list(means.values())), "sum") if self.trainer.world_size > 1 else None
+        return means if summed is None else dict(zip(means, summed, strict=True))
 
     @property
     def needed_loss(self) -> Loss:
@@ -182,44 +214,46 @@ class Task(L.LightningModule, ABC):
 
 
 class Step:
-    """The batches of an optimizer step so far.
+    """The batches of an optimizer step so far, of which this rank may have a part.
 
-    Lightning divides the loss of each batch by the number of batches in a step. That gives the mean over all pictures
-    only if there are as many batches, all equally large, and an epoch's last step may have fewer. So the loss of each
-    batch is scaled by its size against the first one's, and the sum of the gradients by `correction`.
+    Lightning divides the loss of each batch by the number of batches in a step, and its strategies average gradients
+    over ranks. That gives the mean over all pictures only if there are as many batches, all equally large, and equally
+    many pictures on each rank; an epoch's last step may have fewer. So the loss of each batch is scaled by the size of
+    its part against an equal part of the first one, and the sum of the gradients by `correction`.
     """
 
     def __init__(self) -> None:
-        self.counts: list[int] = []
+        self.shares: list[Share] = []
         self.kept: list[dict[str, Tensor]] = []
         self.is_finite: Tensor
 
-    def add(self, losses: Losses, count: int, *, keep_terms: bool) -> Tensor:
-        """Take in the losses of `count` pictures; returns the loss to train on."""
+    def add(self, losses: Losses, share: Share, *, world: int, keep_terms: bool) -> Tensor:
+        """Take in the losses of a part of a batch, on one of `world` ranks; returns the loss to train on."""
         loss = losses.loss.detach()
         finite = torch.isfinite(loss)
-        self.is_finite = self.is_finite & finite if self.counts else finite
-        self.counts.append(count)
+        self.is_finite = self.is_finite & finite if self.shares else finite
+        self.shares.append(share)
         if keep_terms:
             self.kept.append({"loss": loss, **{name: term.detach().mean() for name, term in losses.terms.items()}})
-        share = count / self.counts[0]
-        return losses.loss if share == 1 else losses.loss * share
+        scale = share.counted * world / self.shares[0].total
+        return losses.loss if scale == 1 else losses.loss * scale
 
     @property
-    def count(self) -> int:
-        """Pictures of all batches."""
-        return sum(self.counts)
+    def total(self) -> int:
+        """Pictures of all batches, on all ranks."""
+        return sum(share.total for share in self.shares)
 
     def correction(self, usual_batches: int) -> float:
         """The factor that makes the accumulated gradients those of the mean over all pictures."""
-        return usual_batches * self.counts[0] / self.count
+        return usual_batches * self.shares[0].total / self.total
 
     def means(self) -> dict[str, Tensor]:
-        """The loss and its terms, averaged over all pictures."""
-        if len(self.kept) == 1:
+        """The loss and its terms, averaged over all pictures; on several ranks, this one's part of each mean."""
+        counts = [share.counted for share in self.shares]
+        if len(self.kept) == 1 and counts[0] == self.total:
             return self.kept[0]
         means = {}
         for name in self.kept[0]:
             values = torch.stack([terms[name] for terms in self.kept])
-            means[name] = (values * values.new_tensor(self.counts)).sum() / self.count
+            means[name] = (values * values.new_tensor(counts)).sum() / self.total
         return means

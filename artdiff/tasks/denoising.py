@@ -93,10 +93,15 @@ class Denoising(Task):
 
     def fixed_numbers(self, image: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Times (B,) and noise (B,*shape) for the next pictures (B,3,H,W) of a validation, the same every time."""
-        numbers = range(self.validated, self.validated + len(image))
+        numbers = self.next_validated(len(image))
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
         return time, seeded_noise(numbers, shape).to(image.device)
+
+    def next_validated(self, count: int) -> range:
+        """The places, among those of all ranks, of the next pictures that this rank validates."""
+        world, first = self.trainer.world_size, self.validated
+        return range(first * world + self.global_rank, (first + count) * world + self.global_rank, world)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -113,6 +113,8 @@ class Generation(Denoising):
         self.ema_denoiser = Preconditioned(self.ema, data_std=data_std)
         self.trained_sample: Batch | None = None
         self.compared: list[Compared] = []
+        self.compared_pictures = 0
+        """Pictures of each side that the gap of the latest validation was measured on."""
 
     def cache_latents(self, contents: Contents, gigabytes: float) -> None:
         """Encode these pictures once; a batch's `index` then says which of them it has."""
@@ -158,30 +160,32 @@ class Generation(Denoising):
         are of equally many pictures of the same labels, with the same times, noise and batches, because all of these
         move a loss by more than a small gap.
         """
-        first, count = self.validated, len(batch.image)
+        places, count = self.next_validated(len(batch.image)), len(batch.image)
         time, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
         denoised = self.objective.at(
             self.ema_denoiser, batch, time=time, noise=noise, loss=self.needed_loss, clean=self.encoded(batch)
         )
         self.log_validation(self.noted(denoised, self.val_bands), count)
-        if self.trained_sample is not None and self.validated <= len(self.trained_sample.label):
-            image, label = (part[first : first + count] for part in self.trained_sample[:2])
+        if self.trained_sample is not None and places[-1] < len(self.trained_sample.label):
+            image, label = (part[places.start : places.stop : places.step] for part in self.trained_sample[:2])
             trained = Batch(images.to_signed(image.to(time.device)), label.to(time.device))
             learned = self.objective.at(self.ema_denoiser, trained, time=time, noise=noise, loss=self.needed_loss)
             self.compared.append(Compared(count, learned.loss, denoised.loss))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        if self.compared:
-            total = self.compared_pictures
-            train = sum(pair.pictures / total * pair.train_loss for pair in self.compared)
-            val = sum(pair.pictures / total * pair.val_loss for pair in self.compared)
+        if self.trained_sample is None:
+            return
+        total = sum(pair.pictures for pair in self.compared)
+        if self.trainer.world_size > 1:
+            total = int(self.on_all_ranks(torch.tensor(total, device=self.device), "sum"))
+        self.compared_pictures = total
+        if total:
+            none = torch.zeros((), device=self.device)
+            train = sum((pair.pictures / total * pair.train_loss for pair in self.compared), none)
+            val = sum((pair.pictures / total * pair.val_loss for pair in self.compared), none)
+            train, val = (self.on_all_ranks(loss, "sum") for loss in (train, val))
             self.log_dict({"gap/train_loss": train, "gap/val_loss": val, "gap/relative": (val - train) / train})
-
-    @property
-    def compared_pictures(self) -> int:
-        """Pictures of each side that the gap of the latest validation was measured on."""
-        return sum(pair.pictures for pair in self.compared)
 
     def _choose_trained(self) -> Batch:
         """The training pictures, uint8 on the CPU, that are compared with the first pictures of each validation.

@@ -1,11 +1,12 @@
 """Lower the learning rate to zero at the end of a run whose length is known."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as L
 
 from artdiff.rules import share as check_share
-from artdiff.training.loop import progress
+from artdiff.training.loop import progress, time_left
 
 LEAST = 1e-3
 """The lowest factor: from zero the rate could not rise again if a run is carried on for longer."""
@@ -32,7 +33,10 @@ class Decay(L.Callback):
     ) -> None:
         if not self.share or batch_idx % trainer.accumulate_grad_batches:
             return
-        before, self.factor = self.factor, max(LEAST, min(1.0, (1 - progress(trainer)) / self.share))
+        done = progress(trainer)
+        if trainer.world_size > 1 and time_left(trainer) < math.inf:
+            done = trainer.strategy.broadcast(done)  # each rank has a clock of its own
+        before, self.factor = self.factor, max(LEAST, min(1.0, (1 - done) / self.share))
         if self.factor != before:
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] *= self.factor / before

@@ -9,15 +9,17 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from artdiff import UserError, __version__, checkpoints, runs
-from artdiff.checkpoints import Earlier, Trained
+from artdiff import Interrupted, UserError, __version__, checkpoints, runs
+from artdiff.checkpoints import Earlier
 from artdiff.data.datamodule import ArtDataModule
-from artdiff.files import remove_unfinished, write
+from artdiff.files import duplicate, remove_unfinished, write
+from artdiff.ranks import Ranks
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
 from artdiff.tasks.base import Task
-from artdiff.training import report
+from artdiff.training import disk, report
 from artdiff.training import trainer as trainers
+from artdiff.training.beginning import begin_with, build_on, take_weights
 from artdiff.training.final_scores import FinalScores
 from artdiff.training.last_checkpoint import LastCheckpoint
 from artdiff.training.reporting import only_reporting, open_loggers
@@ -29,53 +31,97 @@ COMPARED = ("seed", "data", "network", "loss", "optimizer", "scheduler")
 
 
 def fit(
-    settings: TrainSettings, run: Run, ckpt: Path | None, *, before: Path | None = None, is_last: bool = True
+    settings: TrainSettings,
+    run: Run,
+    ckpt: Path | None,
+    *,
+    before: Path | None = None,
+    init: Path | None = None,
+    is_last: bool = True,
 ) -> Run:
-    """Train with `settings`, resuming from `ckpt` if it is given, on the codec and refiner of the checkpoint `before`.
+    """Train with `settings`, resuming from the checkpoint `ckpt` if it is given.
 
-    The report at the end proposes commands if this stage of the run `is_last`.
+    Args:
+        settings: of this stage.
+        run: of this stage.
+        ckpt: to carry on.
+        before: a checkpoint whose codec and refiner the task is built on.
+        init: a checkpoint whose weights the last stage begins with, and whose codec and refiner it is built on unless
+            there is one `before`.
+        is_last: whether this stage of the run is the last one; the report then proposes commands.
 
-    Raises `UserError`.
+    Raises `UserError`, and `Interrupted` if a signal ended the training, which is saved.
     """
     config = settings.config
-    trained = _named(checkpoints.trained_parts(before, trust_code=settings.trust_code), config) if before else {}
-    config["task"] |= {name: part.settings for name, part in trained.items()}
+    parts = build_on(config, before, init, trust_code=settings.trust_code)
     L.seed_everything(settings.seed, workers=True, verbose=False)
-    own = {name: value for name, value in config["task"].items() if name not in COMPARED}
-    final = FinalScores(hyperparameters={"task": own, **{name: config[name] for name in COMPARED}})
+    shown = {name: value for name, value in config["task"].items() if name not in COMPARED}
+    final = FinalScores(hyperparameters={"task": shown, **{name: config[name] for name in COMPARED}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
     earlier = checkpoints.earlier(ckpt) if ckpt is not None else None
     start = earlier.step if earlier is not None else 0
     data, task = _build(config, loss, earlier)
     if earlier is None:
-        _begin_with(trained, task)
-    trainers.cache_and_compile(config, task, data, trainer.strategy.root_device)
-    _describe(run, config, trainer, task, data=data, ckpt=ckpt)
+        begin_with(parts, task)
+        if init is not None and is_last:
+            take_weights(task, init, trust_code=settings.trust_code)
+            log.info("a new run on the weights of %s: steps, optimizer and schedules begin anew", init)
+    was_finished = bool(run.metadata.get("finished"))
+    data.check_ranks(Ranks(trainer.global_rank, trainer.world_size))
+    own = data.batch_size // trainer.world_size
+    trainers.cache_and_compile(config, task, data, trainer.strategy.root_device, batch_size=own)
+    if trainer.is_global_zero:
+        disk.check(trainer, task, data, run.folder)
+        _describe(run, config, trainer, task, data=data, ckpt=ckpt)
     open_loggers(trainer)
     if ckpt is not None:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
-        trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-        if trainer.global_step == start and not is_last:  # it was stopped between its last step and this note
-            run.note(steps=start, finished=True)
-        elif trainer.global_step == start:
-            raise UserError(
-                f"no step to take after step {start:,}: raise {report.limit(config)} (and trainer.max_time)"
-            )
+        try:
+            trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
+        except SystemExit:  # Lightning's answer to an interruption
+            if _stopped_by(trainer) is None:
+                raise
+        if trainer.global_step == start and _stopped_by(trainer) is None:
+            _is_at_its_end(run, ckpt, config, trainer, is_last=is_last, was_finished=was_finished)
     finally:
-        if trainer.global_step > start:
+        if trainer.global_step > start and trainer.is_global_zero:
             with only_reporting(f"{runs.METADATA} is not complete"):
                 run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
             with only_reporting("the closing report is not complete"):
                 report.finished(trainer, config, run.folder, final.scores, is_last=is_last)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
-    if not is_last and any(
-        isinstance(one, LastCheckpoint) and one.asked_to_stop for one in trainer.checkpoint_callbacks
-    ):
-        raise KeyboardInterrupt  # while the last step was validated
+    number = _stopped_by(trainer)
+    if number is not None and not (is_last and trainer.state.finished):
+        raise Interrupted(number)
     return run
+
+
+def _stopped_by(trainer: L.Trainer) -> int | None:
+    """The signal that asked this training to stop, even if only while its last step was validated."""
+    saving = [one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)]
+    return next((one.stopped_by for one in saving if one.stopped_by is not None), None)
+
+
+def _is_at_its_end(
+    run: Run, ckpt: Path | None, config: dict[str, Any], trainer: L.Trainer, *, is_last: bool, was_finished: bool
+) -> None:
+    """The run was carried on from its last step. If it was killed before it could note so, it is finished now.
+
+    Raises `UserError` if it has been finished before, or is that of another folder.
+    """
+    is_own = ckpt is not None and ckpt.resolve().parent == run.last.resolve().parent
+    step, was_finished = trainer.global_step, trainer.strategy.broadcast(was_finished)
+    if ckpt is None or (is_last and (not is_own or was_finished)):
+        raise UserError(f"no step to take after step {step:,}: raise {report.limit(config)} (and trainer.max_time)")
+    log.info("the last step was taken before: finished")
+    if trainer.is_global_zero:
+        if ckpt.resolve() != run.last.resolve():
+            duplicate(ckpt, run.last)
+        run.note(steps=step, finished=True)
+    trainer.strategy.barrier()
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
@@ -93,31 +139,6 @@ def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[
     return data, instantiate(config["task"], loss=loss)
 
 
-def _named(parts: dict[str, Trained], config: dict[str, Any]) -> dict[str, Trained]:
-    """The parts that this task uses, by the setting that describes them: the network of an autoencoder is a codec."""
-    if "codec" not in config["task"]:
-        return {"network": parts["codec"]}
-    return {name: part for name, part in parts.items() if name in config["task"]}
-
-
-def _begin_with(trained: dict[str, Trained], task: Task) -> None:
-    """Give the task the weights of what was trained before. Raises `UserError` if it needs more."""
-    for name, part in trained.items():
-        if part.classes is not None and part.classes != getattr(task, "classes", None):
-            raise UserError(
-                f"the {name} knows the classes {', '.join(part.classes) or 'none'}, and this folder has others: "
-                f"train one for it (stages.refine.share)"
-            )
-        if part.weights:
-            getattr(task, name).load_state_dict(part.weights)
-    for name in ("codec", "refiner"):
-        settings = task.hparams.get(name) or {}
-        if settings.get("_target_", "").startswith("artdiff.networks.") and name not in trained:
-            raise UserError(
-                f"the {name} has weights that were not trained; take those of a run that has them with codec=RUN"
-            )
-
-
 def _describe(
     run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: ArtDataModule, ckpt: Path | None
 ) -> None:
@@ -127,7 +148,8 @@ def _describe(
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
     data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
-    run.note(artdiff=__version__, carried_on_from=None if ckpt is None else str(ckpt), **facts, **data.facts())
+    begun = {"carried_on_from": None if ckpt is None else str(ckpt), "finished": False}
+    run.note(artdiff=__version__, **begun, **facts, **data.facts())
     for name, fact in facts.items():
         log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)
     log.info("run folder: %s", run.folder)

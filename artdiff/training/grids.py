@@ -74,7 +74,7 @@ class SampleGrids(L.Callback):
         assert isinstance(task, Task)
         step = trainer.global_step
         self.shown.append(step)
-        if self.preview is None:
+        if self.preview is None or not trainer.is_global_zero:
             return
         with only_reporting("a grid of samples is not painted"):
             self._keep(trainer, self._lines(trainer, task, self.preview), step)

@@ -5,24 +5,30 @@ import math
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from artdiff.settings import positive
+from artdiff import Interrupted, runs
+from artdiff.settings import POSITIVE_WHOLE, positive
 from artdiff.training.loop import step_ended, time_left
 
 log = logging.getLogger(__name__)
+
+STOPPING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)))
+"""Signals that ask a run to save and stop: Ctrl-C, and what systems and schedulers send."""
 
 
 class LastCheckpoint(Checkpoint):
     """Saves `path` after each epoch, in long ones also by time, and when the run ends; a run resumed from it continues
     exactly.
 
-    A run ends at its last step or minute, and is then validated, or at Ctrl-C or SIGTERM: after the first signal the
+    A run ends at its last step or minute, and is then validated, or at a signal of `STOPPING`: after the first one the
     current step is finished and saved, a second one stops at once. A run never ends between the batches of one step.
 
     Saved after a batch, because what Lightning saves at the end of an epoch does not resume in the middle of one; and
@@ -33,25 +39,32 @@ class LastCheckpoint(Checkpoint):
         path: of the checkpoint.
         pause: seconds.
         every_minutes: saves also within an epoch, when the last save or the start is so long ago; None does not.
+        keep: checkpoints; those saved before lie beside `path`, as `runs.before` calls them.
+
+    Attributes:
+        stopped_by: the signal that has stopped the run, on any rank; None before.
     """
 
-    def __init__(self, *, path: str, pause: float, every_minutes: float | None = None) -> None:
+    def __init__(self, *, path: str, pause: float, every_minutes: float | None = None, keep: int = 1) -> None:
         if every_minutes is not None:
             positive("callbacks.last.every_minutes", every_minutes)
+        POSITIVE_WHOLE("callbacks.last.keep", keep)
+        self.keep = keep
         self.path = Path(path)
         self.pause = pause
         self.longest = math.inf if every_minutes is None else 60 * every_minutes
         self.saved = -math.inf
         self.started = math.inf
         self.in_step = False
-        self.asked_to_stop = False
+        self.signalled: int | None = None
+        self.stopped_by: int | None = None
         self.must_stop = False
         self.handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
         if threading.current_thread() is threading.main_thread():  # signals can be handled nowhere else
-            self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,11 +74,11 @@ class LastCheckpoint(Checkpoint):
         if self.in_step:
             trainer.should_stop = False  # Lightning would stop now and lose the gradients accumulated so far
             return
-        ends = self._ends(trainer)
-        if ends or self.asked_to_stop or self._is_due(trainer):
+        ends, is_due = self._agree(trainer)
+        if ends or self.stopped_by is not None or is_due:
             self._save(trainer)
-        if self.asked_to_stop:
-            raise KeyboardInterrupt
+        if self.stopped_by is not None:
+            raise Interrupted(self.stopped_by)
         if ends:  # makes Lightning validate after this step, even in the middle of an epoch or interval
             trainer.should_stop = True
             trainer.check_val_every_n_epoch = 1
@@ -74,8 +87,13 @@ class LastCheckpoint(Checkpoint):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not self.in_step:
             self._save(trainer)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        (signalled,) = self._largest(trainer, self.signalled or 0)  # while the last step was validated
+        self.stopped_by = signalled or None
+
     def _save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        with runs.keeping(self.path, self.keep) if trainer.is_global_zero else nullcontext():
+            trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -88,13 +106,35 @@ class LastCheckpoint(Checkpoint):
         last_step = trainer.global_step == trainer.max_steps
         return self.must_stop or last_epoch or last_step or time_left(trainer) <= 0
 
+    def _agree(self, trainer: L.Trainer) -> tuple[bool, bool]:
+        """Whether the run ends and whether to save now, as all ranks see it; also sets `stopped_by`.
+
+        Between logging steps they only ask each other if all know that the run ends: asking waits for the device.
+        """
+        ends, is_due = self._ends(trainer), self._is_due(trainer)
+        known = self.must_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.world_size > 1 and not known and trainer.global_step % max(1, every):
+            return False, False
+        all_ends, all_due, signalled = self._largest(trainer, ends, is_due, self.signalled or 0)
+        self.stopped_by = signalled or None
+        return bool(all_ends), bool(all_due)
+
+    def _largest(self, trainer: L.Trainer, *values: int) -> list[int]:
+        """The largest of these values on any rank, each by itself."""
+        if trainer.world_size == 1:
+            return [*values]
+        found = torch.tensor(values, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(found, reduce_op="max").tolist()
+
     def _is_due(self, trainer: L.Trainer) -> bool:
         now = time.monotonic()
         ends_epoch = trainer.is_last_batch and now - self.saved >= self.pause
         return ends_epoch or now - max(self.started, self.saved) >= self.longest
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.asked_to_stop:
-            raise KeyboardInterrupt
-        self.asked_to_stop = True
+        if self.signalled is not None:
+            self.stopped_by = number
+            raise Interrupted(number)
+        self.signalled = number
         log.warning("stopping after this step and saving; once more to stop at once")

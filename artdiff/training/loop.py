@@ -21,6 +21,12 @@ def is_logging_step(trainer: L.Trainer, batch_idx: int) -> bool:
     return every > 0 and step_ended(trainer, batch_idx) and trainer.global_step % every == 0
 
 
+def pictures_in(batch: Any) -> int:
+    """The pictures of a training batch, on all ranks."""
+    share = getattr(batch, "share", None)
+    return len(batch[0]) if share is None else share.total
+
+
 def time_left(trainer: L.Trainer) -> float:
     """Seconds until the run's time is over; infinite without `trainer.max_time`."""
     left = [timer.time_remaining() for timer in _timers(trainer)]

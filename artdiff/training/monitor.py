@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import torch
 
 from artdiff.tasks.base import Task
-from artdiff.training.loop import is_logging_step
+from artdiff.training.loop import is_logging_step, pictures_in
 
 SCALARS = ("train/lr", "train/grad_norm", "train/images_per_second")
 """What is logged beside the losses and the memory."""
@@ -23,7 +23,7 @@ class Monitor(L.Callback):
 
     - `train/lr`: the learning rate of this step.
     - `train/grad_norm`: the norm of all gradients together, before clipping.
-    - `train/images_per_second`: of this process since the last logging step, validation and saving included.
+    - `train/images_per_second`: of all devices since the last logging step, validation and saving included.
     - `memory/…` in GiB: `resident` for the process; on a GPU also `allocated` and `reserved`, which PyTorch counts.
     """
 
@@ -38,7 +38,7 @@ class Monitor(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.seen += len(batch[0])
+        self.seen += pictures_in(batch)
         if not is_logging_step(trainer, batch_idx):
             return
         assert isinstance(pl_module, Task)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from artdiff.training.loop import step_ended, time_left
+from artdiff.training.loop import pictures_in, step_ended, time_left
 from artdiff.training.monitor import SCALARS
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class PlainProgress(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.seen += len(batch[0])
+        self.seen += pictures_in(batch)
         if step_ended(trainer, batch_idx) and time.monotonic() - self.said >= self.seconds:
             self._say(trainer)
 

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 
 from artdiff import checkpoints, runs
+from artdiff.ranks import rank
 from artdiff.runs import Run
 from artdiff.stages import Stage
 from artdiff.training.fit import fit
@@ -17,7 +18,7 @@ from artdiff.training.fit import fit
 log = logging.getLogger(__name__)
 
 
-def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path | None) -> Run:
+def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path | None, init: Path | None) -> Run:
     """Train `stages` in turn in the folder `run`.
 
     Args:
@@ -25,31 +26,34 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
         run: where.
         ckpt: the folder of a run to carry on, or a checkpoint of the last stage.
         codec: a checkpoint whose codec the first stage begins with.
+        init: a checkpoint whose weights the last stage begins with.
 
     Stages that were finished in the run to carry on are not repeated. Raises `UserError`, for a mistake in any stage
     before the first one is trained.
     """
     last, before = stages[-1], None
     if ckpt is not None and ckpt.is_dir():
-        ckpt, before = (ckpt / runs.LAST, None) if (ckpt / runs.LAST).exists() else (None, Run(ckpt))
+        found = runs.newest(ckpt)
+        ckpt, before = (found, None) if found is not None else (None, Run(ckpt))
     if ckpt is not None:  # of the last stage: it holds what the others trained
-        return fit(last.settings, run, ckpt, before=codec)
+        return fit(last.settings, run, ckpt, before=codec, init=init)
     for stage in stages:
         with torch.device("meta"):
             instantiate(stage.settings.config["task"])
     for number, stage in enumerate(stages, start=1):
         here = Run(run.folder / stage.folder)
         earlier = Run(before.folder / stage.folder) if before is not None and stage.folder else None
-        begun = earlier.last if earlier is not None and earlier.last.exists() else None
-        if earlier is not None and begun is not None and earlier.metadata.get("finished"):
+        begun = runs.newest(earlier.folder) if earlier is not None else None
+        if earlier is not None and begun == earlier.last and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
             task = stage.settings.config["task"]
             checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name != "classes"})
-            _take_over(earlier, here)
+            if rank() == 0:
+                _take_over(earlier, here)
         else:
             if len(stages) > 1:
                 log.info("stage %s of %s: %s%s", number, len(stages), stage.name, _time(stage))
-            fit(stage.settings, here, begun, before=codec, is_last=stage is last)
+            fit(stage.settings, here, begun, before=codec, init=init, is_last=stage is last)
             _give_back_memory()
         codec = here.last
     return run

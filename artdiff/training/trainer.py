@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 
 from artdiff import compiled, hardware
 from artdiff.data.datamodule import ArtDataModule
@@ -29,12 +30,15 @@ STEPS_PER_SECOND = 5
 
 def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     """The trainer for the whole configuration `config`, with its callbacks and `more`. Raises `UserError`."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hides tips and the list of missing hardware
+    for name in ("pytorch", "fabric"):  # hides tips, the list of missing hardware, and how processes meet
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     torch.set_float32_matmul_precision("high")  # TF32 for float32 on a GPU
     settings = dict(config["trainer"])
     device = hardware.device(settings["accelerator"])
+    devices = _devices(settings, device)
     if settings["precision"] == "auto":
-        settings["precision"] = hardware.precision(device)
+        alike = device.type != "cpu" or devices == 1  # else each process would measure, and they might disagree
+        settings["precision"] = hardware.precision(device) if alike else "32-true"
     if "deterministic" not in settings:
         settings.setdefault("benchmark", device.type == "cuda")  # cuDNN tries its algorithms: batches are alike
     terminal = sys.stdout.isatty()  # Lightning draws its bar there
@@ -42,12 +46,28 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar waits for a GPU
     callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), WholeEpoch(), *more]
     plugins = _plugins(settings.pop("plugins", None))
+    strategy = settings.get("strategy", "auto")
+    if strategy == "ddp" or (strategy == "auto" and devices > 1):
+        # buffers are not sent around at each call: those of batch normalisation are alike by sync_batchnorm on a GPU
+        settings["strategy"] = DDPStrategy(broadcast_buffers=False)
+        settings.setdefault("sync_batchnorm", device.type == "cuda")
     logger = tolerant(instantiate(config["logger"]))
+    settings |= {"use_distributed_sampler": False}  # ours shares the batches by itself
     return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
 
 
-def cache_and_compile(config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device) -> None:
-    """Cache the features and latents of pictures that nothing changes; compile long runs.
+def _devices(settings: dict[str, Any], on: torch.device) -> int:
+    """How many devices a run has on all machines."""
+    here = settings.get("devices", "auto")
+    if here == "auto":
+        here = 1 if on.type == "cpu" else torch.accelerator.device_count()
+    return int(here * settings.get("num_nodes", 1))
+
+
+def cache_and_compile(
+    config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device, *, batch_size: int
+) -> None:
+    """Cache the features and latents of pictures that nothing changes; compile long runs for batches of `batch_size`.
 
     Latents also of mirrored pictures. Features not: VGG16 would compute those that a batch lacks in batches of ever
     other sizes, which round differently.
@@ -59,9 +79,9 @@ def cache_and_compile(config: dict[str, Any], task: Task, data: ArtDataModule, o
         task.cache_latents(data.unchanging, LATENT_GIGABYTES)
     mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
     if mode is not None:
-        task.train_network.compile_for(data.batch_size, mode)
+        task.train_network.compile_for(batch_size, mode)
         if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 takes a batch in parts
-            perceptual.run.compile_for(data.batch_size, mode)
+            perceptual.run.compile_for(batch_size, mode)
 
 
 def _plugins(given: Any) -> list[Any]:

@@ -1,0 +1,353 @@
+"""Search for the best settings of a training: `python -m artdiff.sweep search=painting experiment=paint32 …`.
+
+Settings below `search` are those of the search, all others those of each training. Needs the extra `sweep`.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from artdiff import Interrupted, UserError, runs
+from artdiff.cli import BY_SIGNAL, composed, typed
+from artdiff.files import user_path, write
+from artdiff.ingest import tables
+from artdiff.overrides import literal, quoted
+from artdiff.rules import POSITIVE_WHOLE, number
+from artdiff.runs import Run
+from artdiff.settings import CONF, Settings, TrainSettings
+
+log = logging.getLogger(__name__)
+
+TOLD = "validations.jsonl"
+"""In a trial's folder: what its validations found (`artdiff.training.trial`)."""
+
+FOLDER, PROCESS, REASON = "folder", "process", "reason"
+"""What the study notes of a trial: its folder in that of the search, the number of its process, and why it failed."""
+
+LOOK = 0.5
+"""Seconds between two looks at the trainings."""
+
+PATIENCE = 120
+"""Seconds to wait for a training that is to save and stop."""
+
+FEWEST = 5
+"""Trials that end before others may be stopped early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(Settings):
+    """`conf/sweep.yaml` and `conf/search`."""
+
+    prefix: ClassVar[str] = "search."
+
+    monitor: str
+    mode: Literal["min", "max"]
+    space: dict[str, Any]
+    trials: Annotated[int, POSITIVE_WHOLE]
+    jobs: Annotated[int, POSITIVE_WHOLE]
+    prune: bool
+    seed: int
+    out: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ranges:
+            raise UserError(
+                "search.space names no setting: add one with '+search.space.optimizer.lr={low:1e-4,high:1e-2}'"
+            )
+        for name, values in self.ranges.items():
+            if _choices(values):
+                continue
+            if not isinstance(values, Mapping) or not {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
+                raise UserError(
+                    f"search.space.{name} must have choices, or low and high (with log or step), got {values}"
+                )
+            for end in ("low", "high"):
+                number(f"search.space.{name}.{end}", values[end])
+
+    @property
+    def ranges(self) -> dict[str, Any]:
+        """The settings that vary, by their full names, and their values."""
+        return dict(_flat(self.space))
+
+
+def _flat(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in space.items():
+        is_group = isinstance(value, Mapping) and not {"low", "high", "choices"} & set(value)
+        yield from _flat(value, f"{prefix}{name}.") if is_group else [(f"{prefix}{name}", value)]
+
+
+def _choices(values: Any) -> list[Any]:
+    """The values to choose from; none for a range."""
+    given = values.get("choices") if isinstance(values, Mapping) else values
+    return given if isinstance(given, list) else []
+
+
+@dataclass
+class Running:
+    """A training that is going on: its trial in the study, its folder and process, and the validations read so far."""
+
+    trial: Any
+    run: Run
+    process: "subprocess.Popen[bytes]"
+    read: int = 0
+    is_pruned: bool = False
+
+
+def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
+    """Search in the folder `out`, whose study is carried on if there is one, with trainings of these overrides.
+
+    Returns the file of the best settings, an experiment that composes. Raises `UserError`, and `Interrupted` when all
+    trainings have been told to save and stop.
+    """
+    optuna = _optuna()
+    TrainSettings.of(composed("train", [*words, "run_dir=unused"]))  # a mistake ends here
+    for name in settings.ranges:
+        composed("train", [*words, "run_dir=unused", f"{name}=1"])  # so does a setting that there is not
+    runs.make(out, name="search.out")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=f"sqlite:///{out / 'study.db'}",
+        study_name="artdiff",
+        load_if_exists=True,
+        direction="minimize" if settings.mode == "min" else "maximize",
+        sampler=optuna.samplers.TPESampler(seed=settings.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=FEWEST) if settings.prune else optuna.pruners.NopPruner(),
+    )
+    _take_up(study, optuna)
+    log.info("search in %s: %s trials, %s at a time", out, settings.trials, settings.jobs)
+    running: list[Running] = []
+    try:
+        with _signals():
+            while running or len(_ended(study)) < settings.trials:
+                while len(running) < settings.jobs and len(_ended(study)) + len(running) < settings.trials:
+                    running.append(_start(study.ask(), settings, words, out))
+                time.sleep(LOOK)
+                for one in [*running]:
+                    _listen(one, settings)
+                    if one.process.poll() is not None:
+                        running.remove(one)
+                        _end(one, study, optuna, settings)
+    except KeyboardInterrupt:
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+        for one in running:
+            one.process.wait()
+        log.warning("stopped; the same command with search.out=%s carries on", out)
+        raise
+    return _report(study, optuna, settings, words, out)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a search needs the extra sweep: pip install 'artdiff[sweep]'") from None
+    return optuna
+
+
+def _ended(study: Any) -> list[Any]:
+    """The trials that came to an end: all but those that run, wait, or were taken up again."""
+    trials = study.get_trials(deepcopy=False)
+    return [one for one in trials if one.state.is_finished() and (one.state.name != "FAIL" or REASON in one.user_attrs)]
+
+
+def _take_up(study: Any, optuna: Any) -> None:
+    """Trials that a killed search left running are begun again with the same values, in the same folders.
+
+    In the study they have failed, without a reason.
+    """
+    for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        _wait_for(left.user_attrs.get(PROCESS), left.user_attrs.get(FOLDER))
+        study.tell(left.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(left.params, user_attrs={FOLDER: left.user_attrs.get(FOLDER)})
+
+
+def _wait_for(process: int | None, folder: str | None) -> None:
+    """Wait for a training whose search is gone: it sees that, saves and stops."""
+    command = Path(f"/proc/{process}/cmdline")
+    waited = 0.0
+    while process is not None and folder is not None and command.exists() and waited < PATIENCE:
+        try:
+            if folder.encode() not in command.read_bytes():  # another program has got its number
+                return
+        except OSError:  # it has just ended
+            return
+        time.sleep(LOOK)
+        waited += LOOK
+
+
+def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path) -> Running:
+    values = {name: _suggested(trial, name, values) for name, values in settings.ranges.items()}
+    folder = trial.user_attrs.get(FOLDER) or f"trial_{trial.number:04d}"
+    trial.set_user_attr(FOLDER, folder)
+    run = Run(out / folder)
+    runs.make(run.folder, name="search.out")
+    callback = {"_target_": "artdiff.training.trial.Trial", "path": f"{run.folder}/{TOLD}", "monitor": settings.monitor}
+    told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
+    chosen = [f"{name}={value}" for name, value in values.items()]
+    carried = ["ckpt=last"] if run.last.exists() else []
+    command = [sys.executable, "-m", "artdiff.train", *words, *chosen, *told, f"+callbacks.trial.parent={os.getpid()}",
+               f"hydra.run.dir={quoted(str(run.folder))}", *carried]  # fmt: skip
+    log.info("trial %s: %s", trial.number, " ".join(chosen))
+    with (run.folder / "output.log").open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                                   start_new_session=True)  # fmt: skip
+    trial.set_user_attr(PROCESS, process.pid)
+    return Running(trial, run, process)
+
+
+def _suggested(trial: Any, name: str, values: Any) -> Any:
+    if _choices(values):
+        return trial.suggest_categorical(name, _choices(values))
+    ask = trial.suggest_int if all(isinstance(values[end], int) for end in ("low", "high")) else trial.suggest_float
+    return ask(name, values["low"], values["high"], **{key: values[key] for key in ("log", "step") if key in values})
+
+
+def _listen(one: Running, settings: SearchSettings) -> None:
+    """Pass on what the validations of a trial found, and stop it if it is far behind."""
+    found = _validations(one.run)
+    for place, (step, value) in list(enumerate(found))[one.read :]:
+        if not math.isnan(value):
+            one.trial.report(value, place)  # by their number: in runs that are limited by time the steps differ
+            log.info("trial %s: %s %.4g at step %s", one.trial.number, settings.monitor, value, f"{step:,}")
+    is_new, one.read = len(found) > one.read, len(found)
+    if is_new and not one.is_pruned and one.process.poll() is None and one.trial.should_prune():
+        one.is_pruned = True
+        one.process.send_signal(signal.SIGTERM)
+
+
+def _validations(run: Run) -> list[tuple[int, float]]:
+    path = run.folder / TOLD
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # the last may be half written
+    return [tuple(json.loads(line)) for line in lines]
+
+
+def _end(one: Running, study: Any, optuna: Any, settings: SearchSettings) -> None:
+    values = [value for _, value in _validations(one.run) if not math.isnan(value)]
+    state = optuna.trial.TrialState
+    if one.is_pruned:
+        study.tell(one.trial, state=state.PRUNED)
+        log.info("trial %s: stopped, it is behind the others", one.trial.number)
+    elif one.process.returncode == 0 and values:
+        best = (min if settings.mode == "min" else max)(values)
+        study.tell(one.trial, best)
+        log.info("trial %s: %s %.4g", one.trial.number, settings.monitor, best)
+    else:
+        reason = _last_line(one.run.folder / "output.log")
+        one.trial.set_user_attr(REASON, reason)
+        study.tell(one.trial, state=state.FAIL)
+        log.error("trial %s failed: %s", one.trial.number, reason)
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[str], out: Path) -> Path:
+    """Write the table, the plots and the best settings; returns the file of these. Raises `UserError` without any."""
+    trials = _ended(study)
+    heading = ("trial", "state", settings.monitor, *settings.ranges, "folder", "reason")
+    lines = [(str(one.number), one.state.name.lower(), "" if one.value is None else f"{one.value:.6g}",
+              *(str(one.params.get(name, "")) for name in settings.ranges),
+              one.user_attrs.get(FOLDER, ""), one.user_attrs.get(REASON, "")) for one in trials]  # fmt: skip
+    write(out / "trials.tsv", tables.table(heading, lines))
+    done = [one for one in trials if one.state.name == "COMPLETE"]
+    if not done:
+        raise UserError(f"no trial of the search came to its end: see {out}/trials.tsv")
+    _plot(study, optuna, out)
+    best = study.best_trial
+    path = _experiment(best.params, words, out)
+    log.info("best: trial %s, %s %.4g: %s", best.number, settings.monitor, best.value, best.params)
+    log.info("all trials: %s", out / "trials.tsv")
+    log.info("next:\n  %s", typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best"))
+    return path
+
+
+def _plot(study: Any, optuna: Any, out: Path) -> None:
+    """Optuna's plots as web pages that need no network."""
+    kinds = {"history": "plot_optimization_history", "slices": "plot_slice", "parallel": "plot_parallel_coordinate",
+             "courses": "plot_intermediate_values"}  # fmt: skip
+    for name, plot in kinds.items():
+        figure = getattr(optuna.visualization, plot)(study)
+        figure.write_html(out / f"{name}.html", include_plotlyjs="directory")
+
+
+def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> Path:
+    """The overrides and the best values as an experiment, `OUT/experiment/best.yaml`."""
+    defaults: list[Any] = []
+    values: dict[str, Any] = {}
+    base = None
+    for word in (*map(literal, words), *(f"{name}={value}" for name, value in params.items())):
+        override = OverridesParser.create().parse_override(word)
+        key, value = override.key_or_group, override.value()
+        if key == "experiment":
+            base = str(value)
+        elif (CONF / key).is_dir():
+            defaults.append({f"override /{key}": value})
+        else:
+            place = values
+            *groups, name = key.split(".")
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[name] = value
+    heading = f"# @package _global_\n# Found by artdiff.sweep: {' '.join(f'{k}={v}' for k, v in params.items())}\n"
+    content = {"defaults": [*([base] if base else []), "_self_", *defaults], **values}
+    path = out / "experiment/best.yaml"
+    runs.make(path.parent, name="search.out")
+    write(path, heading + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return path
+
+
+class _signals:  # noqa: N801 (reads as `with _signals()`)
+    """Makes SIGTERM what Ctrl-C is."""
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for sent, handler in self.before.items():
+            signal.signal(sent, handler)
+
+    @staticmethod
+    def _stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        searches = ", ".join(sorted(path.stem for path in (CONF / "search").glob("*.yaml")))
+        print(f"{__doc__}\nsearch: {searches}\n\n{(CONF / 'sweep.yaml').read_text(encoding='utf-8')}")
+        return
+    ours = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] == "search"]
+    theirs = [word for word in words if word not in ours]
+    try:
+        settings = SearchSettings.of(composed("sweep", ours)["search"])
+        name = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
+        usual = Path("runs") / f"{name}_sweep" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        sweep(settings, theirs, out=usual if settings.out is None else user_path(settings.out))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as end:
+        sys.exit(BY_SIGNAL + end.number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a new run begins with: the codec and refiner that it is built on, and the weights of an earlier run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from artdiff import UserError, checkpoints
+from artdiff.checkpoints import Trained
+from artdiff.tasks.base import Task
+from artdiff.tasks.denoising import Denoising
+
+log = logging.getLogger(__name__)
+
+UNET = "artdiff.networks.UNet"
+
+LABELS = "condition.label.weight"
+"""End of the name of the table that embeds labels, in networks of ours: a row for each class, then the null label's."""
+
+
+def build_on(config: dict[str, Any], before: Path | None, init: Path | None, *, trust_code: bool) -> dict[str, Trained]:
+    """The trained parts of the checkpoint `before`, or of `init` without one, that the task of `config` uses, by the
+    setting that describes them; these settings of the task become theirs. Raises `UserError`.
+    """
+    task = config["task"]
+    if before is not None:
+        parts = checkpoints.trained_parts(before, trust_code=trust_code)
+    elif init is not None and "codec" in task:
+        parts = checkpoints.trained_parts(init, trust_code=trust_code, name="init")
+    else:
+        return {}
+    if "codec" not in task:  # the network of an autoencoder is a codec
+        parts = {"network": parts["codec"]}
+    if init is not None and task["network"].get("_target_") == UNET:  # its size says no more than where it attends
+        task["network"]["image_size"] = checkpoints.earlier(init, name="init").settings["network"].get("image_size")
+    parts = {name: part for name, part in parts.items() if name in task}
+    task |= {name: part.settings for name, part in parts.items()}
+    return parts
+
+
+def begin_with(parts: dict[str, Trained], task: Task) -> None:
+    """Give the task the weights of the parts that it is built on. Raises `UserError` if it needs more."""
+    for name, part in parts.items():
+        if not part.weights:  # of a codec that has none
+            continue
+        classes, weights = getattr(task, "classes", []), part.weights
+        if part.classes is not None:
+            weights = _for_labels(weights, part.classes, classes)
+            unknown = [label for label in classes if label not in part.classes]
+            if unknown:
+                log.warning("the %s does not know %s: it paints them as pictures without a label", name,
+                            ", ".join(unknown))  # fmt: skip
+        _load(getattr(task, name), weights, f"the {name} of the run it is built on")
+    for name in ("codec", "refiner"):
+        settings = task.hparams.get(name) or {}
+        if settings.get("_target_", "").startswith("artdiff.networks.") and name not in parts:
+            raise UserError(
+                f"the {name} has weights that were not trained; take those of a run that has them with codec=RUN"
+            )
+
+
+def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
+    """Give the task's network the weights of the checkpoint `path`: of a denoiser the averaged ones.
+
+    Labels are known again by their names; a new one begins as the null label. Raises `UserError` if they do not fit.
+    """
+    source = checkpoints.restore(path, trust_code=trust_code, name="init").task
+    if type(source) is not type(task):
+        remedy = f"; for its codec, set codec={path}" if "codec" in task.hparams else ""
+        raise UserError(f"init={path} was trained as {type(source).__name__}, and this run trains "
+                        f"{type(task).__name__}{remedy}")  # fmt: skip
+    before, now = ({**one.hparams["network"], "image_size": None} for one in (source, task))
+    if before != now:
+        name, ours, theirs = checkpoints.difference("network", before, now)
+        raise UserError(f"init={path} has {name} {ours}, and this run {theirs}: its weights do not fit")
+    learned = source.ema if isinstance(source, Denoising) else source.network
+    weights = _for_labels(learned.state_dict(), getattr(source, "classes", []), getattr(task, "classes", []))
+    for network in (task.network, task.ema) if isinstance(task, Denoising) else (task.network,):
+        _load(network, weights, f"init={path}")
+
+
+def _for_labels(weights: dict[str, Tensor], before: list[str], now: list[str]) -> dict[str, Tensor]:
+    """`weights` for the labels `now` instead of `before`."""
+    rows = [before.index(label) if label in before else len(before) for label in (*now, None)]
+    return {name: value[rows] if name.endswith(LABELS) else value for name, value in weights.items()}
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).partition(chr(10))[2].split(chr(10))[0].split())
+        raise UserError(f"{whose} does not fit this run: {reason}") from None

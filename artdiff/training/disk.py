@@ -1,0 +1,94 @@
+"""How much a run will write, told and checked before it trains."""
+
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from artdiff import UserError
+from artdiff.data.datamodule import ArtDataModule
+from artdiff.tasks import Generation
+from artdiff.tasks.base import Task
+from artdiff.training.grids import SampleGrids
+from artdiff.training.last_checkpoint import LastCheckpoint
+
+log = logging.getLogger(__name__)
+
+MOMENTS = 2
+"""Numbers that an optimizer keeps for each weight, at most: Adam's mean and square of its gradients."""
+
+LINES = 3
+"""In a grid of a model that does not paint, at most."""
+
+EVENTS = 20_000_000
+"""Bytes of curves, lists and the log, about."""
+
+
+def check(trainer: L.Trainer, task: Task, data: ArtDataModule, folder: Path) -> None:
+    """Log how much the run will write to `folder`, and warn if all of it may not fit.
+
+    Raises `UserError` if there is no room for the checkpoints that it must have at the same time.
+    """
+    one = checkpoint_bytes(task)
+    least, most = (count * one for count in checkpoints_kept(trainer, _epochs(trainer, data)))
+    most += EVENTS + _grid_bytes(trainer, task, data)
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    in_all = "they are kept without a limit" if most == math.inf else f"the run at most {_size(most)}"
+    told = f"a checkpoint takes about {_size(one)}, {in_all}; {_size(free)} are free"
+    if free < least:
+        raise UserError(
+            f"the disk of {folder} has no room for this run, which needs {_size(least)}: {told}. Make room, choose "
+            f"another folder (runs_dir=DIR), or train a smaller network"
+        )
+    if free < most < math.inf:
+        remedy = "callbacks.every_ten_epochs.every_n_epochs=100 keeps fewer checkpoints"
+        log.warning("the disk may become full: %s; %s", told, remedy)
+    else:
+        log.info("disk: %s", told)
+
+
+def checkpoint_bytes(task: Task) -> int:
+    """About the size of a checkpoint: all weights, and the optimizer's numbers of those that are trained."""
+    trained = sum(weight.nbytes for weight in task.network.parameters() if weight.requires_grad)
+    return sum(value.nbytes for value in task.state_dict().values()) + MOMENTS * trained
+
+
+def checkpoints_kept(trainer: L.Trainer, epochs: float) -> tuple[int, float]:
+    """How many checkpoints of a run of so many epochs lie in its folder at the same time.
+
+    At least, one of them being written, and at most, which is infinite if each is kept of a run without a limit.
+    """
+    least, most = 1, 1.0
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            least, most = least + 1, most + callback.keep
+        elif isinstance(callback, ModelCheckpoint):
+            every: int = callback._every_n_epochs
+            times = math.inf if epochs == math.inf else epochs // max(1, every)
+            keeps = times if callback.save_top_k < 0 else float(callback.save_top_k)
+            least, most = least + (callback.monitor is not None), most + keeps
+    return least, most
+
+
+def _epochs(trainer: L.Trainer, data: ArtDataModule) -> float:
+    """How many epochs the run has at most."""
+    in_epoch = math.ceil(data.batches_in_epoch / trainer.accumulate_grad_batches)
+    by_epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
+    by_steps = math.inf if trainer.max_steps < 0 else math.ceil(trainer.max_steps / in_epoch)
+    return min(by_epochs, by_steps)
+
+
+def _grid_bytes(trainer: L.Trainer, task: Task, data: ArtDataModule) -> int:
+    """Of all grids of samples, as a PNG and in the event file, at three bytes a pixel."""
+    lines = len(task.shown_labels()) if isinstance(task, Generation) else LINES
+    grids = [callback for callback in trainer.callbacks if isinstance(callback, SampleGrids)]  # type: ignore[attr-defined]
+    side = data.settings.image_size
+    return sum(2 * 3 * lines * one.pictures * min(one.max_side, side) ** 2 * one.max_grids for one in grids)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,33 @@
+"""What a training that is a trial of a search tells the search."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import lightning.pytorch as L
+
+
+class Trial(L.Callback):
+    """Writes what `monitor` is after each validation as a line of JSON: `[step, value]`.
+
+    If the program `parent` that searches is gone, the training saves and stops: nobody would wait for its end, and the
+    search may have been started again.
+    """
+
+    def __init__(self, *, path: str, monitor: str, parent: int) -> None:
+        self.path = Path(path)
+        self.monitor = monitor
+        self.parent = parent
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        value = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([trainer.global_step, value]) + "\n")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if os.getppid() != self.parent:
+            signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,157 @@
+"""A search finds settings, stops trainings that are behind, and carries on when it was killed."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import optuna
+import pytest
+from conftest import command_line, composed, in_process
+
+from artdiff import UserError
+from artdiff.settings import TrainSettings
+from artdiff.sweep import SearchSettings, _experiment
+
+PAINT = ("experiment=paint32", "trainer=cpu", "data.image_size=16", "network.channels=[16,32]", "network.cond_dim=16",
+         "network.attention_resolutions=[]", "callbacks.grids=null", "trainer.max_epochs=2",
+         "trainer.check_val_every_n_epoch=1")  # fmt: skip
+
+
+def trials(out):
+    study = optuna.load_study(study_name="artdiff", storage=f"sqlite:///{out}/study.db")
+    return study.get_trials()
+
+
+@pytest.fixture(scope="module")
+def searched(art, tmp_path_factory):
+    """The folder of a search of four trainings, two at a time, of which one diverges, and what it printed."""
+    home = tmp_path_factory.mktemp("search")
+    space = (
+        "search.trials=4",
+        "search.jobs=2",
+        "+search.space.optimizer.lr.choices=[1e-3,-1.0]",
+        "~search.space.network",
+        "search.out=found",
+    )
+    printed = command_line("artdiff.sweep", "search=painting", *space, *PAINT, f"data.root={art}", cwd=home)
+    return home / "found", printed
+
+
+def test_a_search_tells_what_became_of_each_training(searched):
+    out, printed = searched
+    found = trials(out)
+    assert len(found) == 4
+    rows = [line.split("\t") for line in (out / "trials.tsv").read_text().splitlines()]
+    assert rows[0] == ["trial", "state", "val/loss", "optimizer.lr", "folder", "reason"]
+    assert [row[1] for row in rows[1:]] == [one.state.name.lower() for one in found]
+    for row, one in zip(rows[1:], found, strict=True):
+        if one.params["optimizer.lr"] < 0:
+            assert row[1] == "fail"
+            assert "optimizer.lr" in row[5] or "learning rate" in row[5]
+            assert f"trial {one.number} failed: " in printed
+        else:
+            assert float(row[2]) == pytest.approx(one.value, rel=1e-4)
+            scores = json.loads((out / row[4] / "metadata.json").read_text())["scores"]
+            assert one.value == pytest.approx(scores["best val/loss"], rel=1e-4)
+    assert "best: trial" in printed
+
+
+def test_it_leaves_plots_that_need_no_network(searched):
+    pages = {path.name for path in searched[0].glob("*.html")}
+    assert pages == {"history.html", "slices.html", "parallel.html", "courses.html"}
+    for page in pages:
+        text = (searched[0] / page).read_text()
+        assert "https://cdn" not in text
+        assert 'src="plotly.min.js"' in text
+    assert (searched[0] / "plotly.min.js").exists()
+
+
+def test_the_best_settings_are_an_experiment_that_composes(searched, art):
+    out, printed = searched
+    words = ("--config-dir", str(out), "experiment=best", "--cfg", "job")
+    assert f"--config-dir {out}" in printed
+    shown = in_process("artdiff.train", *words, cwd=out)
+    assert f"root: {art}" in shown
+    assert "lr: 0.001" in shown
+    assert "max_epochs: 2" in shown
+
+
+def test_a_search_that_was_killed_carries_on(art, tmp_path):
+    words = ("search=painting", "search.trials=3", "search.out=found", *PAINT, f"data.root={art}",
+             "trainer.max_epochs=6", "callbacks.last.pause=0")  # fmt: skip
+    command, out = [sys.executable, "-m", "artdiff.sweep", *words], tmp_path / "found"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as killed:
+        for line in killed.stderr:
+            if line.startswith("trial 1: val/loss"):
+                break
+        killed.kill()
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as again:
+        printed = again.communicate(timeout=300)[1]
+    assert again.returncode == 0, printed
+    ended = [one for one in trials(out) if one.state.name != "FAIL"]
+    assert len(ended) == 3
+    assert len({one.user_attrs["folder"] for one in ended}) == 3
+    for one in ended:
+        folder = out / one.user_attrs["folder"]
+        assert json.loads((folder / "metadata.json").read_text())["finished"]
+
+
+def test_ctrl_c_stops_the_trainings_too(art, tmp_path):
+    words = ("search=painting", "search.out=found", *PAINT, f"data.root={art}", "trainer.max_epochs=1000")
+    with subprocess.Popen([sys.executable, "-m", "artdiff.sweep", *words], cwd=tmp_path, stderr=subprocess.PIPE,
+                          text=True) as running:  # fmt: skip
+        for line in running.stderr:
+            if line.startswith("trial 0: val/loss"):
+                break
+        running.send_signal(signal.SIGINT)
+        printed = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert "the same command with search.out=found carries on" in printed
+    metadata = json.loads((tmp_path / "found/trial_0000/metadata.json").read_text())
+    assert metadata["steps"] > 0
+
+
+def test_a_training_that_nobody_waits_for_saves_and_stops(art, tmp_path):
+    trial = ("+callbacks.trial._target_=artdiff.training.trial.Trial", "+callbacks.trial.monitor=val/loss",
+             f"+callbacks.trial.path={tmp_path}/told", "+callbacks.trial.parent=1")  # fmt: skip
+    command_line("artdiff.train", *PAINT, f"data.root={art}", *trial, "hydra.run.dir=run", cwd=tmp_path, expect=143)
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("+search.space.optimizer.lr.far=3",),
+            "search.space.optimizer.lr must have choices, or low and high",
+        ),
+        (("search.space.optimizer.lr.low=a",), "search.space.optimizer.lr.low must be a number, got a"),
+        (("+search.space.unheard=[1,2]",), "unheard"),
+        (("search.trials=0",), "search.trials must be a whole number of at least 1, got 0"),
+        (("search=nowhere",), "nowhere"),
+        (("data.batch_size=0",), "data.batch_size must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_one_line(art, tmp_path, words, message):
+    printed = in_process("artdiff.sweep", f"data.root={art}", *PAINT, "search.out=x", *words, cwd=tmp_path, expect=1)
+    assert not (tmp_path / "x").exists()
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_an_experiment_keeps_choices_and_values_apart(tmp_path):
+    path = _experiment({"optimizer.lr": 0.5, "network.dropout": 0.25}, ["experiment=paint32", "network=vit", "seed=3"],
+                       tmp_path)  # fmt: skip
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    found = composed("train", "experiment=paint32", "network=vit", "seed=3", "optimizer.lr=0.5", "run_dir=x")
+    TrainSettings.of(found)
+    assert "override /network: vit" in text
+
+
+def test_a_space_may_have_whole_numbers_steps_and_choices():
+    common = {"monitor": "val/loss", "mode": "min", "trials": 1, "jobs": 1, "prune": True, "seed": 0, "out": None}
+    SearchSettings.of({**common, "space": {"a": {"low": 1, "high": 9, "step": 2}, "b": [1, "x"]}})
+    with pytest.raises(UserError, match="search.mode must be min or max, got most"):
+        SearchSettings.of({**common, "mode": "most", "space": {"a": [1]}})
