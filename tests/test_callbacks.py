@@ -1,10 +1,13 @@
 """Callbacks act once per optimizer step, also with accumulated gradients, and log what the board shows."""
 
 import csv
+import gc
 import json
 import logging
 import math
 import re
+import signal
+import weakref
 from types import SimpleNamespace
 
 import lightning.pytorch as L
@@ -15,10 +18,11 @@ from hydra.errors import InstantiationException
 
 from artdiff import UserError
 from artdiff.cli import user_error
+from artdiff.training import fit
 from artdiff.training import trainer as trainers
 from artdiff.training.decay import Decay
 from artdiff.training.grids import SampleGrids
-from artdiff.training.last_checkpoint import LastCheckpoint
+from artdiff.training.last_checkpoint import STOPPING, LastCheckpoint
 from artdiff.training.loop import progress
 from artdiff.training.monitor import memory, resident
 from artdiff.training.progress import PlainProgress, ProgressBar
@@ -79,6 +83,23 @@ def test_last_is_saved_by_time_between_steps(art, tmp_path, monkeypatch, words, 
     monkeypatch.setattr(L.Trainer, "save_checkpoint", noted)
     train(small(art, tmp_path, *ACCUMULATE, *words, "trainer.max_steps=3", "callbacks.grids=null"))
     assert saved == steps
+
+
+def test_a_run_leaves_no_handler_of_signals_and_so_nothing_of_itself(art, tmp_path, monkeypatch):
+    """A handler would keep the trainer, its data and their open files for as long as the program lives."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    built, build = [], fit._build
+
+    def noted(*words):
+        data, task = build(*words)
+        built.extend((weakref.ref(data), weakref.ref(task)))
+        return data, task
+
+    monkeypatch.setattr(fit, "_build", noted)
+    train(small(art, tmp_path, "data.image_size=16", "loss=mse", "callbacks.grids=null"))
+    assert {number: signal.getsignal(number) for number in STOPPING} == before
+    gc.collect()
+    assert [one() for one in built] == [None, None]
 
 
 def test_the_intervals_of_grids_and_saves_are_checked():

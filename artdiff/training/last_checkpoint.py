@@ -98,7 +98,10 @@ class LastCheckpoint(Checkpoint):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+            if (
+                signal.getsignal(number) == self._stop
+            ):  # Lightning has put back some, and its own would keep the trainer
+                signal.signal(number, handler)
         self.handlers = {}
 
     def _ends(self, trainer: L.Trainer) -> bool:
