@@ -104,22 +104,28 @@ class Earlier(NamedTuple):
                 continue
             trained = self.settings.get(name)
             is_new = name not in self.settings and _is_default(task, name)
-            if not is_new and not _is_same(trained, setting):
-                differing, before, now = difference(name, trained, setting)
+            found = None if is_new else difference(name, trained, setting)
+            if found is not None:
+                differing, before, now = found
                 raise UserError(
                     f"ckpt={self.path} was trained with {differing} {before}, got {now}; a run is carried on with what "
                     f"it began with: leave ckpt out to begin anew, or set init={self.path} to begin with its weights"
                 )
 
 
-def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any]:
-    """The first setting that differs, by its full name, with both values."""
+def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | None:
+    """The first setting that differs in what it means, by its full name, with both values; None if none does."""
+    if _is_same(trained, setting):
+        return None
     if not (isinstance(trained, Mapping) and isinstance(setting, Mapping)):
         return name, trained, setting
     if trained.get("_target_") != setting.get("_target_"):
         return name, trained.get("_target_"), setting.get("_target_")
-    differing = next(key for key in {**trained, **setting} if trained.get(key) != setting.get(key))
-    return difference(f"{name}.{differing}", trained.get(differing), setting.get(differing))
+    differing = [key for key in {**trained, **setting} if trained.get(key) != setting.get(key)]
+    is_component = "_target_" in setting
+    key = next(key for key in differing if key in trained or not (is_component and _is_default(setting, key)))
+    full, before, now = f"{name}.{key}", trained.get(key), setting.get(key)
+    return difference(full, before, now) or (full, before, now)
 
 
 def _is_same(trained: Any, setting: Any) -> bool:

@@ -45,6 +45,11 @@ class Run:
         return self.folder / BEST
 
     @property
+    def has_saved(self) -> bool:
+        """Whether there is a checkpoint to carry on from, in whichever stage of the run."""
+        return any(self.folder.glob(f"**/{LAST}"))
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """What the run says of itself: device, precision, data, steps, scores; empty before it has begun."""
         path = self.folder / METADATA
@@ -162,7 +167,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as content:
             return content.testzip() is None
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except Exception:  # a damaged file can make the reader raise anything
         return False
 
 

@@ -59,9 +59,8 @@ def carrying_on(words: Sequence[str]) -> list[str]:
         sys.exit(0)
     log.warning("SLURM has begun job %s anew: its run goes on in %s", job(), run.folder)
     here = quoted(str(run.folder))
-    has_saved = any(run.folder.glob(f"**/{runs.LAST}"))
     others = [word for word in words if word.partition("=")[0] not in RUN_DIRS]
-    return [*others, f"hydra.run.dir={here}", *([f"ckpt={here}"] if has_saved else [])]
+    return [*others, f"hydra.run.dir={here}", *([f"ckpt={here}"] if run.has_saved else [])]
 
 
 def requeue() -> None:

@@ -199,7 +199,7 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     callback = {"_target_": "artdiff.training.trial.Trial", "path": f"{run.folder}/{TOLD}", "monitor": settings.monitor}
     told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
     chosen = [f"{name}={value}" for name, value in values.items()]
-    carried = ["ckpt=last"] if run.last.exists() else []
+    carried = ["ckpt=last"] if run.has_saved else []
     command = [sys.executable, "-m", "artdiff.train", *words, *chosen, *told, f"+callbacks.trial.parent={os.getpid()}",
                f"hydra.run.dir={quoted(str(run.folder))}", *carried]  # fmt: skip
     log.info("trial %s: %s", trial.number, " ".join(chosen))
@@ -266,8 +266,7 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
               *(str(one.params.get(name, "")) for name in settings.ranges),
               one.user_attrs.get(FOLDER, ""), one.user_attrs.get(REASON, "")) for one in trials]  # fmt: skip
     write(out / "trials.tsv", tables.table(heading, lines))
-    done = [one for one in trials if one.state.name == "COMPLETE"]
-    if not done:
+    if not any(one.state.name == "COMPLETE" for one in trials):
         raise UserError(f"no trial of the search came to its end: see {out}/trials.tsv")
     _plot(study, optuna, out)
     best = study.best_trial

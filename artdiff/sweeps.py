@@ -60,7 +60,7 @@ class Jobs(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        jobs = sorted((path.parent for path in folder.glob("*/.hydra")), key=_number)
+        jobs = sorted((path.parent for path in folder.glob("**/.hydra")), key=_number)
         lines = [_line(job) for job in jobs]
         Jobs.has_failures = any(line[1] != "done" for line in lines)
         with_score = [(float(line[2]), line[0]) for line in lines if line[2]]
@@ -68,7 +68,8 @@ class Jobs(Callback):
         for line in _aligned([HEADING, *lines]):
             log.info("%s", line)
         if with_score:
-            log.info("best: job %s with a score (best val/loss) of %.4g", min(with_score)[1], min(with_score)[0])
+            score, number = min(with_score)
+            log.info("best: job %s with a score (best val/loss) of %.4g", number, score)
 
 
 def _line(folder: Path) -> list[str]:

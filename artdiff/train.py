@@ -71,8 +71,8 @@ def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
     scan.check_root(settings.data)
     run = Run(runs.shortest(Path(settings.run_dir)))
-    codec, init = (_given(settings, name, value) for name, value in (("codec", settings.codec_from),
-                                                                     ("init", settings.init)))  # fmt: skip
+    codec = _given(settings, "codec", settings.codec_from)
+    init = _given(settings, "init", settings.init)
     stages = planned(settings)
     ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=[stage.folder for stage in stages])
 

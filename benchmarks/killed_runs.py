@@ -65,7 +65,7 @@ def main() -> None:
 
 def start(run: Path, words: tuple[str, ...]) -> "subprocess.Popen[bytes]":
     """Train in the folder `run`, carrying on what is saved there."""
-    carried = ("ckpt=last",) if any(run.glob("**/checkpoints/last.ckpt")) else ()
+    carried = ("ckpt=last",) if Run(run).has_saved else ()
     command = [sys.executable, "-m", "artdiff.train", *words, f"hydra.run.dir={run}", *carried]
     log = run.with_suffix(".log").open("ab")
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=run.parent)

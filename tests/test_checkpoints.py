@@ -10,7 +10,7 @@ import torch
 from golden import record
 
 from artdiff import UserError
-from artdiff.checkpoints import Earlier, earlier, restore, trained_parts
+from artdiff.checkpoints import Earlier, difference, earlier, restore, trained_parts
 from artdiff.networks import ConvDiffusionModel, UNet
 from artdiff.tasks import Generation
 
@@ -43,9 +43,13 @@ def test_carrying_on_allows_new_settings_only_with_their_defaults():
     begun = Earlier(Path("last.ckpt"), 1, {"network": unet, "gate": 0.3}, "Generation")
     task = {"_target_": "artdiff.tasks.Generation", "network": unet, "gate": 0.3}
     begun.check_fits(task | {"refiner": None, "network": unet | {"detail_channels": 0}})
+    assert difference("network", unet, unet | {"detail_channels": 0}) is None
     for other in ({"refiner": unet}, {"network": unet | {"detail_channels": 8}}, {"gate": 0.0}):
         with pytest.raises(UserError, match=f"was trained with {next(iter(other))}"):
             begun.check_fits(task | other)
+    shuffled = {"_target_": "artdiff.networks.UNet", "detail_channels": 0, "patch": 1, "channels": [8]}
+    with pytest.raises(UserError, match=r"was trained with network.channels None, got \[8\]"):
+        begun.check_fits(task | {"network": shuffled})
     with pytest.raises(UserError, match="was trained with network.patch 1, got None"):
         begun.check_fits(task | {"network": {"_target_": "artdiff.networks.UNet"}})
     with pytest.raises(UserError, match=r"was trained with network artdiff.networks.UNet, got artdiff.networks.ViT;"):

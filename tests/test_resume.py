@@ -115,6 +115,15 @@ def test_a_run_with_no_steps_left_is_refused(art, stopped, tmp_path):
         _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}", f"ckpt={stopped(STEPS_PER_EPOCH)}")
 
 
+def test_a_finished_run_stays_finished_when_it_is_refused(art, tmp_path):
+    words = (tmp_path, "trainer.max_steps=2")
+    _train(art, *words)
+    for _ in range(2):
+        with pytest.raises(UserError, match="no step to take after step 2"):
+            _train(art, *words, "ckpt=last")
+    assert json.loads((tmp_path / "metadata.json").read_text())["finished"]
+
+
 def test_the_best_score_is_remembered_in_the_same_folder(art, tmp_path):
     part = _train(art, tmp_path, "trainer.max_steps=5")
     assert _best(part) < float("inf")

@@ -147,7 +147,7 @@ class ShuffledOrder(Sampler[Turn]):
         for first in range(self.start, self.length, self.batch_size):
             end = min(first + self.batch_size, self.length)
             own = self.ranks.own(first, end)
-            share = None if self.ranks == ALONE else Share(len([place for place in own if place < end]), end - first)
+            share = None if self.ranks == ALONE else Share(len(own) if own[0] < end else 0, end - first)
             places = [min(place, end - 1) for place in own]
             for position, picture in zip(places, order[places].tolist(), strict=True):
                 yield Turn(picture, self.epoch, position, share)

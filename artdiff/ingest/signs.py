@@ -120,13 +120,13 @@ OTHERS: tuple[tuple[str, _Test], ...] = (
 def name(content: bytes) -> str | None:
     """The format of a picture that Pillow does not decode by itself; None if it is none of these."""
     head = content[:HEAD]
-    return next((name for name, _, fits in PICTURES if fits(head)), None)
+    return next((known for known, _, fits in PICTURES if fits(head)), None)
 
 
 def unsupported(content: bytes) -> str | None:
     """The reason why such a picture is rejected."""
-    head = content[:HEAD]
-    return next((f"{name}, {remedy}" for name, remedy, fits in PICTURES if fits(head)), None)
+    named = name(content)
+    return next((f"{known}, {remedy}" for known, remedy, _ in PICTURES if known == named), None)
 
 
 def not_a_picture(content: bytes) -> str:

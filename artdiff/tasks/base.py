@@ -115,12 +115,13 @@ class Task(L.LightningModule, ABC):
             torch._foreach_mul_(gradients, correction)
         self.grad_norm = torch.nn.utils.get_total_norm(gradients)
         has_failed = ~step.is_finite
+        if self.trainer.world_size > 1:  # gradients are those of all ranks, the loss is this one's
+            has_failed = self.on_all_ranks(has_failed.float(), "max") > 0
         is_fused = all(group.get("fused") for group in optimizer.param_groups)
         if self.trainer.precision != "16-mixed":
             has_failed = has_failed | ~torch.isfinite(self.grad_norm)
             if is_fused:
                 optimizer.found_inf = has_failed.float()  # type: ignore[attr-defined]
-        has_failed = self.on_all_ranks(has_failed.float(), "max") > 0
         self._remember(has_failed)
         if self.reads_values:
             self.log_terms("train", self._means(step), step.total)
@@ -138,8 +139,7 @@ class Task(L.LightningModule, ABC):
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), gradient_clip_val, self.grad_norm)
 
     def on_validation_epoch_end(self) -> None:
-        failed = self.on_all_ranks(self.failed_at, "max")
-        self.failed_at = torch.where(self.failed_at < 0, failed, self.failed_at)
+        self.failed_at = self.on_all_ranks(self.failed_at, "max")
         self._raise_if_failed()
         if self.validated_sums is not None:  # Lightning's mean over ranks counts in whole numbers a rank
             count, *sums = self.on_all_ranks(self.validated_sums, "sum")
@@ -184,8 +184,9 @@ class Task(L.LightningModule, ABC):
     def _means(self, step: "Step") -> dict[str, Tensor]:
         """The losses of a step, averaged over the pictures of all ranks."""
         means = step.means()
-        summed = self.on_all_ranks(torch.stack(list(means.values())), "sum") if self.trainer.world_size > 1 else None
-        return means if summed is None else dict(zip(means, summed, strict=True))
+        if self.trainer.world_size == 1:
+            return means
+        return dict(zip(means, self.on_all_ranks(torch.stack([*means.values()]), "sum"), strict=True))
 
     @property
     def needed_loss(self) -> Loss:

@@ -71,8 +71,9 @@ def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
         raise UserError(f"init={path} was trained as {type(source).__name__}, and this run trains "
                         f"{type(task).__name__}{remedy}")  # fmt: skip
     before, now = ({**one.hparams["network"], "image_size": None} for one in (source, task))
-    if before != now:
-        name, ours, theirs = checkpoints.difference("network", before, now)
+    found = checkpoints.difference("network", before, now)
+    if found is not None:
+        name, ours, theirs = found
         raise UserError(f"init={path} has {name} {ours}, and this run {theirs}: its weights do not fit")
     learned = source.ema if isinstance(source, Denoising) else source.network
     weights = _for_labels(learned.state_dict(), getattr(source, "classes", []), getattr(task, "classes", []))

@@ -114,14 +114,14 @@ def _is_at_its_end(
     """
     is_own = ckpt is not None and ckpt.resolve().parent == run.last.resolve().parent
     step, was_finished = trainer.global_step, trainer.strategy.broadcast(was_finished)
-    if ckpt is None or (is_last and (not is_own or was_finished)):
-        raise UserError(f"no step to take after step {step:,}: raise {report.limit(config)} (and trainer.max_time)")
-    log.info("the last step was taken before: finished")
-    if trainer.is_global_zero:
+    if ckpt is not None and (is_own or not is_last) and trainer.is_global_zero:
         if ckpt.resolve() != run.last.resolve():
             duplicate(ckpt, run.last)
         run.note(steps=step, finished=True)
     trainer.strategy.barrier()
+    if ckpt is None or (is_last and (not is_own or was_finished)):
+        raise UserError(f"no step to take after step {step:,}: raise {report.limit(config)} (and trainer.max_time)")
+    log.info("the last step was taken before: finished")
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:

@@ -98,9 +98,8 @@ class LastCheckpoint(Checkpoint):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
-            if (
-                signal.getsignal(number) == self._stop
-            ):  # Lightning has put back some, and its own would keep the trainer
+            # Lightning has put back some already; its own, put back here, would keep the trainer
+            if signal.getsignal(number) == self._stop:
                 signal.signal(number, handler)
         self.handlers = {}
 
