@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-__all__ = ["Interrupted", "Painter", "Painting", "Run", "UserError", "inspect", "load", "train"]
+__all__ = ["Interrupted", "Painter", "Painting", "Run", "UserError", "evaluate", "inspect", "load", "train"]
 
 if TYPE_CHECKING:
     from artdiff.audit import inspect
+    from artdiff.evaluate import evaluate
     from artdiff.painter import Painter, Painting, load
     from artdiff.runs import Run
     from artdiff.train import train
@@ -45,8 +46,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # the module `artdiff.train`, which can be called
-        return import_module("artdiff.train")
+    if name in ("evaluate", "train"):  # modules that can be called
+        return import_module(f"artdiff.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'artdiff' has no attribute {name!r}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # slow to import: only once the settings are accepted
 
 log = logging.getLogger(__name__)
 
-MANIFEST, CARD = "manifest.tsv", "data_card.md"
+CARD = "data_card.md"
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Inspection:
         from artdiff.ingest.card import data_card
 
         runs.make(out, name="out")
-        self.index.write_rejected(out / runs.SET_ASIDE)
-        self.index.write_manifest(out / MANIFEST)
+        write(out / runs.SET_ASIDE, encoded(self.index.rejections()))
+        write(out / runs.MANIFEST, encoded(self.index.manifest()))
         write(out / CARD, encoded(data_card(self.index, self.root.absolute().name)))
-        written = [out / name for name in (runs.SET_ASIDE, MANIFEST, CARD)]
+        written = [out / name for name in (runs.SET_ASIDE, runs.MANIFEST, CARD)]
         sheets = {}
         for number, label, sheet in self._contact_sheets(contact_sheet):
             sheets[number] = out / _sheet_name(number, label)
@@ -126,7 +126,7 @@ def inspect(folder: str | Path, **settings: Any) -> Inspection:
 def audit(settings: AuditSettings) -> list[Path]:
     """Write what is in a folder to `settings.out`; returns the files, none of which was there before."""
     out = user_path(settings.out)
-    own = (runs.SET_ASIDE, MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
+    own = (runs.SET_ASIDE, runs.MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
     there = next((name for name in own if (out / name).exists()), None)
     if there is not None:
         raise UserError(f"out={out} holds {there} already; choose another folder")

@@ -3,6 +3,7 @@
 - `files/ROOT.json` and `.near`: the SHA-256 of every file of a folder, and which pictures look alike;
 - `decoded/KIND.*`: decoded pixels (a row store) and what became of each file;
 - `features/NAME.*`: perceptual features of pictures (a row store); `latents/NAME.*`: their latents;
+- `shards/NAME.shard`: what was fetched from an object store;
 - the built-in sample art, which `prune` leaves alone.
 """
 
@@ -19,11 +20,17 @@ from platformdirs import user_cache_path
 from artdiff import UserError, files
 from artdiff.locks import Lock
 
-ROOMS = ("files", "decoded", "features", "latents")
+DESCRIBED = {
+    "files": "hashes of a folder's files",
+    "features": "perceptual features of pictures",
+    "latents": "latents of pictures",
+    "shards": "pictures from an object store",
+}
+ROOMS = ("decoded", *DESCRIBED)
 """Folders of the cache whose files `prune` may remove."""
 
 OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
-SUFFIXES = ("rows", "keys", "jsonl", "json", "near", "unfinished")
+SUFFIXES = ("rows", "keys", "jsonl", "json", "near", "shard", "unfinished")
 EARLIER_SUFFIXES = ("npy", "partial", "journal", "building", "features")
 """Names and extensions of artdiff's own files, up to version 0.1.0 and now: nothing else is ever removed."""
 
@@ -134,12 +141,8 @@ def write_json(path: Path, content: object) -> None:
 
 def _described(room: str, paths: list[Path]) -> str:
     """What an entry is, for a person."""
-    if room == "files":
-        return "hashes of a folder's files"
-    if room == "features":
-        return "perceptual features of pictures"
-    if room == "latents":
-        return "latents of pictures"
+    if room in DESCRIBED:
+        return DESCRIBED[room]
     by_suffix = {path.suffix: path for path in paths}
     if ".jsonl" in by_suffix:
         return _decoded(by_suffix[".jsonl"])

@@ -29,6 +29,11 @@ def user_path(text: str | Path) -> Path:
     return path
 
 
+def is_url(text: str | Path) -> bool:
+    """Whether `text` names a place in an object store, such as `s3://bucket/art`, and not a folder."""
+    return "://" in str(text)
+
+
 def has_home() -> bool:
     """Whether this user has a home folder: in a container there may be none."""
     return os.path.expanduser("~") != "~"  # noqa: PTH111

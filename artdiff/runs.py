@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 SET_ASIDE = "set_aside.tsv"
 DUPLICATES = "duplicates.tsv"
+MANIFEST = "manifest.tsv"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 

@@ -19,7 +19,7 @@ from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from artdiff import UserError
-from artdiff.files import user_path
+from artdiff.files import is_url, user_path
 from artdiff.rules import (
     POSITIVE_WHOLE,
     Rule,
@@ -189,33 +189,21 @@ class Limits(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
-    """`conf/data/folder.yaml`: which pictures, at which size, and how they are served."""
+class ServingSettings(Settings):
+    """How pictures are served, wherever they come from."""
 
     prefix: ClassVar[str] = "data."
 
     root: str | None
-    source: Component | None = None
     image_size: Annotated[int, whole(16)]
-    fit: Fit
-    background: Annotated[str, colour]
     batch_size: Annotated[int, POSITIVE_WHOLE]
-    val_fraction: Annotated[float, fraction]
-    min_side: Annotated[int, whole(0)]
-    exclude: str | None
     flip: Annotated[float, share]
     random_crop: Annotated[int, whole(0)]
     train_crop: Annotated[int, whole(16)] | None = None
     seed: Annotated[int, whole(0, 2**32 - 1)]
-    cache: bool
     cache_dir: str | None
-    resident: Annotated[bool | str, one_of("auto", True, False)]
-    num_workers: Annotated[int, whole(0)] | None
-    limits: Limits
 
     def __post_init__(self) -> None:
-        if self.root == "":
-            raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
         super().__post_init__()
         if self.image_size % MULTIPLE:
             below = self.image_size - self.image_size % MULTIPLE
@@ -226,17 +214,60 @@ class DataSettings(Settings):
         whole(0, self.image_size)("data.random_crop", self.random_crop)
         if self.train_crop is not None and self.train_crop % MULTIPLE:
             raise UserError(f"data.train_crop must be a multiple of {MULTIPLE}, got {self.train_crop}")
+        if self.root is not None and not is_url(self.root):
+            cache_dir = os.environ.get("ARTDIFF_CACHE") if self.cache_dir is None else self.cache_dir
+            if cache_dir:
+                remedy = "set it, or ARTDIFF_CACHE, to one elsewhere"
+                refuse_inside("data.cache_dir", cache_dir, self.root, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ServingSettings):
+    """`conf/data/folder.yaml`: which pictures, at which size, and how they are served."""
+
+    source: Component | None = None
+    fit: Fit
+    background: Annotated[str, colour]
+    val_fraction: Annotated[float, fraction]
+    min_side: Annotated[int, whole(0)]
+    exclude: str | None
+    cache: bool
+    resident: Annotated[bool | str, one_of("auto", True, False)]
+    num_workers: Annotated[int, whole(0)] | None
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        if self.root == "":
+            raise UserError("data.root is empty; expected a folder, or null for the built-in sample art")
+        if self.root is not None and is_url(self.root):
+            raise UserError(f"data.root={self.root} is no folder; shards in an object store are read with data=stream")
+        super().__post_init__()
         if self.resident is True and not self.cache:
             raise UserError("data.resident=true needs data.cache=true")
         if self.num_workers is not None and not self.cache:
             whole(1)("data.num_workers", self.num_workers)
         if self.exclude is not None and not user_path(self.exclude).is_file():
             raise UserError(f"data.exclude={self.exclude} is no file; expected a list of paths or SHA-256 hashes")
-        if self.root is not None:
-            cache_dir = os.environ.get("ARTDIFF_CACHE") if self.cache_dir is None else self.cache_dir
-            if cache_dir:
-                remedy = "set it, or ARTDIFF_CACHE, to one elsewhere"
-                refuse_inside("data.cache_dir", cache_dir, self.root, remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(ServingSettings):
+    """`conf/data/stream.yaml`: shards that `artdiff.pack` has written, in a folder or an object store."""
+
+    fit: Fit | None = None
+    cache_gigabytes: Annotated[float, positive]
+
+    def __post_init__(self) -> None:
+        if not self.root:
+            raise UserError("data.root must be given: the folder or URL of shards that artdiff.pack has written")
+        super().__post_init__()
+
+
+DATA: dict[str, type[ServingSettings]] = {
+    "artdiff.data.datamodule.ArtDataModule": DataSettings,
+    "artdiff.data.streaming.StreamDataModule": StreamSettings,
+}
+"""The settings of each kind of data; a data module of the user's takes those of a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +348,7 @@ class TrainSettings(Settings):
     runs_dir: str
     run_dir: str
     stages: dict[str, Any] = dataclasses.field(default_factory=dict)
-    data: DataSettings
+    data: ServingSettings
     task: TaskSettings
     network: Component
     loss: Component
@@ -336,7 +367,8 @@ class TrainSettings(Settings):
             raise UserError(f"task must be generation, autoencoder, refinement or reconstruction, got {target}")
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in config.items() if name in known}  # a user may add notes of their own
-        return super().of({**given, "task": TASKS[target].of(config["task"]), "config": dict(config)})
+        data = DATA.get(config["data"].get("_target_"), DataSettings).of(config["data"])
+        return super().of({**given, "data": data, "task": TASKS[target].of(config["task"]), "config": dict(config)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -344,7 +376,7 @@ class TrainSettings(Settings):
             for key, value in _flat(name, getattr(self, name)):
                 if key in COMPONENT_RULES:
                     COMPONENT_RULES[key](key, value)
-        if self.data.root is not None:
+        if self.data.root is not None and not is_url(self.data.root):
             refuse_inside("run_dir", self.run_dir, self.data.root, remedy="set runs_dir=DIR elsewhere")
         self._check_pair()
         self._check_trainer()
@@ -486,6 +518,70 @@ class GenerateSettings(PaintSettings):
         refuse_file("out", self.out)
 
 
+WEIGHTS = ("averaged", "raw")
+"""Of a painter: the moving average, or those that were trained."""
+
+FEATURES = ("random_vgg16", "vgg16", "inception", "clip", "dinov2")
+"""Networks that pictures are compared by; `artdiff.evaluation.features` says which they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedData(Settings):
+    """Which pictures a model is compared with."""
+
+    prefix: ClassVar[str] = "data."
+
+    root: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """`conf/evaluate.yaml`: which model to score, on which pictures, and how it paints."""
+
+    ckpt: str
+    out: str | None
+    data: EvaluatedData
+    n: Annotated[int, whole(2)]
+    most_held_out: Annotated[int, whole(2)]
+    features: list[str]
+    feature_weights: dict[str, str]
+    weights: list[str]
+    bootstrap: Annotated[int, whole(0)]
+    originality: bool
+    most_trained: Annotated[int, whole(2)]
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    steps: Annotated[int, POSITIVE_WHOLE]
+    solver: Annotated[str | Component, solver]
+    spacing: AskedSpacing
+    guidance: Annotated[float, number]
+    guidance_interval: list[float]
+    refine_steps: Annotated[int, whole(0)]
+    batch_size: Annotated[int, POSITIVE_WHOLE] | None
+    device: Accelerator
+    runs_dir: str
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, given, known in (("features", self.features, FEATURES), ("weights", self.weights, WEIGHTS)):
+            if not isinstance(given, list | tuple) or not given:
+                raise UserError(f"{name} must be a list, such as [{known[0]}], got {given}")
+            for one in given:
+                one_of(*known)(name, one)
+        for one in self.feature_weights:
+            one_of(*FEATURES)("feature_weights", one)
+        if self.out is not None:
+            refuse_file("out", self.out)
+            if self.data.root is not None and not is_url(self.data.root):
+                refuse_inside("out", self.out, self.data.root)
+        self.paint_settings()
+
+    def paint_settings(self) -> PaintSettings:
+        """How pictures are painted."""
+        ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (self, PaintSettings))
+        return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}})
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings(Settings):
     """`conf/audit.yaml`."""
@@ -500,6 +596,23 @@ class AuditSettings(Settings):
         refuse_file("out", self.out)
         if self.data.root is not None:
             refuse_inside("out", self.out, self.data.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSettings(Settings):
+    """`conf/pack.yaml`."""
+
+    data: DataSettings
+    out: str
+    shard_megabytes: Annotated[float, positive]
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_url(self.out):
+            refuse_file("out", self.out)
+            if self.data.root is not None:
+                refuse_inside("out", self.out, self.data.root)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Search for the best settings of a training: `python -m artdiff.sweep search=painting experiment=paint32 …`.
 
-Settings below `search` are those of the search, all others those of each training. Needs the extra `sweep`.
+Or for those to paint with: `python -m artdiff.sweep search=guidance ckpt=RUN`. Settings below `search` are those of the
+search, all others those of each training or evaluation. Needs the extra `sweep`.
 """
 
 import json
@@ -25,14 +26,20 @@ from artdiff.cli import BY_SIGNAL, composed, typed
 from artdiff.files import user_path, write
 from artdiff.ingest import tables
 from artdiff.overrides import literal, quoted
-from artdiff.rules import POSITIVE_WHOLE, number
+from artdiff.rules import POSITIVE_WHOLE, number, one_of
 from artdiff.runs import Run
-from artdiff.settings import CONF, Settings, TrainSettings
+from artdiff.settings import CONF, EvaluateSettings, Settings, TrainSettings
 
 log = logging.getLogger(__name__)
 
 TOLD = "validations.jsonl"
 """In a trial's folder: what its validations found (`artdiff.training.trial`)."""
+
+SCORES = "scores.json"
+"""In the folder of an evaluation: what it found."""
+
+MONITORED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+"""What an evaluation can be judged by."""
 
 FOLDER, PROCESS, REASON = "folder", "process", "reason"
 """What the study notes of a trial: its folder in that of the search, the number of its process, and why it failed."""
@@ -53,6 +60,7 @@ class SearchSettings(Settings):
 
     prefix: ClassVar[str] = "search."
 
+    command: Literal["train", "evaluate"] = "train"
     monitor: str
     mode: Literal["min", "max"]
     space: dict[str, Any]
@@ -64,6 +72,8 @@ class SearchSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.command == "evaluate":
+            one_of(*MONITORED)("search.monitor", self.monitor)
         if not self.ranges:
             raise UserError(
                 "search.space names no setting: add one with '+search.space.optimizer.lr={low:1e-4,high:1e-2}'"
@@ -98,7 +108,7 @@ def _choices(values: Any) -> list[Any]:
 
 @dataclass
 class Running:
-    """A training that is going on: its trial in the study, its folder and process, and the validations read so far."""
+    """A trial that is going on: its entry in the study, its folder and process, and the validations read so far."""
 
     trial: Any
     run: Run
@@ -108,15 +118,18 @@ class Running:
 
 
 def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
-    """Search in the folder `out`, whose study is carried on if there is one, with trainings of these overrides.
+    """Search in the folder `out`, whose study is carried on if there is one, with trainings or evaluations of these
+    overrides.
 
-    Returns the file of the best settings, an experiment that composes. Raises `UserError`, and `Interrupted` when all
-    trainings have been told to save and stop.
+    Returns the file of the best settings: for a training, an experiment that composes. Raises `UserError`, and
+    `Interrupted` when all trials have been told to save and stop.
     """
     optuna = _optuna()
-    TrainSettings.of(composed("train", [*words, "run_dir=unused"]))  # a mistake ends here
+    folder = "run_dir=unused" if settings.command == "train" else "out=unused"
+    kind = TrainSettings if settings.command == "train" else EvaluateSettings
+    kind.of(composed(settings.command, [*words, folder]))  # a mistake ends here
     for name in settings.ranges:
-        composed("train", [*words, "run_dir=unused", f"{name}=1"])  # so does a setting that there is not
+        composed(settings.command, [*words, folder, f"{name}=1"])  # so does a setting that there is not
     runs.make(out, name="search.out")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -177,7 +190,7 @@ def _take_up(study: Any, optuna: Any) -> None:
 
 
 def _wait_for(process: int | None, folder: str | None) -> None:
-    """Wait for a training whose search is gone: it sees that, saves and stops."""
+    """Wait for a trial whose search is gone: a training sees that, saves and stops."""
     command = Path(f"/proc/{process}/cmdline")
     waited = 0.0
     while process is not None and folder is not None and command.exists() and waited < PATIENCE:
@@ -196,18 +209,23 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     trial.set_user_attr(FOLDER, folder)
     run = Run(out / folder)
     runs.make(run.folder, name="search.out")
-    callback = {"_target_": "artdiff.training.trial.Trial", "path": f"{run.folder}/{TOLD}", "monitor": settings.monitor}
-    told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
     chosen = [f"{name}={value}" for name, value in values.items()]
-    carried = ["ckpt=last"] if run.has_saved else []
-    command = [sys.executable, "-m", "artdiff.train", *words, *chosen, *told, f"+callbacks.trial.parent={os.getpid()}",
-               f"hydra.run.dir={quoted(str(run.folder))}", *carried]  # fmt: skip
+    own = _training(run, settings) if settings.command == "train" else [f"out={quoted(str(run.folder))}"]
+    command = [sys.executable, "-m", f"artdiff.{settings.command}", *words, *chosen, *own]
     log.info("trial %s: %s", trial.number, " ".join(chosen))
     with (run.folder / "output.log").open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
                                    start_new_session=True)  # fmt: skip
     trial.set_user_attr(PROCESS, process.pid)
     return Running(trial, run, process)
+
+
+def _training(run: Run, settings: SearchSettings) -> list[str]:
+    """Overrides of a training that is a trial."""
+    callback = {"_target_": "artdiff.training.trial.Trial", "path": f"{run.folder}/{TOLD}", "monitor": settings.monitor}
+    told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
+    carried = ["ckpt=last"] if run.has_saved else []
+    return [*told, f"+callbacks.trial.parent={os.getpid()}", f"hydra.run.dir={quoted(str(run.folder))}", *carried]
 
 
 def _suggested(trial: Any, name: str, values: Any) -> Any:
@@ -219,7 +237,7 @@ def _suggested(trial: Any, name: str, values: Any) -> Any:
 
 def _listen(one: Running, settings: SearchSettings) -> None:
     """Pass on what the validations of a trial found, and stop it if it is far behind."""
-    found = _validations(one.run)
+    found = _validations(one.run, settings)
     for place, (step, value) in list(enumerate(found))[one.read :]:
         if not math.isnan(value):
             one.trial.report(value, place)  # by their number: in runs that are limited by time the steps differ
@@ -230,14 +248,19 @@ def _listen(one: Running, settings: SearchSettings) -> None:
         one.process.send_signal(signal.SIGTERM)
 
 
-def _validations(run: Run) -> list[tuple[int, float]]:
+def _validations(run: Run, settings: SearchSettings) -> list[tuple[int, float]]:
+    """(step, value) of each validation of a training, or of the evaluation once it is done."""
+    if settings.command == "evaluate":
+        path = run.folder / SCORES
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.exists() else []
+        return [(1, float(_value(scores[0], settings.monitor)))] if scores else []
     path = run.folder / TOLD
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # the last may be half written
     return [tuple(json.loads(line)) for line in lines]
 
 
 def _end(one: Running, study: Any, optuna: Any, settings: SearchSettings) -> None:
-    values = [value for _, value in _validations(one.run) if not math.isnan(value)]
+    values = [value for _, value in _validations(one.run, settings) if not math.isnan(value)]
     state = optuna.trial.TrialState
     if one.is_pruned:
         study.tell(one.trial, state=state.PRUNED)
@@ -251,6 +274,13 @@ def _end(one: Running, study: Any, optuna: Any, settings: SearchSettings) -> Non
         one.trial.set_user_attr(REASON, reason)
         study.tell(one.trial, state=state.FAIL)
         log.error("trial %s failed: %s", one.trial.number, reason)
+
+
+def _value(scores: Mapping[str, Any], name: str) -> float:
+    """A score by name, of all pictures, by the first network and with the first weights."""
+    if name in scores["manifold"]:
+        return scores["manifold"][name]
+    return scores["frechet"]["value"] if name == "frechet" else scores["kernel"]
 
 
 def _last_line(path: Path) -> str:
@@ -270,10 +300,17 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
         raise UserError(f"no trial of the search came to its end: see {out}/trials.tsv")
     _plot(study, optuna, out)
     best = study.best_trial
-    path = _experiment(best.params, words, out)
     log.info("best: trial %s, %s %.4g: %s", best.number, settings.monitor, best.value, best.params)
     log.info("all trials: %s", out / "trials.tsv")
-    log.info("next:\n  %s", typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best"))
+    if settings.command == "train":
+        path = _experiment(best.params, words, out)
+        log.info("next:\n  %s", typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best"))
+        return path
+    path = out / "best.yaml"
+    write(path, yaml.safe_dump(best.params))
+    ckpt = [word for word in words if word.startswith("ckpt=")]
+    chosen = [f"{name}={value}" for name, value in best.params.items()]
+    log.info("next:\n  %s", typed("artdiff.generate", *ckpt, *chosen, "out=DIR"))
     return path
 
 
@@ -339,6 +376,7 @@ def main() -> None:
     try:
         settings = SearchSettings.of(composed("sweep", ours)["search"])
         name = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
+        name = name if settings.command == "train" else settings.command
         usual = Path("runs") / f"{name}_sweep" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         sweep(settings, theirs, out=usual if settings.out is None else user_path(settings.out))
     except UserError as error:

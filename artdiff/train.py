@@ -20,7 +20,7 @@ from artdiff.ingest import scan
 from artdiff.overrides import quoted
 from artdiff.ranks import started_together
 from artdiff.runs import Run
-from artdiff.settings import TrainSettings
+from artdiff.settings import DataSettings, TrainSettings
 from artdiff.stages import planned
 
 
@@ -69,7 +69,8 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
 
 def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
-    scan.check_root(settings.data)
+    if isinstance(settings.data, DataSettings):
+        scan.check_root(settings.data)
     run = Run(runs.shortest(Path(settings.run_dir)))
     codec = _given(settings, "codec", settings.codec_from)
     init = _given(settings, "init", settings.init)

@@ -13,14 +13,16 @@ FLOORS = [
     {"files", "locks"},
     {"rules", "ranks"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
-    {"cache", "networks", "evaluation", "diffusion", "picture_cache", "stages"},
+    {"cache", "networks", "diffusion", "picture_cache", "stages"},
     {"ingest", "losses"},
     {"data", "plan"},
     {"tasks"},
     {"checkpoints", "overrides", "sweeps"},
     {"cli", "slurm"},
-    {"training", "painter"},
-    {"train", "generate", "audit", "prune", "sweep"},
+    {"painter"},
+    {"evaluation"},
+    {"training"},
+    {"train", "generate", "evaluate", "audit", "pack", "prune", "sweep"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from artdiff import UserError
 from artdiff.data.loader import Pictures
-from artdiff.ingest import duplicates, split
+from artdiff.ingest import duplicates, split, tables
 from artdiff.ingest.card import data_card
 from artdiff.ingest.decode import Facts, Transform, decode
 from artdiff.ingest.fingerprint import BYTES, NEAR, NEAR_COLOUR, NEAR_FIRST
@@ -71,7 +71,7 @@ def test_every_file_ends_in_one_place(tmp_path):
         ("art/page.jpg", "not a picture (HTML)"),
         ("art/small.png", "smaller than data.min_side: 9 x 40"),
     ]
-    index.write_rejected(tmp_path / "set_aside.tsv")
+    tables.write(tmp_path / "set_aside.tsv", index.rejections())
     assert "art/page.jpg\tnot a picture (HTML)\n" in (tmp_path / "set_aside.tsv").read_text()
 
 
@@ -139,7 +139,7 @@ def test_a_manifest_has_a_line_for_each_picture_and_its_own_hash(tmp_path):
     shutil.copy(root / "a/1.jpg", root / "a/copy.jpg")
     (root / "metadata.csv").write_text("file_name,license,title,split\na/1.jpg,cc0-1.0,A horse,odd\n")
     index = index_of(root, tmp_path)
-    index.write_manifest(tmp_path / "manifest.tsv")
+    tables.write(tmp_path / "manifest.tsv", index.manifest())
     assert hashlib.sha256((tmp_path / "manifest.tsv").read_bytes()).hexdigest() == index.digest()
     rows = manifest(index)
     assert len(rows) == 5

@@ -7,7 +7,8 @@ import sys
 
 import optuna
 import pytest
-from conftest import command_line, composed, in_process
+import yaml
+from conftest import command_line, composed, in_process, small, train
 
 from artdiff import UserError
 from artdiff.settings import TrainSettings
@@ -75,6 +76,24 @@ def test_the_best_settings_are_an_experiment_that_composes(searched, art):
     assert f"root: {art}" in shown
     assert "lr: 0.001" in shown
     assert "max_epochs: 2" in shown
+
+
+def test_a_search_finds_how_a_run_paints_best(art, tmp_path):
+    run = train(small(art, tmp_path / "run", "experiment=paint32", "data.image_size=16", "network.channels=[16,32]",
+                      "network.cond_dim=16", "network.attention_resolutions=[]", "callbacks.grids=null",
+                      "loss.perceptual.weights=random", "loss.perceptual.layer=relu1_1"))  # fmt: skip
+    quick = (f"ckpt={run.folder}", "n=8", "bootstrap=0", "originality=false", "steps=1", "~search.space.steps")
+    printed = command_line("artdiff.sweep", "search=guidance", "search.trials=2", "search.jobs=2", "search.out=found",
+                           *quick, cwd=tmp_path)  # fmt: skip
+    found = trials(tmp_path / "found")
+    assert [set(one.params) for one in found] == [{"guidance"}] * 2
+    for one in found:
+        scores = json.loads((tmp_path / "found" / one.user_attrs["folder"] / "scores.json").read_text())
+        assert scores["protocol"]["painted"]["guidance"] == pytest.approx(one.params["guidance"])
+        assert one.value == scores["scores"][0]["frechet"]["value"]
+    best = yaml.safe_load((tmp_path / "found/best.yaml").read_text())
+    assert best == min(found, key=lambda one: one.value).params
+    assert f"artdiff.generate ckpt={run.folder} guidance={best['guidance']} out=DIR" in printed
 
 
 def test_a_search_that_was_killed_carries_on(art, tmp_path):

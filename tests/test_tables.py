@@ -91,14 +91,14 @@ def root(tmp_path):
 def test_a_list_of_artdiffs_own_leaves_out_what_it_names(root, tmp_path):
     index = index_of(root, tmp_path)
     assert {one.path for one in index.used} == {*FILES, "art/kept.jpg"}
-    index.write_manifest(tmp_path / "manifest.tsv")
+    tables.write(tmp_path / "manifest.tsv", index.manifest())
     heading, *rows = tables.rows(tables.decoded((tmp_path / "manifest.tsv").read_bytes()))
     without = tables.table(heading, [row for row in rows if row[0] != "art/kept.jpg"])
     for text in (without, without.replace("\n", "\r\n") if "\r" not in without else without):
         left_out, index = excluded(root, tmp_path, text)
         assert left_out == set(FILES)
         assert [one.path for one in index.used] == ["art/kept.jpg"]
-    index.write_rejected(tmp_path / "set_aside.tsv")
+    tables.write(tmp_path / "set_aside.tsv", index.rejections())
     assert excluded(root, tmp_path, tables.decoded((tmp_path / "set_aside.tsv").read_bytes()))[0] == set(FILES)
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from artdiff import UserError
 from artdiff.data.loader import Batch
-from artdiff.evaluation.metrics import ReconstructionScores, TimeBands
 from artdiff.losses import HybridLoss, Losses, PerceptualLoss
 from artdiff.ranks import Share
 from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Step
+from artdiff.tasks.metrics import ReconstructionScores, TimeBands
 
 NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}

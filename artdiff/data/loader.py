@@ -1,6 +1,6 @@
 """Batches in an order that can be repeated and resumed: a pure function of (seed, epoch, position)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -16,12 +16,15 @@ from artdiff.ranks import Ranks, Share
 
 ALONE = Ranks()
 
+Shuffle = Callable[[int, int], Callable[[Sequence[int]], list[int]]]
+"""From (seed, epoch) to a function that says which pictures are at some places of that epoch."""
+
 
 class Batch(NamedTuple):
     """What a task gets: on the accelerator, signed `image` float32 (B,3,H,W) and class numbers `label` int64 (B,).
 
-    `index` int64 (B,) is on the CPU: the place of each picture, as it is in this batch, in `ArtDataModule.unchanging`.
-    None if crops change it from epoch to epoch, or its pixels are not kept.
+    `index` int64 (B,) is on the CPU: the place of each picture, as it is in this batch, in the data module's
+    `unchanging`. None if crops change it from epoch to epoch, or its pixels are not kept.
     """
 
     image: Tensor
@@ -74,10 +77,20 @@ class Pictures(Dataset):
     """One side of the split: `indices` int64 (N,) in the data set and `labels` int64 (N,), read in whole batches.
 
     With `indices_only` a batch has indices instead of pixels. With a `seed` it has the numbers that augmentation needs.
+    The first `at_hand` pictures can be read in any order without fetching all others: samples are taken from these.
     """
 
-    def __init__(self, source: Pixels, indices: np.ndarray, labels: np.ndarray, *, seed: int | None) -> None:
+    def __init__(
+        self,
+        source: Pixels,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int | None,
+        at_hand: int | None = None,
+    ) -> None:
         self.source = source
+        self.at_hand = len(indices) if at_hand is None else at_hand
         self.indices = indices
         self.labels = torch.from_numpy(labels)
         self.seed = seed
@@ -116,7 +129,9 @@ class Pictures(Dataset):
 
         Raises `UserError` if none can be read any more.
         """
-        indices = self.indices if label is None else self.indices[self.labels.numpy() == label]
+        indices = self.indices[: self.at_hand]
+        if label is not None:
+            indices = indices[self.labels[: self.at_hand].numpy() == label]
         places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
         pixels, _, gone = self.source.read(indices[places])
         if gone and not len(pixels):
@@ -124,17 +139,31 @@ class Pictures(Dataset):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
+def shuffled(length: int) -> Shuffle:
+    """Every picture below `length` at any place of the epoch with the same chance."""
+
+    def of(seed: int, epoch: int) -> Callable[[Sequence[int]], list[int]]:
+        order = torch.randperm(length, generator=torch.Generator().manual_seed((seed << 24) + epoch))
+        return lambda places: order[places].tolist()
+
+    return of
+
+
 class ShuffledOrder(Sampler[Turn]):
-    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone.
+    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone: that of
+    `shuffle`, or `shuffled`.
 
     On several ranks, those of this rank in batches of `batch_size` on all of them together.
     """
 
-    def __init__(self, length: int, seed: int, batch_size: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, length: int, seed: int, batch_size: int, ranks: Ranks = ALONE, shuffle: Shuffle | None = None
+    ) -> None:
         self.length = length
         self.seed = seed
         self.batch_size = batch_size
         self.ranks = ranks
+        self.shuffle = shuffle or shuffled(length)
         self.epoch = 0
         self.start = 0
 
@@ -142,14 +171,13 @@ class ShuffledOrder(Sampler[Turn]):
         return self.ranks.taken(self.length, self.batch_size)
 
     def __iter__(self) -> Iterator[Turn]:
-        generator = torch.Generator().manual_seed((self.seed << 24) + self.epoch)
-        order = torch.randperm(self.length, generator=generator)
+        pictures_at = self.shuffle(self.seed, self.epoch)
         for first in range(self.start, self.length, self.batch_size):
             end = min(first + self.batch_size, self.length)
             own = self.ranks.own(first, end)
             share = None if self.ranks == ALONE else Share(len(own) if own[0] < end else 0, end - first)
             places = [min(place, end - 1) for place in own]
-            for position, picture in zip(places, order[places].tolist(), strict=True):
+            for position, picture in zip(places, pictures_at(places), strict=True):
                 yield Turn(picture, self.epoch, position, share)
 
 

@@ -6,7 +6,7 @@ An *index* is the place of a picture in the data set.
 import hashlib
 import logging
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,8 +23,8 @@ from artdiff.store import Contents
 log = logging.getLogger(__name__)
 
 HELD = 2**26
-"""Bytes that are read from the store before its pages are given back to the system, so that the memory of training does
-not grow with the set."""
+"""Bytes that are read from mapped files before their pages are given back to the system, so that the memory of training
+does not grow with the set."""
 
 
 class Found(NamedTuple):
@@ -61,9 +61,7 @@ class FromStore:
         self._read += found.nbytes
         if self._read > HELD:
             self._read = 0
-            memory: mmap.mmap = self.pixels._mmap  # type: ignore[attr-defined]
-            if hasattr(memory, "madvise"):
-                memory.madvise(mmap.MADV_DONTNEED)
+            give_back(self.pixels)
         return Found(found, list(range(len(indices))), [])
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -72,6 +70,13 @@ class FromStore:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         path, shape, rows = state  # a loader's process maps the file itself
         self.__init__(np.memmap(path, np.uint8, "r", shape=shape), rows)  # type: ignore[misc]
+
+
+def give_back(mapped: np.ndarray) -> None:
+    """Give the pages of a mapped file that were read back to the system."""
+    memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
+    if hasattr(memory, "madvise"):
+        memory.madvise(mmap.MADV_DONTNEED)
 
 
 class FromFiles:
@@ -112,11 +117,16 @@ def contents_of(index: Index, transform: Transform, cache_dir: Path, *, mirrored
 
     With `mirrored`, each is followed by one for its mirror image.
     """
-    kind = decoded.kind_of(transform).encode()
-    keys = [hashlib.sha256(kind + bytes.fromhex(one.digest)).digest() for one in index.used]
+    digests = [bytes.fromhex(one.digest) for one in index.used]
+    return Contents(content_keys(decoded.kind_of(transform), digests, mirrored=mirrored), cache_dir)
+
+
+def content_keys(kind: str, digests: Iterable[bytes], *, mirrored: bool) -> list[bytes]:
+    """As `contents_of`, for files with these SHA-256 digests that were decoded as `kind` says."""
+    keys = [hashlib.sha256(kind.encode() + digest).digest() for digest in digests]
     if mirrored:
         keys = [view for key in keys for view in (key, hashlib.sha256(b"mirrored" + key).digest())]
-    return Contents(keys, cache_dir)
+    return keys
 
 
 def fits_on(device: torch.device, source: FromStore) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from artdiff import runs
 from artdiff.ingest import decoded, split
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.duplicates import Compared, near_pairs
@@ -20,7 +21,7 @@ from artdiff.ingest.hashing import hashes, ledger_of
 from artdiff.ingest.picture import Picture
 from artdiff.ingest.scan import EXPECTED, Rejected, elsewhere, tree
 from artdiff.ingest.source import Record, Source
-from artdiff.ingest.tables import encoded, shown, some, table, write
+from artdiff.ingest.tables import encoded, shown, some, table
 from artdiff.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -129,18 +130,19 @@ class Index(NamedTuple):
             return found
         return f"{found}; what is there: {self.tree}; {elsewhere(root, 'data.root')}{EXPECTED}"
 
-    def write_rejected(self, path: Path) -> None:
-        """Write `set_aside.tsv`: the rejected files and the reasons."""
-        write(path, table(("file", "reason"), self.rejected))
+    def listings(self) -> dict[str, bytes]:
+        """The lists of what is not used, by the names of their files."""
+        return {runs.SET_ASIDE: encoded(self.rejections()), runs.DUPLICATES: encoded(self.duplicates())}
 
-    def write_duplicates(self, path: Path) -> None:
-        """Write `duplicates.tsv`: the copies and the near-duplicates, by file."""
+    def rejections(self) -> str:
+        """`set_aside.tsv`: the rejected files and the reasons."""
+        return table(("file", "reason"), self.rejected)
+
+    def duplicates(self) -> str:
+        """`duplicates.tsv`: the copies and the near-duplicates, by file."""
         found = sorted([*self.copies, *self.near_duplicates])
         lines = [(one.path, one.copy_of or "", one.looks_like or "", one.split) for one in found]
-        write(path, table(("file", "copy_of", "looks_like", "split"), lines))
-
-    def write_manifest(self, path: Path) -> None:
-        write(path, self.manifest())
+        return table(("file", "copy_of", "looks_like", "split"), lines)
 
 
 def reasons(rejected: Sequence[Rejected]) -> str:

@@ -9,9 +9,9 @@ from artdiff import images
 from artdiff.data.loader import Batch
 from artdiff.diffusion.noise import LATENTS, NOISE, PictureRandom
 from artdiff.diffusion.path import broadcast
-from artdiff.evaluation.metrics import ReconstructionScores
 from artdiff.losses import Loss, Losses, Target
 from artdiff.tasks.base import Task
+from artdiff.tasks.metrics import ReconstructionScores
 
 
 class Autoencoding(Task):

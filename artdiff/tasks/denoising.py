@@ -14,9 +14,9 @@ from artdiff.diffusion import ema
 from artdiff.diffusion.codec import Codec
 from artdiff.diffusion.noise import seeded_noise
 from artdiff.diffusion.objective import Denoised
-from artdiff.evaluation.metrics import TimeBands
 from artdiff.losses import Loss, Losses
 from artdiff.tasks.base import Task
+from artdiff.tasks.metrics import TimeBands
 
 Part = TypeVar("Part")
 

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from artdiff import hardware, images
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Batch
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Codec, Identity
@@ -193,7 +193,7 @@ class Generation(Denoising):
         Without an index: features that are cached here come from other batches than those of training, and could differ
         from theirs in the last bit.
         """
-        data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         (batches,) = self.trainer.num_val_batches
         batches = min(batches, max(1, GAP_PICTURES // data.batch_size))
         return Batch(*data.trained_like_validated(int(batches * data.batch_size)))

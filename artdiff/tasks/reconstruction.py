@@ -7,10 +7,10 @@ from torch import Tensor
 
 from artdiff import UserError, images
 from artdiff.data.loader import Batch
-from artdiff.evaluation.metrics import ReconstructionScores
 from artdiff.losses import Loss, Losses, Target
 from artdiff.settings import Ranges
 from artdiff.tasks.base import Task
+from artdiff.tasks.metrics import ReconstructionScores
 
 
 class Reconstruction(Task):

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from artdiff import UserError
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Batch
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.noise import DRAFTS, LATENTS, PictureRandom, seeded_noise
@@ -76,7 +76,7 @@ class Refinement(Denoising):
 
     def on_fit_start(self) -> None:
         """Measure the scale of the differences on some training pictures, unless the checkpoint has it."""
-        data: ArtDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         multiple = getattr(self.network, "multiple", 1)
         if data.settings.image_size % multiple:
             raise UserError(

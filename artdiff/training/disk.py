@@ -9,7 +9,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from artdiff import UserError
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.grids import SampleGrids
@@ -27,7 +27,7 @@ EVENTS = 20_000_000
 """Bytes of curves, lists and the log, about."""
 
 
-def check(trainer: L.Trainer, task: Task, data: ArtDataModule, folder: Path) -> None:
+def check(trainer: L.Trainer, task: Task, data: PictureDataModule, folder: Path) -> None:
     """Log how much the run will write to `folder`, and warn if all of it may not fit.
 
     Raises `UserError` if there is no room for the checkpoints that it must have at the same time.
@@ -74,7 +74,7 @@ def checkpoints_kept(trainer: L.Trainer, epochs: float) -> tuple[int, float]:
     return least, most
 
 
-def _epochs(trainer: L.Trainer, data: ArtDataModule) -> float:
+def _epochs(trainer: L.Trainer, data: PictureDataModule) -> float:
     """How many epochs the run has at most."""
     in_epoch = math.ceil(data.batches_in_epoch / trainer.accumulate_grad_batches)
     by_epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
@@ -82,7 +82,7 @@ def _epochs(trainer: L.Trainer, data: ArtDataModule) -> float:
     return min(by_epochs, by_steps)
 
 
-def _grid_bytes(trainer: L.Trainer, task: Task, data: ArtDataModule) -> int:
+def _grid_bytes(trainer: L.Trainer, task: Task, data: PictureDataModule) -> int:
     """Of all grids of samples, as a PNG and in the event file, at three bytes a pixel."""
     lines = len(task.shown_labels()) if isinstance(task, Generation) else LINES
     grids = [callback for callback in trainer.callbacks if isinstance(callback, SampleGrids)]  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from artdiff import Interrupted, UserError, __version__, checkpoints, runs
 from artdiff.checkpoints import Earlier
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 from artdiff.files import duplicate, remove_unfinished, write
 from artdiff.ranks import Ranks
 from artdiff.runs import Run
@@ -79,7 +79,8 @@ def fit(
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
         try:
-            trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
+            with trainers.leaving_no_group(trainer):
+                trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
         except SystemExit:  # Lightning's answer to an interruption
             if _stopped_by(trainer) is None:
                 raise
@@ -124,13 +125,13 @@ def _is_at_its_end(
     log.info("the last step was taken before: finished")
 
 
-def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[ArtDataModule, Task]:
+def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[PictureDataModule, Task]:
     """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
     if earlier is not None:  # the classes are known once the folder is read
         earlier.check_fits({name: value for name, value in config["task"].items() if name != "classes"})
     with torch.device("meta"):
         instantiate(config["task"])
-    data: ArtDataModule = instantiate(config["data"])
+    data: PictureDataModule = instantiate(config["data"])
     data.setup()
     if "classes" in config["task"]:
         config["task"]["classes"] = data.classes
@@ -140,13 +141,14 @@ def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[
 
 
 def _describe(
-    run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: ArtDataModule, ckpt: Path | None
+    run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: PictureDataModule, ckpt: Path | None
 ) -> None:
     """Write the settings and facts of the run into its folder, and log them."""
     runs.make(run.folder, name="run_dir")
     remove_unfinished(run.folder / runs.CHECKPOINTS)
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
-    data.write_listings(run.folder / runs.SET_ASIDE, run.folder / runs.DUPLICATES)
+    for name, listing in data.listings().items():
+        write(run.folder / name, listing)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
     begun = {"carried_on_from": None if ckpt is None else str(ckpt), "finished": False}
     run.note(artdiff=__version__, **begun, **facts, **data.facts())

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from artdiff import images
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 from artdiff.settings import POSITIVE_WHOLE
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
@@ -47,7 +47,7 @@ class SampleGrids(L.Callback):
         self.colours: images.Colours | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.preview = self.colours = None
         with only_reporting("no grids of samples are painted"):
             self.preview = data.preview(self.pictures)

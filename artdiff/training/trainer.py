@@ -2,7 +2,10 @@
 
 import logging
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as L
@@ -13,7 +16,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from artdiff import compiled, hardware
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
+from artdiff.ranks import started_together
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.checkpoint_writer import CheckpointWriter
@@ -23,6 +27,9 @@ from artdiff.training.whole_epoch import WholeEpoch
 
 LATENT_GIGABYTES = 20
 """Latents are kept up to this size: those of 600,000 pictures of 128 px and their mirror images, at a quarter."""
+
+GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""What Lightning sets in the environment for the processes of a group."""
 
 STEPS_PER_SECOND = 5
 """A cautious guess for a GPU, to estimate the length of a run that is limited by time."""
@@ -56,6 +63,23 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
 
 
+@contextmanager
+def leaving_no_group(trainer: L.Trainer) -> Iterator[None]:
+    """Undo what Lightning leaves of a process group of one: its port would be taken by the next training, and a program
+    started from here would think that it belongs to the group. Groups of several go on, as their processes do.
+    """
+    before, had_group = dict(os.environ), torch.distributed.is_initialized()
+    try:
+        yield
+    finally:
+        if trainer.world_size == 1 and not started_together():
+            for name in GROUP_VARIABLES:
+                if name not in before:
+                    os.environ.pop(name, None)
+            if torch.distributed.is_initialized() and not had_group:
+                torch.distributed.destroy_process_group()
+
+
 def _devices(settings: dict[str, Any], on: torch.device) -> int:
     """How many devices a run has on all machines."""
     here = settings.get("devices", "auto")
@@ -65,7 +89,7 @@ def _devices(settings: dict[str, Any], on: torch.device) -> int:
 
 
 def cache_and_compile(
-    config: dict[str, Any], task: Task, data: ArtDataModule, on: torch.device, *, batch_size: int
+    config: dict[str, Any], task: Task, data: PictureDataModule, on: torch.device, *, batch_size: int
 ) -> None:
     """Cache the features and latents of pictures that nothing changes; compile long runs for batches of `batch_size`.
 
@@ -90,7 +114,7 @@ def _plugins(given: Any) -> list[Any]:
     return plugins if any(isinstance(one, CheckpointIO) for one in plugins) else [*plugins, CheckpointWriter()]
 
 
-def _steps(settings: dict[str, Any], data: ArtDataModule) -> float:
+def _steps(settings: dict[str, Any], data: PictureDataModule) -> float:
     """About how many batches a run trains on, at most; infinite if nothing limits it."""
     in_epochs = settings["max_epochs"] * data.batches_in_epoch
     limits = [steps for steps in (settings["max_steps"], in_epochs) if steps >= 0]

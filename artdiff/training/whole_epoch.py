@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from artdiff.data.datamodule import ArtDataModule
+from artdiff.data.base import PictureDataModule
 
 
 class WholeEpoch(L.Callback):
@@ -14,7 +14,7 @@ class WholeEpoch(L.Callback):
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        data: ArtDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if data.resumed_at is not None:
             return
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

@@ -1,0 +1,218 @@
+"""Decoded pictures in files of some megabytes each, *shards*, for sets that are larger than a disk.
+
+`artdiff.pack` writes them to a folder or an object store:
+
+- `index.json`: what there is, `ShardIndex`;
+- `train-00000-DIGEST.npy` and so on, `validation-…`: pictures, uint8 (N,side,side,3), as `numpy.load` reads them;
+- `labels.npy` int32 (N,), -1 without a class; `digests.npy` uint8 (N,32), the SHA-256 of each file: training first;
+- `manifest.tsv`, `set_aside.tsv` and `duplicates.tsv`, as `artdiff.audit` and a run write them.
+
+Pictures lie in the order of their digests, which is as good as shuffled: any shard is a sample of the whole set.
+"""
+
+import hashlib
+import io
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from artdiff import UserError
+from artdiff.data.pixels import HELD, Found, give_back
+from artdiff.data.storage import Entry, Storage
+
+INDEX = "index.json"
+FORMAT = 1
+"""Of `index.json`. A later format has a larger number."""
+
+LANES = 8
+"""So many shards are read at the same time, one after the other in each *lane*. A picture's place in the epoch names
+its lane, so that 2, 4 or 8 ranks read different shards, and the order is the same for any number of ranks."""
+
+
+FETCHES = 4
+"""So many shards are fetched at the same time."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of so many pictures."""
+
+    pictures: int
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What `index.json` holds.
+
+    The `side` of the square pictures in pixels, how they became square and were decoded, the classes, how many files
+    became what, the SHA-256 of the manifest, and the files.
+    """
+
+    side: int
+    fit: str
+    background: str
+    kind: str
+    classes: list[str]
+    counts: dict[str, int]
+    manifest: str
+    train: list[Shard]
+    validation: list[Shard]
+    labels: Entry
+    digests: Entry
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, place: Storage, root: str) -> Self:
+        """Raises `UserError` if there is none, or one of a later version."""
+        content = place.read(INDEX)
+        if content is None:
+            raise UserError(f"data.root={root} has no {INDEX}: write it with artdiff.pack, or set data=folder")
+        try:
+            found: dict[str, Any] = json.loads(content)
+            if found["format"] > FORMAT:
+                raise UserError(f"{root}/{INDEX} was written by a newer artdiff (format {found['format']}): update it")
+            shards = {
+                side: [Shard(one["pictures"], Entry(*one["entry"])) for one in found[side]]
+                for side in ("train", "validation")
+            }
+            return cls(**{**found, **shards, "labels": Entry(*found["labels"]), "digests": Entry(*found["digests"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{root}/{INDEX} is damaged: {error!r}; pack again") from None
+
+    def content(self) -> bytes:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Those for training, then those for validation: the order of labels and digests."""
+        return [*self.train, *self.validation]
+
+
+def array_entry(name: str, array: np.ndarray) -> tuple[Entry, bytes]:
+    """An array as a `.npy` file, whose name tells what is in it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    content = file.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    return Entry(f"{name}-{digest[:12]}.npy", len(content), digest), content
+
+
+class FromShards:
+    """Pictures of shards, which are fetched when they are first read and mapped into memory. The index of a picture
+    counts through all of them.
+    """
+
+    def __init__(self, place: Storage, shards: Sequence[Shard], side: int) -> None:
+        self.place = place
+        self.side = side
+        self.shards = shards
+        self.starts = np.cumsum([0, *(one.pictures for one in shards)])
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._read = 0
+        self._fetching: ThreadPoolExecutor | None = None
+
+    def read(self, indices: np.ndarray) -> Found:
+        which = np.searchsorted(self.starts, indices, side="right") - 1
+        found = np.empty((len(indices), self.side, self.side, 3), np.uint8)
+        needed = np.unique(which).tolist()
+        for number in needed[1:]:
+            if number not in self._open:
+                self.expect(number)
+        for number in needed:
+            those = np.flatnonzero(which == number)
+            found[those] = self._mapped(number)[indices[those] - self.starts[number]]
+        self._read += found.nbytes
+        if self._read > HELD:
+            self._read = 0
+            for mapped in self._open.values():
+                give_back(mapped)
+        return Found(found, list(range(len(indices))), [])
+
+    def expect(self, number: int) -> None:
+        """Begin to fetch a shard that will be read soon. What goes wrong shows when it is read."""
+        if self._fetching is None:
+            self._fetching = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
+        self._fetching.submit(self.place.local, self.shards[number].entry)
+
+    def stop(self) -> None:
+        """Give up what waits to be fetched: the program would wait for it at its end."""
+        if self._fetching is not None:
+            self._fetching.shutdown(wait=False, cancel_futures=True)
+            self._fetching = None
+
+    def _mapped(self, number: int) -> np.ndarray:
+        """A shard, uint8 (N,side,side,3). The ones used last stay open."""
+        if number not in self._open:
+            path = self.place.local(self.shards[number].entry)
+            shape = (self.shards[number].pictures, self.side, self.side, 3)
+            try:
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read: {error}; pack again") from None
+            if mapped.shape != shape or mapped.dtype != np.uint8:
+                raise UserError(f"{path} holds {mapped.dtype} {mapped.shape}, expected uint8 {shape}; pack again")
+            self._open[number] = mapped
+            if len(self._open) > 2 * LANES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]
+
+
+class ShardOrder:
+    """The order of pictures in an epoch, in `LANES` lanes of shards: a function of (sizes, seed, epoch).
+
+    Shards are shuffled and dealt to the lanes, the pictures of a shard are shuffled, and the lanes take turns. Those
+    that are left when the shortest lane ends follow lane by lane. `expect` is called with each shard that comes next.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, epoch: int, expect: Callable[[int], None]) -> None:
+        self.sizes = np.asarray(sizes)
+        self.chance = (seed, epoch)
+        self.expect = expect
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        shards = _shuffled(len(sizes), *self.chance)
+        self.lanes = [shards[first::LANES] for first in range(min(LANES, len(sizes)))]
+        self.ends = [np.cumsum(self.sizes[lane]) for lane in self.lanes]
+        lengths = np.array([ends[-1] for ends in self.ends])
+        self.woven = int(lengths.min())  # pictures of each lane that take turns
+        self.left = np.cumsum(lengths - self.woven)
+        self._within: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __call__(self, places: Sequence[int]) -> list[int]:
+        """The pictures at these places of the epoch."""
+        return [self._picture(*self._lane(place)) for place in places]
+
+    def _lane(self, place: int) -> tuple[int, int]:
+        """The lane of a place, and which of its pictures it takes."""
+        count, rest = len(self.lanes), place - len(self.lanes) * self.woven
+        if rest < 0:
+            return place % count, place // count
+        lane = int(np.searchsorted(self.left, rest, side="right"))
+        before = int(self.left[lane - 1]) if lane else 0
+        return lane, self.woven + rest - before
+
+    def _picture(self, lane: int, nth: int) -> int:
+        turn = int(np.searchsorted(self.ends[lane], nth, side="right"))
+        shard = int(self.lanes[lane][turn])
+        if shard not in self._within:
+            self._within[shard] = _shuffled(int(self.sizes[shard]), *self.chance, shard)
+            if len(self._within) > 2 * LANES:
+                self._within.popitem(last=False)
+            if turn + 1 < len(self.lanes[lane]):
+                self.expect(int(self.lanes[lane][turn + 1]))
+        begun = int(self.ends[lane][turn] - self.sizes[shard])
+        return int(self.starts[shard] + self._within[shard][nth - begun])
+
+
+def _shuffled(count: int, *chance: int) -> np.ndarray:
+    """The numbers below `count` in an order that depends on `chance` alone."""
+    seed = int.from_bytes(hashlib.sha256(" ".join(map(str, chance)).encode()).digest()[:8], "big", signed=True)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()

@@ -1,0 +1,201 @@
+"""Files in a folder or in an object store, read and written by name.
+
+An object store is a URL: `s3://bucket/folder`, `gs://…`, `az://…` or `https://…`. obstore reads its credentials and
+endpoint from the usual variables of the environment, such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`.
+"""
+
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from artdiff import UserError, cache
+from artdiff.files import is_url, user_path, write, writing
+from artdiff.locks import Lock
+
+log = logging.getLogger(__name__)
+
+RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+"""How often, and for how long, obstore repeats a request that fails."""
+
+RETRIES = 2
+"""How often a file whose content is wrong is fetched again."""
+
+
+class Entry(NamedTuple):
+    """A file of a known content: its name, its size and the SHA-256 of what it holds."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Storage(Protocol):
+    """All methods raise `UserError` if a file cannot be read or written."""
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is none of this name."""
+
+    def local(self, entry: Entry) -> Path:
+        """A file on a local disk with the content of `entry`, fetched if need be."""
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether there is a file of that name and size."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file in one step."""
+
+
+def storage(root: str, folder: Path | None = None, *, gigabytes: float = 0) -> Storage:
+    """The place that `root` names. Files of an object store are kept in `folder`, up to so many gigabytes."""
+    return InStore(root, folder, gigabytes=gigabytes) if is_url(root) else InFolder(user_path(root))
+
+
+class InFolder:
+    """Files in a folder, read where they lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{self.folder / name} cannot be read: {error.strerror or error}") from None
+
+    def local(self, entry: Entry) -> Path:
+        path = self.folder / entry.name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        if found != entry.bytes:
+            raise UserError(f"{path} has {found:,} bytes, expected {entry.bytes:,}: copy it again, or pack anew")
+        return path
+
+    def holds(self, entry: Entry) -> bool:
+        with suppress(OSError):
+            return (self.folder / entry.name).stat().st_size == entry.bytes
+        return False
+
+    def put(self, name: str, content: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"out={self.folder} cannot be made: {error.strerror or error}") from None
+        write(self.folder / name, content)
+
+
+class InStore:
+    """Files in an object store. Those that are asked for by content are kept in `folder`, the least recently used ones
+    being removed to make room; several processes may share it.
+    """
+
+    def __init__(self, url: str, folder: Path | None, *, gigabytes: float) -> None:
+        try:
+            import obstore  # slow to import, and an extra
+        except ImportError:
+            raise UserError(f"{url} is read with obstore: pip install 'artdiff[stream]'") from None
+        self.url = url
+        self.folder = folder
+        self.room = int(gigabytes * 1e9)
+        self._obstore: Any = obstore
+        insecure = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") or url.startswith("http://")
+        try:
+            options: Any = {"client_options": {"allow_http": insecure}, "retry_config": RETRY}
+            self._store = obstore.store.from_url(url, **options)
+        except Exception as error:
+            raise UserError(f"{url} is no object store that can be read: {_line(error)}") from None
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._obstore.get(self._store, name).bytes())
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._failed(name, error) from None
+
+    def local(self, entry: Entry) -> Path:
+        assert self.folder is not None, "only what is written needs no folder"
+        path = self.folder / f"{entry.sha256[:32]}.shard"
+        if self._is_there(path, entry):
+            return path
+        cache.make(self.folder)
+        with Lock(path.with_suffix(".lock")).held():  # another process may be fetching it
+            if not self._is_there(path, entry):
+                self._make_room(entry.bytes)
+                self._fetch(entry, path)
+        return path
+
+    def holds(self, entry: Entry) -> bool:
+        try:
+            return int(self._obstore.head(self._store, entry.name)["size"]) == entry.bytes
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise self._failed(entry.name, error) from None
+
+    def put(self, name: str, content: bytes) -> None:
+        try:
+            self._obstore.put(self._store, name, content)
+        except Exception as error:
+            raise self._failed(name, error, "written") from None
+
+    def _fetch(self, entry: Entry, path: Path) -> None:
+        for _ in range(1 + RETRIES):
+            found = hashlib.sha256()
+            try:
+                parts = self._obstore.get(self._store, entry.name).stream(min_chunk_size=2**20)
+                with writing(path) as file:
+                    for part in parts:
+                        found.update(part)
+                        file.write(part)
+                    if found.hexdigest() == entry.sha256:
+                        return
+                    raise _Damaged
+            except _Damaged:
+                log.warning("%s/%s arrived damaged: fetching it again", self.url, entry.name)
+            except UserError:
+                raise
+            except Exception as error:
+                raise self._failed(entry.name, error) from None
+        raise UserError(f"{self.url}/{entry.name} is damaged: its SHA-256 is not {entry.sha256}; pack it again")
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the least recently used files until `needed` bytes more fit."""
+        assert self.folder is not None
+        found = []
+        for path in self.folder.glob("*.shard"):
+            with suppress(OSError):  # another process has just removed it
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        held = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if held + needed <= self.room:
+                break
+            path.unlink(missing_ok=True)  # whoever has it open goes on reading it
+            held -= size
+
+    def _is_there(self, path: Path, entry: Entry) -> bool:
+        with suppress(OSError):
+            if path.stat().st_size == entry.bytes:
+                os.utime(path)  # for whoever makes room
+                return True
+        return False
+
+    def _failed(self, name: str, error: Exception, what: str = "read") -> UserError:
+        return UserError(f"{self.url}/{name} cannot be {what}: {_line(error)}")
+
+
+class _Damaged(Exception):
+    """What was fetched is not what was asked for."""
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error: obstore appends where in its own code it came from."""
+    return " ".join(str(error).split("\n\n")[0].split())[:300]

@@ -1,0 +1,100 @@
+"""Pictures of shards that `artdiff.pack` has written, in a folder or an object store, for Lightning."""
+
+import io
+import logging
+from typing import Any
+
+import numpy as np
+
+from artdiff import UserError, runs
+from artdiff.data.base import PictureDataModule
+from artdiff.data.loader import Pictures
+from artdiff.data.pixels import content_keys
+from artdiff.data.shards import FromShards, ShardIndex, ShardOrder
+from artdiff.data.storage import Entry, storage
+from artdiff.settings import StreamSettings
+from artdiff.store import Contents
+
+log = logging.getLogger(__name__)
+
+ROOM = "shards"
+"""The folder of the cache that what is fetched goes to."""
+
+
+class StreamDataModule(PictureDataModule):
+    """Pictures of shards, of which only some are on this disk at a time.
+
+    The arguments are the fields of `artdiff.settings.StreamSettings`; `conf/data/stream.yaml` explains them.
+    """
+
+    settings: StreamSettings
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(StreamSettings.of(settings))
+        self.save_hyperparameters(logger=False)
+        assert self.settings.root is not None
+        self.root = self.settings.root
+        self.place = storage(self.root, self.cache_dir / ROOM, gigabytes=self.settings.cache_gigabytes)
+
+    def setup(self, stage: str | None = None) -> None:
+        if hasattr(self, "train_set"):
+            return
+        self.index = index = ShardIndex.read(self.place, self.root)
+        self._check(index)
+        self.hparams.update(fit=index.fit, background=index.background)  # a checkpoint decodes a muse in the same way
+        labels, self._digests = self._array(index.labels), self._array(index.digests)
+        count, source = sum(one.pictures for one in index.train), FromShards(self.place, index.shards, index.side)
+        numbers, first = np.arange(len(labels)), index.train[0].pictures
+        self.train_set = Pictures(
+            source, numbers[:count], labels[:count], seed=self.settings.seed, at_hand=min(count, first)
+        )
+        first = index.validation[0].pictures
+        self.val_set = Pictures(source, numbers[count:], labels[count:], seed=None, at_hand=first)
+        self.classes, self.manifest, self.trained_on = index.classes, index.manifest, index.digests.sha256
+        sizes = [one.pictures for one in index.train]
+        self.shuffle = lambda seed, epoch: ShardOrder(sizes, seed, epoch, source.expect)
+        log.info(
+            "data: %s: %s pictures for training in %s shards, %s for validation in %s; %s px; %s",
+            self.root,
+            f"{count:,}",
+            f"{len(index.train):,}",
+            f"{len(labels) - count:,}",
+            f"{len(index.validation):,}",
+            index.side,
+            f"classes {', '.join(index.classes[:8])}" if index.classes else "no classes",
+        )
+
+    def teardown(self, stage: str) -> None:
+        if hasattr(self, "train_set"):
+            assert isinstance(self.train_set.source, FromShards)
+            self.train_set.source.stop()
+
+    def _check(self, index: ShardIndex) -> None:
+        """Raise `UserError` unless the pictures were decoded as the settings say."""
+        size, crop, fit = self.settings.image_size, self.settings.random_crop, self.settings.fit
+        if index.side != size + crop:
+            raise UserError(
+                f"the shards in {self.root} hold pictures of {index.side} px, expected data.image_size={size} plus "
+                f"data.random_crop={crop}; set data.image_size={index.side - crop}, or pack again with these settings"
+            )
+        if fit not in (None, index.fit):
+            raise UserError(
+                f"the shards in {self.root} were packed with data.fit={index.fit}, got data.fit={fit}; "
+                f"pack again with data.fit={fit}, or set data.fit={index.fit}"
+            )
+
+    def _array(self, entry: Entry) -> np.ndarray:
+        content = self.place.read(entry.name)
+        if content is None or len(content) != entry.bytes:
+            raise UserError(f"{self.root}/{entry.name} is missing or damaged: pack again")
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def _contents(self, *, mirrored: bool) -> Contents:
+        return Contents(content_keys(self.index.kind, map(bytes, self._digests), mirrored=mirrored), self.cache_dir)
+
+    def listings(self) -> dict[str, bytes]:
+        return {name: self.place.read(name) or b"" for name in (runs.SET_ASIDE, runs.DUPLICATES)}
+
+    def facts(self) -> dict[str, object]:
+        files = {"files": sum(self.index.counts.values()), **self.index.counts}
+        return {"data": {"root": self.root, **files, "manifest": self.manifest}}

@@ -1,0 +1,95 @@
+"""Networks that turn pictures into vectors, in which sets of pictures are compared. Each figure names the one it is of.
+
+- `random_vgg16`: the first layers of VGG16 with random weights from a fixed seed. It needs no download and always runs.
+- `vgg16`: the same with ImageNet's weights, or those of a file.
+- `inception`: InceptionV3 as FID was published with (arXiv:1706.08500); `clip`: CLIP ViT-B/32; `dinov2`: DINOv2
+  ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads them once; the first two take a file too.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artdiff import UserError, images
+from artdiff.files import user_path
+
+SEEN_AT = 128
+"""VGG16 sees smaller pictures enlarged twice, at most to this side: its first layers look at a few pixels only."""
+
+
+class FeatureNetwork(NamedTuple):
+    """`name` is how figures call it, `source` where its weights come from; `run` maps uint8 (B,3,H,W) → float (B,D)."""
+
+    name: str
+    source: str
+    run: Callable[[Tensor], Tensor]
+
+
+def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
+    """The network `name`, with the weights of a file or its usual ones. Raises `UserError` if they cannot be had."""
+    if name in ("random_vgg16", "vgg16"):
+        if name == "random_vgg16" and weights is not None:
+            raise UserError("feature_weights.random_vgg16 cannot be set: its weights are random; take features=[vgg16]")
+        return _vgg16(name, weights, device)
+    return _from_fidelity(name, weights, device)
+
+
+def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
+    from artdiff.losses.perceptual import PerceptualLoss
+
+    asked = "random" if name == "random_vgg16" else weights or "imagenet"
+    layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
+    loss = PerceptualLoss(weights=asked, layer=layer, relative=False, keep=0)
+    network = loss.features.to(device)
+    return FeatureNetwork(name, loss.source, lambda image: _pooled(network, image))
+
+
+def _pooled(network: nn.Sequential, image: Tensor) -> Tensor:
+    """The mean and the spread over the picture of every ReLU, float32 (B,D)."""
+    longer = max(image.shape[-2:])
+    scale = max(1.0, min(2.0, SEEN_AT / longer))
+    x = images.signed_to_imagenet(images.to_signed(image))
+    if scale != 1:
+        x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    found = []
+    for layer in network:
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            found += [x.mean((2, 3)), x.std((2, 3))]
+    return torch.cat(found, dim=1).float()
+
+
+FIDELITY = {"inception": ("inception-v3-compat", "2048"), "clip": ("clip-vit-b-32", "clip"),
+            "dinov2": ("dinov2-vit-b-14", "dinov2")}  # fmt: skip
+"""The extractor of torch-fidelity and the layer that is taken."""
+
+
+def _from_fidelity(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
+    try:
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as KNOWN
+    except ImportError:
+        raise UserError(f"features={name} needs torch-fidelity: pip install 'artdiff[scores]'") from None
+    kind, layer = FIDELITY[name]
+    path = None if weights is None else user_path(weights)
+    if path is not None and not path.is_file():
+        raise UserError(f"feature_weights.{name}={weights} is no file")
+    try:
+        network = KNOWN[kind](kind, [layer], feature_extractor_weights_path=None if path is None else str(path))
+    except NotImplementedError:
+        raise UserError(f"feature_weights.{name}: it takes no file; leave it out to download them") from None
+    except Exception as error:  # no network, a damaged file
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
+        remedy = "" if name == "dinov2" else f"; set feature_weights.{name}=FILE"
+        raise UserError(f"the weights of {name} are not available ({reason}){remedy}") from None
+    network = network.to(device)
+    source = "torch-fidelity" if path is None else _digest(path)
+    return FeatureNetwork(name, source, lambda image: network(image)[0].float())
+
+
+def _digest(path: Path) -> str:
+    return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"

@@ -1,0 +1,157 @@
+"""Sets of pictures and their features, kept in a folder: nothing that is there is painted or computed again."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artdiff import runs
+from artdiff.data import augment
+from artdiff.data.loader import Pictures
+from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.evaluation.features import FeatureNetwork
+from artdiff.files import writing
+from artdiff.locks import Lock
+from artdiff.painter import Painter
+from artdiff.plan import Row
+from artdiff.progress import progress
+from artdiff.settings import PaintSettings
+
+AT_ONCE = 50
+"""Pictures that go through a feature network together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Pictures to compare: `name` for people, `key` for files, labels int64 (N,), and `parts`, which yields them in
+    order as uint8 (B,3,H,W). `places` are those in the data set that they come from, if they do.
+    """
+
+    name: str
+    key: str
+    labels: Tensor
+    parts: Callable[[], Iterator[Tensor]]
+    places: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) -> Sample:
+    """At most `most` pictures of a data set, drawn from all of them, cropped to their middle of `side` pixels."""
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).numpy()
+    chosen = np.sort(order[:most])
+
+    def parts() -> Iterator[Tensor]:
+        for first in range(0, len(chosen), AT_ONCE):
+            pixels = pictures.source.read(pictures.indices[chosen[first : first + AT_ONCE]]).pixels
+            yield augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), side, None)
+
+    return Sample(name, key_of(digest, name, side, most), pictures.labels[chosen], parts, chosen)
+
+
+def shares(labels: Tensor, count: int) -> list[tuple[int, int]]:
+    """How many of `count` pictures to paint of each label, in proportion to `labels` int64 (N,): (label, pictures)."""
+    found, numbers = torch.unique(labels, return_counts=True)
+    ends = (numbers.cumsum(0).double() / len(labels) * count).round().long()
+    counts = torch.diff(ends, prepend=torch.zeros(1, dtype=torch.long))
+    return [(label, number) for label, number in zip(found.tolist(), counts.tolist(), strict=True) if number]
+
+
+def painted(
+    name: str,
+    painter: Painter,
+    wanted: list[tuple[int, int]],
+    classes: list[str],
+    settings: PaintSettings,
+    *,
+    folder: Path,
+    key: str,
+) -> Sample:
+    """What a painter paints of each label (number in `classes`, pictures), each picture from a seed of its own; a class
+    that it does not know is painted without a label. It is painted now, into a file of raw pixels; what is there
+    already is not painted again.
+    """
+    side = painter.image_size
+    numbers = {number: painter.classes.index(one) for number, one in enumerate(classes) if one in painter.classes}
+    labels = torch.tensor([label for label, count in wanted for _ in range(count)])
+    whole = key_of(key, name, wanted, classes, _settings(settings))
+    path, each = folder / f"painted-{whole}.pixels", side * side * 3
+    runs.make(folder, name="out")
+    with Lock(path.with_suffix(".lock")).held(), path.open("ab") as file:  # another evaluation may paint the same
+        done = os.fstat(file.fileno()).st_size // each
+        file.truncate(done * each)
+        rows = _rows(painter, wanted, settings, done, numbers)
+        paintings = painter.fill(rows, settings) if rows else iter(())
+        for painting in progress(paintings, len(labels) - done, f"painting ({name})", unit="pictures"):
+            file.write(np.asarray(painting.picture).tobytes())
+            file.flush()
+
+    def parts() -> Iterator[Tensor]:
+        pixels = np.memmap(path, np.uint8, "r", shape=(len(labels), side, side, 3))
+        for first in range(0, len(labels), AT_ONCE):
+            yield torch.from_numpy(np.array(pixels[first : first + AT_ONCE])).permute(0, 3, 1, 2)
+
+    return Sample(name, whole, labels, parts)
+
+
+def _rows(
+    painter: Painter, wanted: list[tuple[int, int]], settings: PaintSettings, done: int, numbers: dict[int, int]
+) -> list[Row]:
+    """What is left to paint: the pictures of all labels have consecutive seeds."""
+    rows, first = [], 0
+    for label, count in wanted:
+        begin = min(max(done - first, 0), count)
+        if begin < count:
+            asked = dataclasses.replace(settings, seed=settings.seed + first + begin)
+            number = numbers.get(label, NO_LABEL)
+            rows.append(Row(asked, painter.classes, None, labels=(number, number), seeds=None, count=count - begin))
+        first += count
+    return rows
+
+
+def at(sample: Sample, places: list[int]) -> list[Tensor]:
+    """The pictures at some places of a sample, each uint8 (3,H,W)."""
+    found: dict[int, Tensor] = {}
+    first = 0
+    for part in sample.parts():
+        found |= {place: part[place - first] for place in places if first <= place < first + len(part)}
+        first += len(part)
+    return [found[place] for place in places]
+
+
+def features(sample: Sample, network: FeatureNetwork, device: torch.device, folder: Path) -> Tensor:
+    """The features of a sample, float32 (N,D), from the folder if they are there."""
+    path = folder / f"features-{key_of(sample.key, network.name, network.source)}.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    parts = progress(sample.parts(), -(-len(sample) // AT_ONCE), f"{network.name} ({sample.name})", unit="batches")
+    with torch.inference_mode():
+        found = torch.cat([network.run(part.to(device)).cpu() for part in parts])
+    runs.make(folder, name="out")
+    with writing(path) as file:
+        np.save(file, found.numpy())
+    return found
+
+
+def key_of(*parts: object) -> str:
+    """A name of 16 hexadecimal digits for what JSON can write."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settings(settings: PaintSettings) -> dict[str, object]:
+    """What pictures depend on."""
+    names = ("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps")
+    return {name: getattr(settings, name) for name in names}
