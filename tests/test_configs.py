@@ -10,7 +10,8 @@ import torch
 from conftest import composed, small, train
 
 from artdiff import UserError
-from artdiff.settings import CONF, TrainSettings
+from artdiff.pack import pack
+from artdiff.settings import CONF, PackSettings, TrainSettings
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweep", "search"))
 
@@ -31,6 +32,7 @@ LATENT = (
     "refiner.channels=[32,32]",
 )
 NEEDS = {
+    "data=stream": ("data.root=PACKED", "data.image_size=16"),
     "task=generation": ("network=unet",),
     "task=autoencoder": ("codec=f4",),
     "task=refinement": ("codec=f4", "refiner=unet", "refiner.channels=[32,32]", "codec_from=TRAINED"),
@@ -44,7 +46,7 @@ NEEDS = {
     "experiment=codec": ("data.train_crop=16",),
     **{f"network={name}": ("task=generation",) for name in ("unet", "unet_base", "unet_latent", "vit", "vit_base")},
 }
-"""Choices that only work with another one; TRAINED is the run of a codec."""
+"""Choices that only work with another one; TRAINED is the run of a codec, PACKED are shards."""
 
 
 def _choices(group):
@@ -55,13 +57,16 @@ def _choices(group):
 def trained(art, tmp_path_factory):
     """Trains one batch; settings that were trained before are not trained again, such as all defaults."""
     done = []
-    codec = tmp_path_factory.mktemp("codec") / "run"
+    codec, shards = tmp_path_factory.mktemp("codec") / "run", tmp_path_factory.mktemp("packed") / "shards"
 
     def trains(*choices):
         if "codec_from=TRAINED" in choices and not codec.exists():
             train(composed("train", "task=autoencoder", "codec=f4", f"data.root={art}", *ONE_BATCH, "loss=mse",
                            f"run_dir={codec}"))  # fmt: skip
-        chosen = (f"data.root={art}", *ONE_BATCH, *(word.replace("TRAINED", str(codec)) for word in choices))
+        if "data.root=PACKED" in choices and not shards.exists():
+            pack(PackSettings.of(composed("pack", f"data.root={art}", "data.image_size=16", f"out={shards}")))
+        choices = [word.replace("TRAINED", str(codec)).replace("PACKED", str(shards)) for word in choices]
+        chosen = (f"data.root={art}", *ONE_BATCH, *choices)
         plan = composed("train", *chosen, "run_dir=unused")
         loss = RANDOM if plan["loss"].get("perceptual") else ()
         grids = ("callbacks.grids=null",) if "classes" in plan["task"] else ()  # painting takes longest

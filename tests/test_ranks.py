@@ -1,6 +1,7 @@
 """A training on two devices sees what a training on one sees, and either carries on the other."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import artdiff
 from artdiff import UserError
 from artdiff.data.loader import ShuffledOrder, Turn, chance
 from artdiff.ranks import Ranks, Share, rank, started_together
+from artdiff.training.trainer import GROUP_VARIABLES
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = (*PAINTS, "data.image_size=16", "loss=mse", "callbacks.grids=null", "data.batch_size=8", "data.flip=0.5",
@@ -216,3 +218,11 @@ def test_other_processes_say_only_what_is_wrong(art, tmp_path, monkeypatch):
         logging.disable(logging.NOTSET)
     assert printed == "data.batch_size must be a whole number of at least 1, got 0\n"
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+
+
+def test_a_training_on_one_device_leaves_nothing_of_its_group(art, tmp_path):
+    """Its port would be that of the next group, and a program started from here would think that it belongs to it."""
+    before = {name: os.environ.get(name) for name in GROUP_VARIABLES}
+    train(small(art, tmp_path / "run", *WORDS, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1"))
+    assert not torch.distributed.is_initialized()
+    assert {name: os.environ.get(name) for name in GROUP_VARIABLES} == before

@@ -25,8 +25,8 @@ def test_a_command_composes(command, words):
     overrides = [word for word in shlex.split(words) if not word.startswith(("-", "hydra."))]
     if command == "sweep":
         ours = [word for word in overrides if re.match(r"[+~]*search\b", word)]
-        composed("sweep", *ours)
-        command, overrides = "train", [word for word in overrides if word not in ours]
+        searched = composed("sweep", *ours)["search"]
+        command, overrides = searched["command"], [word for word in overrides if word not in ours]
     if command == "train":
         overrides.append("run_dir=unused")  # the command line's own comes from Hydra
     composed(command, *(override if {*"[{"} & {*override} else override.partition(",")[0] for override in overrides))

@@ -39,6 +39,12 @@ def _state(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+def _are_equal(run, other):
+    """Whether the last checkpoints of two runs hold the same weights."""
+    ours, theirs = _state(run), _state(other)
+    return set(ours) == set(theirs) and all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
 @pytest.fixture(scope="module")
 def trained(art, tmp_path_factory):
     """The folder of a run of all three stages, two steps each."""
@@ -132,8 +138,7 @@ def test_a_run_that_stopped_in_a_stage_is_carried_on_there(art, trained, tmp_pat
     before = (stopped / "codec/checkpoints/last.ckpt").stat().st_mtime_ns
     run = train(_config(art, stopped, "ckpt=last"))
     assert (stopped / "codec/checkpoints/last.ckpt").stat().st_mtime_ns == before
-    resumed, whole = _state(run.folder), _state(trained)
-    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    assert _are_equal(run.folder, trained)
 
 
 def test_an_unfinished_stage_is_finished_first(art, tmp_path):
@@ -157,7 +162,7 @@ def test_another_folder_carries_on_from_a_run(art, trained, tmp_path):
 def test_a_run_in_another_folder_takes_over_the_finished_stages(art, trained, tmp_path):
     shutil.copytree(trained / "codec", tmp_path / "stopped/codec")
     run = train(_config(art, tmp_path / "new", f"ckpt={tmp_path / 'stopped'}"))
-    assert all(torch.equal(_state(run.folder)[name], value) for name, value in _state(trained).items())
+    assert _are_equal(run.folder, trained)
     assert (run.folder / "codec/checkpoints/last.ckpt").exists()
 
 
@@ -190,7 +195,7 @@ def test_resumed_runs_do_not_share_the_latents_of_other_codecs(art, trained, tmp
         train(_config(art, tmp_path / name, cached, f"ckpt={run}", "trainer.max_steps=3"))
     cleared = train(_config(art, tmp_path / "again", f"ckpt={tmp_path / 'other'}", "trainer.max_steps=3",
                             f"data.cache_dir={tmp_path / 'empty'}"))  # fmt: skip
-    assert all(torch.equal(_state(cleared.folder)[name], value) for name, value in _state(tmp_path / "two").items())
+    assert _are_equal(cleared.folder, tmp_path / "two")
 
 
 @pytest.fixture
@@ -229,7 +234,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_replaced_by_the_one_before(
     last.write_bytes(last.read_bytes()[:-1000])
     run = train(_config(art, tmp_path / "run", "ckpt=last"))
     assert f"{last} is damaged: going on with last-1.ckpt" in caplog.text
-    assert all(torch.equal(_state(run.folder)[name], value) for name, value in _state(trained).items())
+    assert _are_equal(run.folder, trained)
 
 
 def test_a_cascade_paints_small_pictures_and_refines_them(art, tmp_path):

@@ -81,7 +81,8 @@ def test_the_best_settings_are_an_experiment_that_composes(searched, art):
 def test_a_search_finds_how_a_run_paints_best(art, tmp_path):
     run = train(small(art, tmp_path / "run", "experiment=paint32", "data.image_size=16", "network.channels=[16,32]",
                       "network.cond_dim=16", "network.attention_resolutions=[]", "callbacks.grids=null",
-                      "loss.perceptual.weights=random", "loss.perceptual.layer=relu1_1"))  # fmt: skip
+                      "loss.perceptual.weights=random", "loss.perceptual.layer=relu1_1",
+                      "data.val_fraction=0.3"))  # fmt: skip
     quick = (f"ckpt={run.folder}", "n=8", "bootstrap=0", "originality=false", "steps=1", "~search.space.steps")
     printed = command_line("artdiff.sweep", "search=guidance", "search.trials=2", "search.jobs=2", "search.out=found",
                            *quick, cwd=tmp_path)  # fmt: skip

@@ -23,11 +23,23 @@ SEEN_AT = 128
 
 
 class FeatureNetwork(NamedTuple):
-    """`name` is how figures call it, `source` where its weights come from; `run` maps uint8 (B,3,H,W) → float (B,D)."""
+    """`name` is how figures call it, `source` where its weights come from; `run` maps uint8 (B,3,H,W) → float (B,D).
+
+    Random features differ in size by orders of magnitude, so those of `random_vgg16` are standardised before sets are
+    compared: each has mean 0 and standard deviation 1 over the real pictures.
+    """
 
     name: str
     source: str
     run: Callable[[Tensor], Tensor]
+
+    def standardiser(self, real: Tensor) -> Callable[[Tensor], Tensor]:
+        """What to apply to features (N,D) before they are compared, given those of real pictures."""
+        if self.name != "random_vgg16":
+            return lambda features: features
+        mean, spread = real.mean(0), real.std(0)
+        weight = torch.where(spread > 0.01 * spread.median(), 1 / spread, 0)  # some are the same for all pictures
+        return lambda features: (features - mean) * weight
 
 
 def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:

@@ -132,9 +132,11 @@ def painting(
     ]
     device = next(iter(painters.values())).task.device
     for network in networks:
-        theirs = Seen(held_out, samples.features(held_out, network, device, kept))
+        seen = samples.features(held_out, network, device, kept)
+        standard = network.standardiser(seen)
+        theirs = Seen(held_out, standard(seen))
         for sample in (*sets, floor):
-            ours = Seen(sample, samples.features(sample, network, device, kept))
+            ours = Seen(sample, standard(samples.features(sample, network, device, kept)))
             for label in (None, *range(len(data.classes))):
                 if label is None or min(len(ours.of(label)), len(theirs.of(label))) >= LEAST:
                     name = None if label is None else data.classes[label]
@@ -207,8 +209,9 @@ def _originality(
     sets = (train, held_out, painted)
     small = [torch.cat([originality.pixels(part) for part in one.parts()]) for one in sets]
     seen = [samples.features(one, network, device, kept) for one in sets]
-    mean, directions = originality.components(seen[0])
-    points = [(one - mean) @ directions for one in seen]
+    standard = network.standardiser(seen[0])
+    mean, directions = originality.components(standard(seen[0]))
+    points = [(standard(one) - mean) @ directions for one in seen]
     spaces = [
         Space("pixels", torch.stack([small[0], originality.mirrored(small[0])]), small[1], small[2]),
         Space(f"features of {network.name}", points[0][None], points[1], points[2]),

@@ -28,7 +28,7 @@ from artdiff.training.whole_epoch import WholeEpoch
 LATENT_GIGABYTES = 20
 """Latents are kept up to this size: those of 600,000 pictures of 128 px and their mirror images, at a quarter."""
 
-GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 """What Lightning sets in the environment for the processes of a group."""
 
 STEPS_PER_SECOND = 5
