@@ -56,17 +56,17 @@ class Space(NamedTuple):
 
 
 class Share(NamedTuple):
-    """`below` of `count` pictures lie below a threshold; `low` and `high`: 95 % interval of Clopper and Pearson."""
+    """`below` of `total` pictures lie below a threshold; `low` and `high`: 95 % interval of Clopper and Pearson."""
 
     below: int
-    count: int
+    total: int
     low: float
     high: float
 
     @classmethod
-    def of(cls, below: int, count: int) -> "Share":
-        found = stats.binomtest(below, count).proportion_ci(0.95, method="exact")
-        return cls(below, count, float(found.low), float(found.high))
+    def of(cls, below: int, total: int) -> "Share":
+        found = stats.binomtest(below, total).proportion_ci(0.95, method="exact")
+        return cls(below, total, float(found.low), float(found.high))
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Originality:
         share, theirs = self.painted, self.held_out
         verdict = "above" if self.p_value < 0.05 else "not above"
         return (
-            f"{self.space}: {share.below:,} of {share.count:,} painted pictures are as near to a training picture as "
-            f"{theirs.below:,} of {theirs.count:,} held-out ones (ratio below {self.threshold:.2f}): copy rate "
+            f"{self.space}: {share.below:,} of {share.total:,} painted pictures are as near to a training picture as "
+            f"{theirs.below:,} of {theirs.total:,} held-out ones (ratio below {self.threshold:.2f}): copy rate "
             f"{share.low:.1%} to {share.high:.1%}, {verdict} held-out (p = {self.p_value:.2g}); "
             f"{self.painted_fixed.below:,} below 1/3"
         )
@@ -109,7 +109,7 @@ def originality(space: Space, groups: list[int]) -> Originality:
     allowed = int(HELD_OUT_BELOW * len(held_out))
     threshold = held_out.sort().values[allowed].item()  # so many are below it
     below, theirs = int((painted < threshold).sum()), int((held_out < threshold).sum())
-    table = [[below, len(painted) - below], [theirs, len(held_out) - theirs]]
+    table = np.array([[below, len(painted) - below], [theirs, len(held_out) - theirs]])
     return Originality(
         space=space.name,
         threshold=threshold,

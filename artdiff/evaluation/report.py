@@ -110,9 +110,9 @@ def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterat
         share, theirs = one.painted, one.held_out
         more = "More than chance would give." if one.p_value < 0.05 else "No more than chance would give."
         yield (
-            f"<li>By {_text(one.space)}: {share.below:,} of {share.count:,} painted pictures lie suspiciously near to "
+            f"<li>By {_text(one.space)}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near to "
             f"one training picture ({share.low:.1%} to {share.high:.1%}); of pictures that cannot be copies, "
-            f"{theirs.below:,} of {theirs.count:,} do. {more}</li>"
+            f"{theirs.below:,} of {theirs.total:,} do. {more}</li>"
         )
     yield "</ul><p>This can show that copies are more frequent than chance. It cannot show that there are none.</p>"
     if nearest is not None:
