@@ -16,7 +16,7 @@ from artdiff.cli import command, composed, plain
 from artdiff.files import is_url, user_path, write
 from artdiff.ingest import scan
 from artdiff.runs import Run
-from artdiff.settings import EvaluateSettings
+from artdiff.settings import DATA, EvaluateSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from artdiff.data.base import PictureDataModule
@@ -89,6 +89,8 @@ def _data(settings: EvaluateSettings, run: Path | None, painter: "Painter") -> "
     if config is not None and config.exists():
         kept: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
         known = kept["data"]
+        if not settings.trust_code and (known.get("_target_") not in DATA or known.get("source") is not None):
+            raise UserError(f"{config} names code outside artdiff for its data: pass trust_code=true if you trust it")
     elif settings.data.root is not None:
         known = composed("train", ["run_dir=unused"])["data"]
         known |= {"image_size": painter.image_size, "fit": painter.transform.fit}

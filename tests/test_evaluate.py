@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import in_process, small, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -210,6 +211,16 @@ def test_mistakes_are_one_line(run, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         artdiff.evaluate(run, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_whose_data_names_foreign_code_is_refused(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    for changed in ({"_target_": "os.mkdir", "path": str(tmp_path / "made")}, config["data"] | {"source": {"a": 1}}):
+        (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(config | {"data": changed}))
+        with pytest.raises(UserError, match="names code outside artdiff for its data: pass trust_code=true"):
+            artdiff.evaluate(tmp_path / "run")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_file_alone_needs_a_folder_and_pictures(run, tmp_path):
