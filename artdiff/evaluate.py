@@ -3,7 +3,9 @@
 From Python: `print(artdiff.evaluate("RUN"))`.
 """
 
+import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, runs
-from artdiff.cli import command, composed, plain
+from artdiff.cli import command, composed, plain, user_error
 from artdiff.files import is_url, user_path, write
 from artdiff.ingest import scan
 from artdiff.runs import Run
@@ -60,9 +62,13 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     if settings.out is None and run is None:
         raise UserError(f"ckpt={settings.ckpt} is not in a run's folder: give out=DIR")
     folder = user_path(settings.out) if settings.out is not None else run / EVALUATION  # type: ignore[operator]
-    kept = (folder if run is None else run / EVALUATION) / "kept"
+    kept = (run / EVALUATION if run is not None and os.access(run, os.W_OK) else folder) / "kept"
     painter = load(ckpt, device=settings.device, trust_code=settings.trust_code)
     data = _data(settings, run, painter)
+    trained_on = Run(run).metadata.get("data", {}).get("manifest") if run is not None else None
+    if painter.paints and settings.originality and data.manifest != trained_on:
+        log.warning("copies are not looked for: these are not the pictures that the run was trained on")
+        settings = dataclasses.replace(settings, originality=False)
     if not painter.paints:
         found = scores.reconstruction(painter, data, settings)
     else:
@@ -74,7 +80,7 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     found = found.write(folder)
     name = (run or ckpt).resolve().name
     write(folder / REPORT, report.page(found, name=name, facts=Run(run).metadata if run is not None else {}))
-    if run is not None:
+    if run is not None and settings.out is None and settings.data.root is None:
         _log(found, run)
     log.info("\n%s\n", found)
     log.info("written: %s and %s", found.file, folder / REPORT)
@@ -83,21 +89,32 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
 
 def _data(settings: EvaluateSettings, run: Path | None, painter: "Painter") -> "PictureDataModule":
     """The pictures that a run was trained on and those it held out, or those of another folder."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     config = run / runs.CONFIG if run is not None else None
     if config is not None and config.exists():
         kept: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
         known = kept["data"]
-        if not settings.trust_code and (known.get("_target_") not in DATA or known.get("source") is not None):
-            raise UserError(f"{config} names code outside artdiff for its data: pass trust_code=true if you trust it")
+        if not settings.trust_code:
+            if known.get("_target_") not in DATA or known.get("source") is not None:
+                raise UserError(
+                    f"{config} names code outside artdiff for its data: pass trust_code=true if you trust it"
+                )
+            ours = {name: value for name, value in known.items() if not name.startswith("_")}
+            known = {"_target_": known["_target_"], "_convert_": "all", "_recursive_": False, **ours}
+        if settings.data.root is not None and known.get("source") is not None:
+            raise UserError(f"data.root={settings.data.root} cannot replace the data.source of the run")
     elif settings.data.root is not None:
         known = composed("train", ["run_dir=unused"])["data"]
         known |= {"image_size": painter.image_size, "fit": painter.transform.fit}
     else:
         raise UserError(f"ckpt={settings.ckpt} does not say which pictures it was trained on: give data.root=DIR")
     root = {} if settings.data.root is None else {"root": settings.data.root}
-    data: PictureDataModule = instantiate(known | {"train_crop": None} | root)
+    try:
+        data: PictureDataModule = instantiate(known | {"train_crop": None} | root)
+    except InstantiationException as error:  # Hydra's, around a mistake that we know
+        raise (user_error(error) or error) from None
     data.setup()
     return data
 

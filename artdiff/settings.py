@@ -367,7 +367,10 @@ class TrainSettings(Settings):
             raise UserError(f"task must be generation, autoencoder, refinement or reconstruction, got {target}")
         known = {field.name for field in dataclasses.fields(cls)}
         given = {name: value for name, value in config.items() if name in known}  # a user may add notes of their own
-        data = DATA.get(config["data"].get("_target_"), DataSettings).of(config["data"])
+        data = config.get("data")
+        if not isinstance(data, Mapping):
+            raise UserError(f"data must be given: data=folder or data=stream, got {data}")
+        data = DATA.get(str(data.get("_target_")), DataSettings).of(data)
         return super().of({**given, "data": data, "task": TASKS[target].of(config["task"]), "config": dict(config)})
 
     def __post_init__(self) -> None:
@@ -544,7 +547,7 @@ class EvaluateSettings(Settings):
     n: Annotated[int, whole(2)]
     most_held_out: Annotated[int, whole(2)]
     features: list[str]
-    feature_weights: dict[str, str]
+    feature_weights: dict[str, str | None]
     weights: list[str]
     bootstrap: Annotated[int, whole(0)]
     originality: bool

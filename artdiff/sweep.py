@@ -243,7 +243,8 @@ def _listen(one: Running, settings: SearchSettings) -> None:
             one.trial.report(value, place)  # by their number: in runs that are limited by time the steps differ
             log.info("trial %s: %s %.4g at step %s", one.trial.number, settings.monitor, value, f"{step:,}")
     is_new, one.read = len(found) > one.read, len(found)
-    if is_new and not one.is_pruned and one.process.poll() is None and one.trial.should_prune():
+    can_stop = settings.command == "train"  # an evaluation has its score at its end only
+    if can_stop and is_new and not one.is_pruned and one.process.poll() is None and one.trial.should_prune():
         one.is_pruned = True
         one.process.send_signal(signal.SIGTERM)
 

@@ -128,8 +128,12 @@ def test_the_report_is_one_page_that_needs_nothing_else(run, scored):
 
 
 def test_the_command_prints_a_table(run, scored, tmp_path):
-    printed = in_process("artdiff.evaluate", f"ckpt={run.folder}", "n=12", "steps=2", "bootstrap=3", cwd=tmp_path)
+    words = (f"ckpt={run.folder}", "n=12", "steps=2", "bootstrap=3")
+    printed = in_process("artdiff.evaluate", *words, cwd=tmp_path)
     assert "Fréchet" in printed
+    refused = in_process("artdiff.evaluate", *words, "features=[vgg16]", "feature_weights.vgg16=gone", cwd=tmp_path,
+                         expect=1)  # fmt: skip
+    assert "gone is no file" in refused
     assert f"written: {run.folder}/evaluation/scores.json" in printed
 
 
@@ -142,17 +146,20 @@ def test_labels_are_painted_in_proportion():
 def test_a_label_of_enough_pictures_is_scored_by_itself(run, monkeypatch, tmp_path):
     monkeypatch.setattr("artdiff.evaluation.scores.LEAST", 2)
     found = artdiff.evaluate(run, out=str(tmp_path / "out"), n=20, steps=1, bootstrap=0).scored
+    assert "NaN" not in (tmp_path / "out/scores.json").read_text()
     assert {one.label for one in found} >= {None, "truchet", "engraving"}
     assert all(one.count == sum(part.count for part in found if (part.set, part.label) == (one.set, one.label))
                for one in found if one.label)  # fmt: skip
 
 
-def test_another_folder_is_compared_with(run, tmp_path):
+def test_another_folder_is_compared_with(run, tmp_path, caplog):
     from artdiff.ingest import sample_art
 
     sample_art.paint(tmp_path / "other", per_style=6, seed=9)
     found = artdiff.evaluate(run, data={"root": str(tmp_path / "other")}, out=str(tmp_path / "out"), **QUICK)
     assert found.protocol["data"]["manifest"] != run.metadata["data"]["manifest"]
+    assert not found.originality  # whether the pictures of the run were copied cannot be said
+    assert "copies are not looked for" in caplog.text
 
 
 def test_a_reconstruction_has_psnr_and_ssim(art, tmp_path):
@@ -216,9 +223,13 @@ def test_mistakes_are_one_line(run, settings, message):
 def test_a_run_whose_data_names_foreign_code_is_refused(run, tmp_path):
     shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
-    for changed in ({"_target_": "os.mkdir", "path": str(tmp_path / "made")}, config["data"] | {"source": {"a": 1}}):
+    hostile = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
+    nested = {name: value for name, value in config["data"].items() if name != "_recursive_"} | {"limits": hostile}
+    for changed in (hostile, config["data"] | {"source": hostile}, nested):
         (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(config | {"data": changed}))
-        with pytest.raises(UserError, match="names code outside artdiff for its data: pass trust_code=true"):
+        with pytest.raises(
+            UserError, match="names code outside artdiff for its data: pass trust_code|is not a setting"
+        ):
             artdiff.evaluate(tmp_path / "run")
     assert not (tmp_path / "made").exists()
 

@@ -130,6 +130,11 @@ def test_look_alikes_do_not_hide_a_copy(train):
     assert nearest in (3, 50)
 
 
+def test_if_all_training_pictures_look_alike_nothing_is_a_copy():
+    ratio, _, _ = originality.ratios(torch.rand(3, 5), torch.rand(1, 4, 5), torch.zeros(4))
+    assert ratio.tolist() == [1, 1, 1]
+
+
 def test_ratios_are_those_of_distances_one_by_one():
     points, train = torch.rand(7, 5), torch.rand(2, 11, 5)
     ratio, place, first = originality.ratios(points, train, torch.arange(11))

@@ -95,6 +95,7 @@ def test_shards_hold_the_pictures_of_the_folder(art, shards):
     keys = dict(zip((one.digest for one in folder.index.used), folder._contents(mirrored=False).keys, strict=True))
     digests = [bytes(one).hex() for one in streamed._digests]
     assert streamed._contents(mirrored=False).keys == [keys[one] for one in digests]  # so latents are shared
+    assert len(set(streamed.look_alikes())) == len(set(folder.look_alikes()))
 
 
 def _all(pictures):
@@ -126,6 +127,25 @@ def test_packing_goes_on_where_it_was_stopped(art, tmp_path):
     assert packed(art, tmp_path / "out") == found
     assert kept.stat().st_mtime_ns == before
     assert lost.stat().st_size == found.train[1].entry.bytes
+
+
+def test_packing_replaces_nothing_else(art, shards, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/manifest.tsv").write_text("mine")
+    with pytest.raises(UserError, match=r"out holds manifest.tsv already; choose another folder"):
+        packed(art, tmp_path / "mine")
+    assert (tmp_path / "mine/manifest.tsv").read_text() == "mine"
+    with pytest.raises(UserError, match="out holds the shards of other pictures already; choose another folder"):
+        packed(art, shards, "data.image_size=24")
+
+
+def test_shards_of_other_sizes_are_in_another_order(art, shards, tmp_path):
+    packed(art, tmp_path / "larger", "shard_megabytes=0.01")
+    modules = [data(shards), data(tmp_path / "larger")]
+    for one in modules:
+        one.setup()
+    assert modules[0].index.digests == modules[1].index.digests
+    assert modules[0]._order_of() != modules[1]._order_of()
 
 
 @pytest.mark.parametrize("sizes", [[5], [7, 7, 7], [6] * 23 + [2], [6] * (2 * LANES)])

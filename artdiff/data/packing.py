@@ -31,6 +31,7 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
     problem = index.problem(root)
     if problem is not None:
         raise UserError(problem)
+    _refuse_others(place, index, data)
     side = data.transform.size
     each = max(1, int(megabytes * 1e6 / (side * side * 3)))
     pixels, number = pixels_of(index, root, data.transform), {name: place for place, name in enumerate(index.classes)}
@@ -45,6 +46,8 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
             for count, part in enumerate(progress(parts, len(parts), f"packing for {name}", unit="shards"))
         ]
     pictures = [index.used[one] for wanted in order.values() for one in wanted]
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(one.looks_like or one.path, len(numbers)) for one in pictures], np.int32)
     labels = np.array([number.get(one.label or "", NO_LABEL) for one in pictures], np.int32)
     digests = np.array([list(bytes.fromhex(one.digest)) for one in pictures], np.uint8)
     found = ShardIndex(
@@ -59,11 +62,30 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
         validation=shards["validation"],
         labels=_put(place, "labels", labels),
         digests=_put(place, "digests", digests),
+        groups=_put(place, "groups", groups),
     )
-    for name, listing in {runs.MANIFEST: encoded(index.manifest()), **index.listings()}.items():
+    for name, listing in _listings(index).items():
         place.put(name, listing)
     place.put(INDEX, found.content())
     return found
+
+
+def _listings(index: Index) -> dict[str, bytes]:
+    return {runs.MANIFEST: encoded(index.manifest()), **index.listings()}
+
+
+def _refuse_others(place: Storage, index: Index, data: ArtDataModule) -> None:
+    """Raise `UserError` if there are files of these names that an earlier call for the same pictures did not write."""
+    found, settings = place.read(INDEX), data.settings
+    if found is not None:
+        there = ShardIndex.read(place, "out")
+        same = (index.digest(), data.transform.size, settings.fit, settings.background)
+        if (there.manifest, there.side, there.fit, there.background) != same:
+            raise UserError("out holds the shards of other pictures already; choose another folder")
+        return
+    for name, listing in _listings(index).items():
+        if place.read(name) not in (None, listing):
+            raise UserError(f"out holds {name} already; choose another folder")
 
 
 def _by_digest(index: Index, split: str) -> list[int]:

@@ -4,7 +4,8 @@
 
 - `index.json`: what there is, `ShardIndex`;
 - `train-00000-DIGEST.npy` and so on, `validation-…`: pictures, uint8 (N,side,side,3), as `numpy.load` reads them;
-- `labels.npy` int32 (N,), -1 without a class; `digests.npy` uint8 (N,32), the SHA-256 of each file: training first;
+- `labels-….npy` int32 (N,), -1 without a class; `digests-….npy` uint8 (N,32), the SHA-256 of each file; `groups-….npy`
+  int32 (N,), the same number for pictures that look alike: those for training first;
 - `manifest.tsv`, `set_aside.tsv` and `duplicates.tsv`, as `artdiff.audit` and a run write them.
 
 Pictures lie in the order of their digests, which is as good as shuffled: any shard is a sample of the whole set.
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +36,9 @@ LANES = 8
 """So many shards are read at the same time, one after the other in each *lane*. A picture's place in the epoch names
 its lane, so that 2, 4 or 8 ranks read different shards, and the order is the same for any number of ranks."""
 
+
+OPENINGS = 5
+"""How often a shard is fetched again that was removed before it was opened."""
 
 FETCHES = 4
 """So many shards are fetched at the same time."""
@@ -66,6 +71,7 @@ class ShardIndex:
     validation: list[Shard]
     labels: Entry
     digests: Entry
+    groups: Entry
     format: int = FORMAT
 
     @classmethod
@@ -82,7 +88,8 @@ class ShardIndex:
                 side: [Shard(one["pictures"], Entry(*one["entry"])) for one in found[side]]
                 for side in ("train", "validation")
             }
-            return cls(**{**found, **shards, "labels": Entry(*found["labels"]), "digests": Entry(*found["digests"])})
+            entries = {name: Entry(*found[name]) for name in ("labels", "digests", "groups")}
+            return cls(**{**found, **shards, **entries})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{root}/{INDEX} is damaged: {error!r}; pack again") from None
 
@@ -148,15 +155,24 @@ class FromShards:
             self._fetching.shutdown(wait=False, cancel_futures=True)
             self._fetching = None
 
+    def _loaded(self, number: int) -> tuple[Path, np.ndarray]:
+        """The local file of a shard, mapped. Another process may remove it to make room before it is opened."""
+        for attempt in range(OPENINGS):
+            path = self.place.local(self.shards[number].entry)
+            try:
+                return path, np.load(path, mmap_mode="r", allow_pickle=False)
+            except FileNotFoundError:
+                if attempt == OPENINGS - 1:
+                    raise UserError(f"{path} is removed as soon as it is there: raise data.cache_gigabytes") from None
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read: {error}; pack again") from None
+        raise AssertionError
+
     def _mapped(self, number: int) -> np.ndarray:
         """A shard, uint8 (N,side,side,3). The ones used last stay open."""
         if number not in self._open:
-            path = self.place.local(self.shards[number].entry)
             shape = (self.shards[number].pictures, self.side, self.side, 3)
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} cannot be read: {error}; pack again") from None
+            path, mapped = self._loaded(number)
             if mapped.shape != shape or mapped.dtype != np.uint8:
                 raise UserError(f"{path} holds {mapped.dtype} {mapped.shape}, expected uint8 {shape}; pack again")
             self._open[number] = mapped

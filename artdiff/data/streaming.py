@@ -1,5 +1,6 @@
 """Pictures of shards that `artdiff.pack` has written, in a folder or an object store, for Lightning."""
 
+import hashlib
 import io
 import logging
 from typing import Any
@@ -10,7 +11,7 @@ from artdiff import UserError, runs
 from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Pictures
 from artdiff.data.pixels import content_keys
-from artdiff.data.shards import FromShards, ShardIndex, ShardOrder
+from artdiff.data.shards import LANES, FromShards, ShardIndex, ShardOrder
 from artdiff.data.storage import Entry, storage
 from artdiff.settings import StreamSettings
 from artdiff.store import Contents
@@ -50,8 +51,9 @@ class StreamDataModule(PictureDataModule):
         )
         first = index.validation[0].pictures
         self.val_set = Pictures(source, numbers[count:], labels[count:], seed=None, at_hand=first)
-        self.classes, self.manifest, self.trained_on = index.classes, index.manifest, index.digests.sha256
+        self.classes, self.manifest = index.classes, index.manifest
         sizes = [one.pictures for one in index.train]
+        self.trained_on = hashlib.sha256(f"{index.digests.sha256} {sizes} {LANES}".encode()).hexdigest()
         self.shuffle = lambda seed, epoch: ShardOrder(sizes, seed, epoch, source.expect)
         log.info(
             "data: %s: %s pictures for training in %s shards, %s for validation in %s; %s px; %s",
@@ -85,12 +87,15 @@ class StreamDataModule(PictureDataModule):
 
     def _array(self, entry: Entry) -> np.ndarray:
         content = self.place.read(entry.name)
-        if content is None or len(content) != entry.bytes:
+        if content is None or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise UserError(f"{self.root}/{entry.name} is missing or damaged: pack again")
         return np.load(io.BytesIO(content), allow_pickle=False)
 
     def _contents(self, *, mirrored: bool) -> Contents:
         return Contents(content_keys(self.index.kind, map(bytes, self._digests), mirrored=mirrored), self.cache_dir)
+
+    def look_alikes(self) -> list[int]:
+        return self._array(self.index.groups)[: len(self.train_set)].tolist()
 
     def listings(self) -> dict[str, bytes]:
         return {name: self.place.read(name) or b"" for name in (runs.SET_ASIDE, runs.DUPLICATES)}

@@ -136,9 +136,10 @@ def ratios(points: Tensor, train: Tensor, group: Tensor) -> tuple[Tensor, Tensor
         first, place = apart.min(1)
         apart[group[place][:, None] == group] = torch.inf
         second = apart.amin(1)
-        found.append((first / second.clamp(min=1e-12), place, first))
+        ratio = torch.where(second.isinf(), 1.0, first / second.clamp(min=1e-12))  # inf: all look alike
+        found.append((ratio, place, first))
     ratio, place, first = (torch.cat(part) for part in zip(*found, strict=True))
-    return ratio.nan_to_num(1.0, posinf=1.0), place, first
+    return ratio, place, first
 
 
 def three_sample(space: Space, painted: Tensor, held_out: Tensor) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artdiff import runs
+from artdiff import UserError, __version__, runs
 from artdiff.data import augment
 from artdiff.data.loader import Pictures
 from artdiff.diffusion.conditioning import NO_LABEL
@@ -46,11 +46,15 @@ class Sample:
 def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) -> Sample:
     """At most `most` pictures of a data set, drawn from all of them, cropped to their middle of `side` pixels."""
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).numpy()
+    if pictures.at_hand < len(pictures):  # shards, whose pictures lie in a random order already
+        order = np.arange(len(pictures))
     chosen = np.sort(order[:most])
 
     def parts() -> Iterator[Tensor]:
         for first in range(0, len(chosen), AT_ONCE):
-            pixels = pictures.source.read(pictures.indices[chosen[first : first + AT_ONCE]]).pixels
+            pixels, _, gone = pictures.source.read(pictures.indices[chosen[first : first + AT_ONCE]])
+            if gone:
+                raise UserError(f"{gone[0]}; start again")
             yield augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), side, None)
 
     return Sample(name, key_of(digest, name, side, most), pictures.labels[chosen], parts, chosen)
@@ -81,7 +85,7 @@ def painted(
     side = painter.image_size
     numbers = {number: painter.classes.index(one) for number, one in enumerate(classes) if one in painter.classes}
     labels = torch.tensor([label for label, count in wanted for _ in range(count)])
-    whole = key_of(key, name, wanted, classes, _settings(settings))
+    whole = key_of(__version__, key, name, wanted, classes, _settings(settings))
     path, each = folder / f"painted-{whole}.pixels", side * side * 3
     runs.make(folder, name="out")
     with Lock(path.with_suffix(".lock")).held(), path.open("ab") as file:  # another evaluation may paint the same

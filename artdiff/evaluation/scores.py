@@ -122,6 +122,10 @@ def painting(
     features are kept in the folder `kept`.
     """
     asked = settings.paint_settings()
+    if settings.n > len(data.train_set):
+        log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
+                    len(data.train_set))  # fmt: skip
+        settings = replace(settings, n=len(data.train_set))
     checkpoint = samples.digest(next(iter(painters.values())).path)
     wanted = samples.shares(data.train_set.labels, settings.n)
     held_out, floor = _real(data, settings)
@@ -242,7 +246,7 @@ def _compared(ours: Tensor, theirs: Tensor, *, bootstrap: int) -> tuple[int, int
         len(ours),
         len(theirs),
         distances.bootstrap(distances.frechet, ours, theirs, samples=bootstrap),
-        *distances.kernel(ours, theirs, subset=min(SUBSET, len(ours) // 2, len(theirs) // 2)),
+        *distances.kernel(ours, theirs, subset=max(2, min(SUBSET, len(ours) // 2, len(theirs) // 2))),
         distances.manifold(ours, theirs),
     )
 
@@ -267,13 +271,18 @@ def _protocol(
         "data": {"manifest": data.manifest, "held_out": len(data.val_set), "side": data.settings.image_size},
         "features": {network.name: network.source for network in networks},
         "painted": {"n": settings.n, **painted},
+        "weights": list(settings.weights),
+        "most_held_out": settings.most_held_out,
+        "most_trained": settings.most_trained,
+        "device": settings.device,
         "bootstrap": settings.bootstrap,
         "neighbours": distances.NEIGHBOURS,
     }
 
 
 def _plain(one: Scored) -> dict[str, Any]:
-    return {**asdict(one), "frechet": one.frechet._asdict(), "manifold": one.manifold._asdict()}
+    frechet = {name: None if math.isnan(value) else value for name, value in one.frechet._asdict().items()}
+    return {**asdict(one), "frechet": frechet, "manifold": one.manifold._asdict()}
 
 
 def _table(scored: list[Scored]) -> Iterator[str]:
