@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import hydra
@@ -156,6 +157,12 @@ def command(
             sys.exit(1)
 
     return main
+
+
+def callable_module(name: str, function: Callable[..., Any]) -> None:
+    """Let a call of the module `name` be one of `function`: `artdiff.train` is both, for `python -m` and for Python."""
+    kind = type("CallableModule", (ModuleType,), {"__call__": staticmethod(function)})
+    sys.modules[name].__class__ = kind
 
 
 def _run(program: Callable[[], Any]) -> None:

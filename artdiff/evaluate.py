@@ -6,15 +6,13 @@ From Python: `print(artdiff.evaluate("RUN"))`.
 import dataclasses
 import logging
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, runs
-from artdiff.cli import command, composed, plain, user_error
+from artdiff.cli import callable_module, command, composed, plain, user_error
 from artdiff.files import is_url, user_path, write
 from artdiff.ingest import scan
 from artdiff.runs import Run
@@ -155,14 +153,7 @@ def _job(cfg: DictConfig) -> float:
 main = command(_job, config="evaluate")
 
 
-class _CallableModule(ModuleType):
-    """Makes `artdiff.evaluate(…)` a call of the function: the name is also that of this module, for `python -m`."""
-
-    def __call__(self, run: Run | str | Path, **settings: Any) -> "Scores":
-        return evaluate(run, **settings)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+callable_module(__name__, evaluate)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
 """Paths as a user types them, and files that are written whole or not at all."""
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -27,6 +28,12 @@ def user_path(text: str | Path) -> Path:
     if path.parts[:1] == ("~",):
         raise UserError(f"{text} cannot be found: this user has no home folder; give the whole path, or set HOME")
     return path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content. Raises `OSError` if it cannot be read."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_url(text: str | Path) -> bool:

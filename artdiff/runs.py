@@ -20,6 +20,7 @@ SAMPLES = "samples"
 SET_ASIDE = "set_aside.tsv"
 DUPLICATES = "duplicates.tsv"
 MANIFEST = "manifest.tsv"
+SCORES = "scores.json"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 

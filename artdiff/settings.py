@@ -214,7 +214,7 @@ class ServingSettings(Settings):
         whole(0, self.image_size)("data.random_crop", self.random_crop)
         if self.train_crop is not None and self.train_crop % MULTIPLE:
             raise UserError(f"data.train_crop must be a multiple of {MULTIPLE}, got {self.train_crop}")
-        if self.root is not None and not is_url(self.root):
+        if self.root is not None:
             cache_dir = os.environ.get("ARTDIFF_CACHE") if self.cache_dir is None else self.cache_dir
             if cache_dir:
                 remedy = "set it, or ARTDIFF_CACHE, to one elsewhere"
@@ -379,7 +379,7 @@ class TrainSettings(Settings):
             for key, value in _flat(name, getattr(self, name)):
                 if key in COMPONENT_RULES:
                     COMPONENT_RULES[key](key, value)
-        if self.data.root is not None and not is_url(self.data.root):
+        if self.data.root is not None:
             refuse_inside("run_dir", self.run_dir, self.data.root, remedy="set runs_dir=DIR elsewhere")
         self._check_pair()
         self._check_trainer()
@@ -574,9 +574,7 @@ class EvaluateSettings(Settings):
         for one in self.feature_weights:
             one_of(*FEATURES)("feature_weights", one)
         if self.out is not None:
-            refuse_file("out", self.out)
-            if self.data.root is not None and not is_url(self.data.root):
-                refuse_inside("out", self.out, self.data.root)
+            _check_out(self.out, self.data.root)
         self.paint_settings()
 
     def paint_settings(self) -> PaintSettings:
@@ -596,9 +594,7 @@ class AuditSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_file("out", self.out)
-        if self.data.root is not None:
-            refuse_inside("out", self.out, self.data.root)
+        _check_out(self.out, self.data.root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -613,9 +609,7 @@ class PackSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_url(self.out):
-            refuse_file("out", self.out)
-            if self.data.root is not None:
-                refuse_inside("out", self.out, self.data.root)
+            _check_out(self.out, self.data.root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -642,9 +636,19 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def refuse_inside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
-    """Raise `UserError` if `folder` lies among the pictures: what is written there would be read as one next time."""
-    if user_path(folder).resolve().is_relative_to(user_path(root).resolve()):
+    """Raise `UserError` if `folder` lies among the pictures: what is written there would be read as one next time.
+
+    Nothing lies in an object store.
+    """
+    if not is_url(root) and user_path(folder).resolve().is_relative_to(user_path(root).resolve()):
         raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; {remedy}")
+
+
+def _check_out(out: str, root: str | None) -> None:
+    """Raise `UserError` unless `out` is a folder to write to, outside the pictures."""
+    refuse_file("out", out)
+    if root is not None:
+        refuse_inside("out", out, root)
 
 
 def refuse_file(name: str, folder: str) -> None:

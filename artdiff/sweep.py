@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 TOLD = "validations.jsonl"
 """In a trial's folder: what its validations found (`artdiff.training.trial`)."""
 
-SCORES = "scores.json"
-"""In the folder of an evaluation: what it found."""
-
 MONITORED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """What an evaluation can be judged by."""
 
@@ -252,7 +249,7 @@ def _listen(one: Running, settings: SearchSettings) -> None:
 def _validations(run: Run, settings: SearchSettings) -> list[tuple[int, float]]:
     """(step, value) of each validation of a training, or of the evaluation once it is done."""
     if settings.command == "evaluate":
-        path = run.folder / SCORES
+        path = run.folder / runs.SCORES
         scores = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.exists() else []
         return [(1, float(_value(scores[0], settings.monitor)))] if scores else []
     path = run.folder / TOLD

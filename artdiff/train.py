@@ -1,11 +1,9 @@
 """Train a model: `python -m artdiff.train experiment=baseline data.root=DIR`, or `artdiff.train("baseline", …)`."""
 
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from artdiff import Interrupted, UserError, runs, slurm
-from artdiff.cli import command, composed, plain, user_error
+from artdiff.cli import callable_module, command, composed, plain, user_error
 from artdiff.files import user_path
 from artdiff.ingest import scan
 from artdiff.overrides import quoted
@@ -141,14 +139,7 @@ def _check_processes() -> None:
 main = command(_job, config="train", words=slurm.carrying_on)
 
 
-class _CallableModule(ModuleType):
-    """Makes `artdiff.train(…)` a call of the function: the name is also that of this module, for `python -m`."""
-
-    def __call__(self, *words: Any, **overrides: Any) -> Run:
-        return train(*words, **overrides)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+callable_module(__name__, train)
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from artdiff.data.shards import INDEX, Shard, ShardIndex, array_entry
+from artdiff.data.packing import put_array
+from artdiff.data.shards import INDEX, Shard, ShardIndex
 from artdiff.data.storage import Storage, storage
 from artdiff.data.streaming import StreamDataModule
 from artdiff.progress import progress
@@ -37,27 +38,25 @@ time.sleep(86400)
 
 def write(place: Storage, pictures: int, side: int, megabytes: float) -> None:
     """Random pictures, in shards; one in a hundred is held out."""
-    each, random = max(1, int(megabytes * 1e6 / (side * side * 3))), np.random.default_rng(0)
+    each, generator = max(1, int(megabytes * 1e6 / (side * side * 3))), np.random.default_rng(0)
 
-    def put(name: str, array: np.ndarray):
-        entry, content = array_entry(name, array)
-        place.put(entry.name, content)
-        return entry
+    def random(*shape: int):
+        return generator.integers(0, 256, shape, dtype=np.uint8)
 
     def shards(name: str, count: int):
         sizes = [min(each, count - first) for first in range(0, count, each)]
         return [
-            Shard(size, put(f"{name}-{number:05d}", random.integers(0, 256, (size, side, side, 3), dtype=np.uint8)))
+            Shard(size, put_array(place, f"{name}-{number:05d}", random(size, side, side, 3)))
             for number, size in enumerate(progress(sizes, len(sizes), f"writing {name}", unit="shards"))
         ]
 
     held_out = max(1, pictures // 100)
     train, validation = shards("train", pictures), shards("validation", held_out)
-    count = pictures + held_out
+    numbers = np.arange(pictures + held_out, dtype=np.int32)
     index = ShardIndex(
         side=side, fit="squash", background="white", kind="random", classes=["a", "b"], counts={"train": pictures},
-        manifest="", train=train, validation=validation, labels=put("labels", np.arange(count, dtype=np.int32) % 2),
-        digests=put("digests", random.integers(0, 256, (count, 32), dtype=np.uint8)),
+        manifest="", train=train, validation=validation, labels=put_array(place, "labels", numbers % 2),
+        digests=put_array(place, "digests", random(len(numbers), 32)), groups=put_array(place, "groups", numbers),
     )  # fmt: skip
     place.put(INDEX, index.content())
 

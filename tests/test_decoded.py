@@ -80,13 +80,13 @@ def decodes(monkeypatch):
 def reads(monkeypatch):
     """The names of the files that are hashed, in order."""
     paths = []
-    digest = hashing.hashlib.file_digest
+    digest = hashlib.file_digest
 
     def counted(stream, name):
         paths.append(Path(stream.name).name)
         return digest(stream, name)
 
-    monkeypatch.setattr(hashing.hashlib, "file_digest", counted)
+    monkeypatch.setattr(hashlib, "file_digest", counted)
     return paths
 
 

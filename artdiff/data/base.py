@@ -2,6 +2,7 @@
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +23,12 @@ from artdiff.store import Contents
 log = logging.getLogger(__name__)
 
 
-class PictureDataModule(L.LightningDataModule):
+class PictureDataModule(L.LightningDataModule, ABC):
     """What the data modules share: the order of training, augmentation, several ranks, and resuming.
 
     A kind of data sets in `setup`, which raises `UserError` if the pictures cannot be used: the two sides of the split,
-    the names of the `classes`, `trained_on`, a digest of the training pictures, and `manifest`, one of all of them.
+    the names of the `classes`, `trained_on`, a digest of the training pictures, `manifest`, one of all of them, the
+    `counts` of files by what became of them, and `root`, where they lie.
     """
 
     settings: ServingSettings
@@ -35,6 +37,8 @@ class PictureDataModule(L.LightningDataModule):
     classes: list[str]
     trained_on: str
     manifest: str
+    counts: dict[str, int]
+    root: str
     train_loader: ResumableLoader
     resumed_at: dict[str, int] | None = None
     shuffle: Shuffle | None = None
@@ -46,9 +50,9 @@ class PictureDataModule(L.LightningDataModule):
         self.batch_size = settings.batch_size
         self.cache_dir = chosen_folder(settings.cache_dir)
 
+    @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Open the pictures; does nothing the second time."""
-        raise NotImplementedError
 
     @property
     def is_resident(self) -> bool:
@@ -97,9 +101,6 @@ class PictureDataModule(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
         index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: looking it up must not wait
         view = None if index is None or self.unchanging is None else self._view(index, batch.chance)
-        if batch.image is None:
-            assert index is not None
-            batch = batch._replace(image=self._resident(index, device))
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
@@ -117,10 +118,6 @@ class PictureDataModule(L.LightningDataModule):
             image = augment.flip(image, self.settings.flip, numbers[:, 0])
         return Batch(images.to_signed(image), label, index, share)
 
-    def _resident(self, index: Tensor, device: torch.device) -> Tensor:
-        """Pictures that are in the accelerator's memory, uint8 (B,3,H,W)."""
-        raise NotImplementedError("only where is_resident is set")
-
     @cached_property
     def unchanging(self) -> Contents | None:
         """The pictures that a batch's `index` counts, if their pixels are kept and no crop changes them.
@@ -131,9 +128,9 @@ class PictureDataModule(L.LightningDataModule):
             return None
         return self._contents(mirrored=bool(self.settings.flip))
 
+    @abstractmethod
     def _contents(self, *, mirrored: bool) -> Contents | None:
         """A key for the pixels of each picture, followed by one for its mirror image; None if pixels are not kept."""
-        return None
 
     def _view(self, index: Tensor, chance: Tensor | None) -> Tensor:
         """The places in `unchanging` of pictures of the data set, int64 (B,), flipped as `chance` (B,4) says."""
@@ -176,17 +173,18 @@ class PictureDataModule(L.LightningDataModule):
     def _signed(self, image: Tensor) -> Tensor:
         return images.to_signed(augment.crop(image, self.settings.image_size, None))
 
+    @abstractmethod
     def look_alikes(self) -> list[int]:
-        """A number for each training picture, the same for those that look alike; all different where nobody knows."""
-        return [*range(len(self.train_set))]
+        """A number for each training picture, the same for those that look alike."""
 
+    @abstractmethod
     def listings(self) -> dict[str, bytes]:
         """By name, the tables of rejected files and of copies and near-duplicates."""
-        raise NotImplementedError
 
     def facts(self) -> dict[str, object]:
         """The data in the run's metadata."""
-        raise NotImplementedError
+        files = {"files": sum(self.counts.values()), **self.counts}
+        return {"data": {"root": self.root, **files, "manifest": self.manifest}}
 
     def state_dict(self) -> dict[str, object]:
         order = {"order_of": self._order_of(), "order": self.train_loader.position()}

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from artdiff import UserError
 from artdiff.data.base import PictureDataModule
-from artdiff.data.loader import Pictures
+from artdiff.data.loader import Pictures, Wire
 from artdiff.data.pixels import FromStore, contents_of, fits_on, pixels_of, uploaded
 from artdiff.files import user_path
 from artdiff.ingest import sample_art
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import Index, build_index
+from artdiff.ingest.picture import groups_of
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Folder, Source
 from artdiff.settings import DataSettings
@@ -80,7 +81,7 @@ class ArtDataModule(PictureDataModule):
         self.train_set = Pictures.of(index, "train", pixels, seed=self.settings.seed)
         self.val_set = Pictures.of(index, "validation", pixels)
         self.trained_on = hashlib.sha256("".join(one.digest for one in index.on("train")).encode()).hexdigest()
-        self.manifest = index.digest()
+        self.manifest, self.counts, self.root = index.digest(), index.counts, str(self.source.root)
         for line in index.summary(self.source.root, f"{self.settings.image_size} px"):
             log.info("data: %s", line)
 
@@ -90,16 +91,10 @@ class ArtDataModule(PictureDataModule):
         return contents_of(self.index, self.transform, self.cache_dir, mirrored=mirrored)
 
     def look_alikes(self) -> list[int]:
-        numbers: dict[str, int] = {}
-        return [numbers.setdefault(one.looks_like or one.path, len(numbers)) for one in self.index.on("train")]
+        return groups_of(self.index.on("train"))
 
     def listings(self) -> dict[str, bytes]:
         return self.index.listings()
-
-    def facts(self) -> dict[str, object]:
-        """The data in the run's metadata."""
-        files = {"files": sum(self.index.counts.values()), **self.index.counts}
-        return {"data": {"root": str(self.source.root), **files, "manifest": self.manifest}}
 
     def _workers(self) -> int:
         chosen, usual = self.settings.num_workers, 0 if self.settings.cache else cores()
@@ -114,7 +109,14 @@ class ArtDataModule(PictureDataModule):
             return bool(self.settings.resident)
         return fits_on(self._device(), self.train_set.source)
 
+    def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
+        if batch.image is None:
+            assert batch.index is not None
+            batch = batch._replace(image=self._resident(batch.index, device))
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _resident(self, index: Tensor, device: torch.device) -> Tensor:
+        """Pictures that are in the accelerator's memory, uint8 (B,3,H,W)."""
         if self.resident is None:
             assert isinstance(self.train_set.source, FromStore)
             self.resident = uploaded(self.train_set.source, device)

@@ -1,18 +1,18 @@
 """Writes the pictures of an index into shards; `artdiff.data.shards` says how they look."""
 
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 
 from artdiff import UserError, runs
 from artdiff.data.datamodule import ArtDataModule
-from artdiff.data.pixels import Pixels, pixels_of
+from artdiff.data.loader import Pictures
+from artdiff.data.pixels import Pixels, pixels_of, read_all
 from artdiff.data.shards import INDEX, Shard, ShardIndex, array_entry
 from artdiff.data.storage import Entry, Storage
-from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.ingest import decoded
 from artdiff.ingest.index import Index
+from artdiff.ingest.picture import groups_of
 from artdiff.ingest.tables import encoded
 from artdiff.progress import progress
 
@@ -34,22 +34,20 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
     _refuse_others(place, index, data)
     side = data.transform.size
     each = max(1, int(megabytes * 1e6 / (side * side * 3)))
-    pixels, number = pixels_of(index, root, data.transform), {name: place for place, name in enumerate(index.classes)}
-    order = {split: _by_digest(index, split) for split in ("train", "validation")}
-    total = sum(len(one) for one in order.values())
+    pixels = pixels_of(index, root, data.transform)
+    sides = {split: _by_digest(Pictures.of(index, split, pixels), index) for split in ("train", "validation")}
+    total = sum(map(len, sides.values()))
     log.info("%s pictures into shards of %s", f"{total:,}", f"{each:,}")
     shards: dict[str, list[Shard]] = {}
-    for name, wanted in order.items():
-        parts = [wanted[first : first + each] for first in range(0, len(wanted), each)]
+    for name, pictures in sides.items():
+        parts = [pictures.indices[first : first + each] for first in range(0, len(pictures), each)]
         shards[name] = [
-            _shard(pixels, place, f"{name}-{count:05d}", part, side)
+            Shard(len(part), put_array(place, f"{name}-{count:05d}", _rows(pixels, part, side)))
             for count, part in enumerate(progress(parts, len(parts), f"packing for {name}", unit="shards"))
         ]
-    pictures = [index.used[one] for wanted in order.values() for one in wanted]
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(one.looks_like or one.path, len(numbers)) for one in pictures], np.int32)
-    labels = np.array([number.get(one.label or "", NO_LABEL) for one in pictures], np.int32)
-    digests = np.array([list(bytes.fromhex(one.digest)) for one in pictures], np.uint8)
+    used = [index.used[one] for pictures in sides.values() for one in pictures.indices]
+    labels = np.concatenate([pictures.labels.numpy() for pictures in sides.values()])
+    digests = np.array([list(bytes.fromhex(one.digest)) for one in used], np.uint8)
     found = ShardIndex(
         side=side,
         fit=data.settings.fit,
@@ -60,14 +58,22 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
         manifest=index.digest(),
         train=shards["train"],
         validation=shards["validation"],
-        labels=_put(place, "labels", labels),
-        digests=_put(place, "digests", digests),
-        groups=_put(place, "groups", groups),
+        labels=put_array(place, "labels", labels.astype(np.int32)),
+        digests=put_array(place, "digests", digests),
+        groups=put_array(place, "groups", np.array(groups_of(used), np.int32)),
     )
     for name, listing in _listings(index).items():
         place.put(name, listing)
     place.put(INDEX, found.content())
     return found
+
+
+def put_array(place: Storage, name: str, array: np.ndarray) -> Entry:
+    """Write an array unless it is there, as a file whose name says what is in it."""
+    entry, content = array_entry(name, array)
+    if not place.holds(entry):
+        place.put(entry.name, content)
+    return entry
 
 
 def _listings(index: Index) -> dict[str, bytes]:
@@ -88,29 +94,15 @@ def _refuse_others(place: Storage, index: Index, data: ArtDataModule) -> None:
             raise UserError(f"out holds {name} already; choose another folder")
 
 
-def _by_digest(index: Index, split: str) -> list[int]:
-    """The places in `index.used` of the pictures on one side of the split, in the order of their digests."""
-    places = [place for place, one in enumerate(index.used) if one.split == split]
-    return sorted(places, key=lambda place: index.used[place].digest)
+def _by_digest(pictures: Pictures, index: Index) -> Pictures:
+    """The same pictures in the order of their digests."""
+    order = np.array(sorted(range(len(pictures)), key=lambda place: index.used[pictures.indices[place]].digest))
+    return Pictures(pictures.source, pictures.indices[order], pictures.labels.numpy()[order], seed=None)
 
 
-def _shard(pixels: Pixels, place: Storage, name: str, part: list[int], side: int) -> Shard:
+def _rows(pixels: Pixels, part: np.ndarray, side: int) -> np.ndarray:
+    """Pictures by index, uint8 (N,side,side,3), read a few at a time."""
     rows = np.empty((len(part), side, side, 3), np.uint8)
-    for first, found in _read(pixels, part):
-        rows[first : first + len(found)] = found
-    return Shard(len(part), _put(place, name, rows))
-
-
-def _read(pixels: Pixels, part: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     for first in range(0, len(part), READ_AT_ONCE):
-        found = pixels.read(np.array(part[first : first + READ_AT_ONCE]))
-        if found.gone:
-            raise UserError(f"{found.gone[0]}; start again")
-        yield first, found.pixels
-
-
-def _put(place: Storage, name: str, array: np.ndarray) -> Entry:
-    entry, content = array_entry(name, array)
-    if not place.holds(entry):
-        place.put(entry.name, content)
-    return entry
+        rows[first : first + READ_AT_ONCE] = read_all(pixels, part[first : first + READ_AT_ONCE])
+    return rows

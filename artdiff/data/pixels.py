@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from artdiff import UserError
 from artdiff.ingest import decoded
 from artdiff.ingest.decode import Transform, Unreadable, decode
 from artdiff.ingest.index import Index
@@ -38,6 +39,14 @@ class Found(NamedTuple):
 class Pixels(Protocol):
     def read(self, indices: np.ndarray) -> Found:
         """The pixels of some pictures by index, int (B,)."""
+
+
+def read_all(source: Pixels, indices: np.ndarray) -> np.ndarray:
+    """The pixels of some pictures, uint8 (B,size,size,3). Raises `UserError` if a file is gone."""
+    pixels, _, gone = source.read(indices)
+    if gone:
+        raise UserError(f"{gone[0]}; start again")
+    return pixels
 
 
 class FromStore:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from artdiff import UserError, cache
+from artdiff import UserError, cache, runs
 from artdiff.files import is_url, user_path, write, writing
 from artdiff.locks import Lock
 
@@ -84,10 +84,7 @@ class InFolder:
         return False
 
     def put(self, name: str, content: bytes) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"out={self.folder} cannot be made: {error.strerror or error}") from None
+        runs.make(self.folder, name="out")
         write(self.folder / name, content)
 
 

@@ -44,14 +44,15 @@ class StreamDataModule(PictureDataModule):
         self._check(index)
         self.hparams.update(fit=index.fit, background=index.background)  # a checkpoint decodes a muse in the same way
         labels, self._digests = self._array(index.labels), self._array(index.digests)
-        count, source = sum(one.pictures for one in index.train), FromShards(self.place, index.shards, index.side)
-        numbers, first = np.arange(len(labels)), index.train[0].pictures
-        self.train_set = Pictures(
-            source, numbers[:count], labels[:count], seed=self.settings.seed, at_hand=min(count, first)
+        source, places = FromShards(self.place, index.shards, index.side), np.arange(len(labels))
+        count, first, first_held_out = (
+            sum(one.pictures for one in index.train),
+            index.train[0].pictures,
+            index.validation[0].pictures,
         )
-        first = index.validation[0].pictures
-        self.val_set = Pictures(source, numbers[count:], labels[count:], seed=None, at_hand=first)
-        self.classes, self.manifest = index.classes, index.manifest
+        self.train_set = Pictures(source, places[:count], labels[:count], seed=self.settings.seed, at_hand=first)
+        self.val_set = Pictures(source, places[count:], labels[count:], seed=None, at_hand=first_held_out)
+        self.classes, self.manifest, self.counts = index.classes, index.manifest, index.counts
         sizes = [one.pictures for one in index.train]
         self.trained_on = hashlib.sha256(f"{index.digests.sha256} {sizes} {LANES}".encode()).hexdigest()
         self.shuffle = lambda seed, epoch: ShardOrder(sizes, seed, epoch, source.expect)
@@ -99,7 +100,3 @@ class StreamDataModule(PictureDataModule):
 
     def listings(self) -> dict[str, bytes]:
         return {name: self.place.read(name) or b"" for name in (runs.SET_ASIDE, runs.DUPLICATES)}
-
-    def facts(self) -> dict[str, object]:
-        files = {"files": sum(self.index.counts.values()), **self.index.counts}
-        return {"data": {"root": self.root, **files, "manifest": self.manifest}}

@@ -50,7 +50,8 @@ def kernel(one: Tensor, other: Tensor, *, subset: int, subsets: int = 50, seed: 
     subset = min(subset, len(one), len(other))
     for _ in range(subsets):
         x, y = (part[torch.randperm(len(part), generator=generator)[:subset]] for part in (one, other))
-        within = sum((_cubic(part, part).sum() - _cubic(part, part).trace()) for part in (x, y))
+        alike = [_cubic(part, part) for part in (x, y)]
+        within = sum(one.sum() - one.trace() for one in alike)
         found.append(within / (subset * (subset - 1)) - 2 * _cubic(x, y).mean())
     all_found = torch.stack(found)
     return all_found.mean().item(), all_found.std(correction=0).item()

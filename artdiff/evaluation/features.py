@@ -6,9 +6,7 @@
   ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads them once; the first two take a file too.
 """
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from artdiff import UserError, images
 from artdiff.files import user_path
+from artdiff.losses.weights import described
 
 SEEN_AT = 128
 """VGG16 sees smaller pictures enlarged twice, at most to this side: its first layers look at a few pixels only."""
@@ -99,9 +98,5 @@ def _from_fidelity(name: str, weights: str | None, device: torch.device) -> Feat
         remedy = "" if name == "dinov2" else f"; set feature_weights.{name}=FILE"
         raise UserError(f"the weights of {name} are not available ({reason}){remedy}") from None
     network = network.to(device)
-    source = "torch-fidelity" if path is None else _digest(path)
+    source = "torch-fidelity" if path is None else described(path)
     return FeatureNetwork(name, source, lambda image: network(image)[0].float())
-
-
-def _digest(path: Path) -> str:
-    return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"

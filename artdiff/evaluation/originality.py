@@ -90,9 +90,14 @@ class Originality:
     ratios: list[float]
     nearest: list[int]
 
+    @property
+    def is_above(self) -> bool:
+        """Whether more painted pictures are near than chance would give."""
+        return self.p_value < 0.05
+
     def __str__(self) -> str:
         share, theirs = self.painted, self.held_out
-        verdict = "above" if self.p_value < 0.05 else "not above"
+        verdict = "above" if self.is_above else "not above"
         return (
             f"{self.space}: {share.below:,} of {share.total:,} painted pictures are as near to a training picture as "
             f"{theirs.below:,} of {theirs.total:,} held-out ones (ratio below {self.threshold:.2f}): copy rate "

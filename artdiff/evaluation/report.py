@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ figcaption, small { font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid; white-space: nowrap; }
-td.number { font-variant-numeric: tabular-nums; }
 """
 
 TERMS = {
@@ -95,11 +93,8 @@ def _scores(scores: Scores) -> Iterator[str]:
 
 
 def _cells(one: Scored) -> Sequence[str]:
-    half = one.frechet.high - one.frechet.value
-    interval = "" if math.isnan(half) else f" ± {half:.2g}"
-    shares = (f"{value:.2f}" for value in one.manifold)
-    return (one.set, one.label or "all", f"{one.count:,}", one.features, f"{one.frechet.value:.4g}{interval}",
-            f"{1000 * one.kernel:.3g} ± {1000 * one.kernel_spread:.2g}", *shares)  # fmt: skip
+    *before, value, interval, kernel = one.cells()[:7]
+    return (*before, f"{value} {interval}".rstrip(), kernel, *one.cells()[7:])
 
 
 def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterator[str]:
@@ -108,7 +103,7 @@ def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterat
     yield "<h2>Does it copy?</h2><ul>"
     for one in found:
         share, theirs = one.painted, one.held_out
-        more = "More than chance would give." if one.p_value < 0.05 else "No more than chance would give."
+        more = "More than chance would give." if one.is_above else "No more than chance would give."
         yield (
             f"<li>By {_text(one.space)}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near to "
             f"one training picture ({share.low:.1%} to {share.high:.1%}); of pictures that cannot be copies, "

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artdiff import UserError, __version__, runs
+from artdiff import __version__, runs
 from artdiff.data import augment
 from artdiff.data.loader import Pictures
+from artdiff.data.pixels import read_all
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.evaluation.features import FeatureNetwork
 from artdiff.files import writing
@@ -29,18 +30,23 @@ AT_ONCE = 50
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Pictures to compare: `name` for people, `key` for files, labels int64 (N,), and `parts`, which yields them in
-    order as uint8 (B,3,H,W). `places` are those in the data set that they come from, if they do.
+    """Pictures to compare: `name` for people, `key` for files, labels int64 (N,), and `at`, which reads some by their
+    places int64 (B,) → uint8 (B,3,H,W). `indices` are their own places in the data set, if they come from one.
     """
 
     name: str
     key: str
     labels: Tensor
-    parts: Callable[[], Iterator[Tensor]]
-    places: np.ndarray | None = None
+    at: Callable[[np.ndarray], Tensor]
+    indices: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def parts(self) -> Iterator[Tensor]:
+        """All pictures in order, some at a time."""
+        for first in range(0, len(self), AT_ONCE):
+            yield self.at(np.arange(first, min(first + AT_ONCE, len(self))))
 
 
 def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) -> Sample:
@@ -50,14 +56,11 @@ def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) ->
         order = np.arange(len(pictures))
     chosen = np.sort(order[:most])
 
-    def parts() -> Iterator[Tensor]:
-        for first in range(0, len(chosen), AT_ONCE):
-            pixels, _, gone = pictures.source.read(pictures.indices[chosen[first : first + AT_ONCE]])
-            if gone:
-                raise UserError(f"{gone[0]}; start again")
-            yield augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), side, None)
+    def at(places: np.ndarray) -> Tensor:
+        pixels = read_all(pictures.source, pictures.indices[chosen[places]])
+        return augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), side, None)
 
-    return Sample(name, key_of(digest, name, side, most), pictures.labels[chosen], parts, chosen)
+    return Sample(name, key_of(digest, name, side, most), pictures.labels[chosen], at, chosen)
 
 
 def shares(labels: Tensor, count: int) -> list[tuple[int, int]]:
@@ -85,7 +88,7 @@ def painted(
     side = painter.image_size
     numbers = {number: painter.classes.index(one) for number, one in enumerate(classes) if one in painter.classes}
     labels = torch.tensor([label for label, count in wanted for _ in range(count)])
-    whole = key_of(__version__, key, name, wanted, classes, _settings(settings))
+    whole = key_of(__version__, key, name, wanted, classes, told(settings))
     path, each = folder / f"painted-{whole}.pixels", side * side * 3
     runs.make(folder, name="out")
     with Lock(path.with_suffix(".lock")).held(), path.open("ab") as file:  # another evaluation may paint the same
@@ -97,12 +100,8 @@ def painted(
             file.write(np.asarray(painting.picture).tobytes())
             file.flush()
 
-    def parts() -> Iterator[Tensor]:
-        pixels = np.memmap(path, np.uint8, "r", shape=(len(labels), side, side, 3))
-        for first in range(0, len(labels), AT_ONCE):
-            yield torch.from_numpy(np.array(pixels[first : first + AT_ONCE])).permute(0, 3, 1, 2)
-
-    return Sample(name, whole, labels, parts)
+    pixels = np.memmap(path, np.uint8, "r", shape=(len(labels), side, side, 3))
+    return Sample(name, whole, labels, lambda places: torch.from_numpy(pixels[places]).permute(0, 3, 1, 2))
 
 
 def _rows(
@@ -118,16 +117,6 @@ def _rows(
             rows.append(Row(asked, painter.classes, None, labels=(number, number), seeds=None, count=count - begin))
         first += count
     return rows
-
-
-def at(sample: Sample, places: list[int]) -> list[Tensor]:
-    """The pictures at some places of a sample, each uint8 (3,H,W)."""
-    found: dict[int, Tensor] = {}
-    first = 0
-    for part in sample.parts():
-        found |= {place: part[place - first] for place in places if first <= place < first + len(part)}
-        first += len(part)
-    return [found[place] for place in places]
 
 
 def features(sample: Sample, network: FeatureNetwork, device: torch.device, folder: Path) -> Tensor:
@@ -149,13 +138,7 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _settings(settings: PaintSettings) -> dict[str, object]:
-    """What pictures depend on."""
+def told(settings: PaintSettings) -> dict[str, object]:
+    """The settings that painted pictures depend on."""
     names = ("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps")
     return {name: getattr(settings, name) for name in names}

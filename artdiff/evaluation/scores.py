@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,7 +26,7 @@ from artdiff.evaluation.distances import Interval, Manifold
 from artdiff.evaluation.features import FeatureNetwork
 from artdiff.evaluation.originality import PAIRS, Originality, Space
 from artdiff.evaluation.samples import Sample
-from artdiff.files import write
+from artdiff.files import sha256, write
 from artdiff.painter import Painter
 from artdiff.settings import EvaluateSettings, PaintSettings
 from artdiff.tasks.metrics import ReconstructionScores
@@ -46,7 +47,7 @@ SUBSET = 100
 SHEET_ROWS, SHEET_COLUMNS = 8, 12
 """Labels on the sheet of a report, and pictures of each."""
 
-FILE, NEAREST = "scores.json", "nearest.png"
+NEAREST = "nearest.png"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class Scored:
     kernel: float
     kernel_spread: float
     manifold: Manifold
+
+    def cells(self) -> tuple[str, ...]:
+        """As a line of a table: set, label, pictures, network, distance, its interval, KID x 1000, then `manifold`."""
+        half = self.frechet.high - self.frechet.value
+        interval = "" if math.isnan(half) else f"± {half:.2g}"
+        kernel = f"{1000 * self.kernel:.3g} ± {1000 * self.kernel_spread:.2g}"
+        first = (self.set, self.label or "all", f"{self.count:,}", self.features, f"{self.frechet.value:.4g}")
+        return (*first, interval, kernel, *(f"{value:.2f}" for value in self.manifold))
 
 
 @dataclass(frozen=True)
@@ -83,12 +92,6 @@ class Scores:
         values = (f"{name}: {value:.4g}" for name, value in self.reconstruction.items())
         return "\n".join([*_table(self.scored), *values, *map(str, self.originality)])
 
-    def frechet(self, *, features: str = "random_vgg16", set: str = "averaged weights") -> float:
-        """The Fréchet distance of all pictures of a set to the held-out ones."""
-        return next(
-            one.frechet.value for one in self.scored if (one.set, one.features, one.label) == (set, features, None)
-        )
-
     def scalars(self) -> dict[str, float]:
         """The scores of all labels together by name, as TensorBoard shows them."""
         found = {f"reconstruction/{name}": value for name, value in self.reconstruction.items()}
@@ -107,8 +110,8 @@ class Scores:
         content = {"protocol": self.protocol, "reconstruction": self.reconstruction,
                    "scores": [_plain(one) for one in self.scored],
                    "originality": [asdict(one) for one in self.originality]}  # fmt: skip
-        write(folder / FILE, json.dumps(content, indent=1) + "\n")
-        return replace(self, file=folder / FILE)
+        write(folder / runs.SCORES, json.dumps(content, indent=1) + "\n")
+        return replace(self, file=folder / runs.SCORES)
 
 
 def painting(
@@ -126,7 +129,8 @@ def painting(
         log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
                     len(data.train_set))  # fmt: skip
         settings = replace(settings, n=len(data.train_set))
-    checkpoint = samples.digest(next(iter(painters.values())).path)
+    one = next(iter(painters.values()))
+    checkpoint, device = sha256(one.path), one.task.device
     wanted = samples.shares(data.train_set.labels, settings.n)
     held_out, floor = _real(data, settings)
     found = list[Scored]()
@@ -134,7 +138,6 @@ def painting(
         samples.painted(name, painter, wanted, data.classes, asked, folder=kept, key=checkpoint)
         for name, painter in painters.items()
     ]
-    device = next(iter(painters.values())).task.device
     for network in networks:
         seen = samples.features(held_out, network, device, kept)
         standard = network.standardiser(seen)
@@ -163,7 +166,7 @@ def reconstruction(painter: Painter, data: PictureDataModule, settings: Evaluate
             image = images.to_signed(part).to(task.device)
             scores.update(task(image), image)
     values = {name: float(value) for name, value in scores.compute().items()}
-    return Scores([], values, [], _protocol(data, settings, samples.digest(painter.path), [], None))
+    return Scores([], values, [], _protocol(data, settings, sha256(painter.path), [], None))
 
 
 def _order(data: PictureDataModule) -> str:
@@ -183,11 +186,10 @@ def _real(data: PictureDataModule, settings: EvaluateSettings) -> tuple[Sample, 
 def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str, ...]]:
     """The first pictures of each label, and the names of the labels."""
     numbers = painted.labels.unique().tolist()[:SHEET_ROWS]
-    rows = [(painted.labels == label).nonzero()[:SHEET_COLUMNS, 0].tolist() for label in numbers]
     sheet = images.Sheet(SHEET_ROWS)
-    for row in rows:
+    for label in numbers:
         sheet.begin(None)
-        for picture in samples.at(painted, row):
+        for picture in painted.at((painted.labels == label).nonzero()[:SHEET_COLUMNS, 0].numpy()):
             sheet.add(images.to_pillow(images.to_signed(picture)))
     return sheet.picture(), tuple(classes[label] if label >= 0 else "none" for label in numbers)
 
@@ -204,9 +206,8 @@ def _originality(
 ) -> tuple[list[Originality], Image.Image]:
     """What two spaces say about copies, and the painted pictures that lie nearest to a training picture, over it."""
     train = samples.real(TRAINED, data.train_set, _order(data), data.settings.image_size, most=settings.most_trained)
-    assert train.places is not None
-    alike = data.look_alikes()
-    groups = [alike[place] for place in train.places.tolist()]
+    assert train.indices is not None
+    groups = np.array(data.look_alikes())[train.indices].tolist()
     repeated = len(groups) - len(set(groups))
     if repeated:
         log.info("%s training pictures look like another one: a copy of one of them is told by the others", repeated)
@@ -223,8 +224,8 @@ def _originality(
     found = [originality.originality(space, groups) for space in spaces]
     least = torch.tensor([one.ratios for one in found]).amin(0).argsort()[:PAIRS].tolist()
     by = [min(found, key=lambda one, place=place: one.ratios[place]) for place in least]  # type: ignore[misc]
-    ours = samples.at(painted, least)
-    theirs = samples.at(train, [one.nearest[place] for one, place in zip(by, least, strict=True)])
+    ours = painted.at(np.array(least))
+    theirs = train.at(np.array([one.nearest[place] for one, place in zip(by, least, strict=True)]))
     pairs = [tuple(images.to_pillow(images.to_signed(one)) for one in pair) for pair in zip(ours, theirs, strict=True)]
     return found, images.sheet(pairs)
 
@@ -259,10 +260,6 @@ def _protocol(
     asked: PaintSettings | None,
 ) -> dict[str, Any]:
     """How the scores came about, for whoever wants to repeat them."""
-    painted = {} if asked is None else {
-        name: getattr(asked, name)
-        for name in ("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps")
-    }  # fmt: skip
     return {
         "artdiff": __version__,
         "torch": torch.__version__,
@@ -270,7 +267,7 @@ def _protocol(
         "checkpoint": {"file": Path(settings.ckpt).name, "sha256": checkpoint},
         "data": {"manifest": data.manifest, "held_out": len(data.val_set), "side": data.settings.image_size},
         "features": {network.name: network.source for network in networks},
-        "painted": {"n": settings.n, **painted},
+        "painted": {"n": settings.n, **(samples.told(asked) if asked is not None else {})},
         "weights": list(settings.weights),
         "most_held_out": settings.most_held_out,
         "most_trained": settings.most_trained,
@@ -291,14 +288,7 @@ def _table(scored: list[Scored]) -> Iterator[str]:
         return
     heading = ("set", "label", "n", "features", "Fréchet", "95 %", "KID x 1000", "precision", "recall", "density",
                "coverage")  # fmt: skip
-    lines: list[tuple[str, ...]] = [heading]
-    for one in scored:
-        half = one.frechet.high - one.frechet.value
-        interval = "" if math.isnan(half) else f"± {half:.2g}"
-        shares = [f"{value:.2f}" for value in one.manifold]
-        kernel = f"{1000 * one.kernel:.3g} ± {1000 * one.kernel_spread:.2g}"
-        lines.append((one.set, one.label or "all", f"{one.count:,}", one.features, f"{one.frechet.value:.4g}", interval,
-                      kernel, *shares))  # fmt: skip
+    lines: list[tuple[str, ...]] = [heading, *(one.cells() for one in scored)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -1,7 +1,6 @@
 """The SHA-256 of every file, which is read again only if its size or times change."""
 
 import errno
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from artdiff import UserError, cache
+from artdiff.files import sha256
 from artdiff.ingest.child import SETTLED
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Record
@@ -79,8 +79,7 @@ def ledger_of(root: Path, folder: Path) -> Path:
 def _digest(root: Path, record: Record) -> str:
     if record.bytes > MAX_BYTES:
         raise OSError(errno.EFBIG, f"too large: a file of {record.bytes / 2**30:.1f} GiB")
-    with (root / record.path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256(root / record.path)
 
 
 def _reason(error: OSError) -> str:

@@ -1,5 +1,6 @@
 """A picture of the index."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from artdiff.ingest.decode import Facts
@@ -28,3 +29,9 @@ class Picture(NamedTuple):
     @property
     def pixels(self) -> int:
         return self.facts.width * self.facts.height
+
+
+def groups_of(pictures: Sequence[Picture]) -> list[int]:
+    """A number for each picture, the same for those that look alike."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(one.looks_like or one.path, len(numbers)) for one in pictures]

@@ -68,6 +68,11 @@ def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
         return "imagenet"
     path = user_path(weights)
     _copy(_read(path), features, layer, str(path))
+    return described(path)
+
+
+def described(path: Path) -> str:
+    """A file of weights by its name and what is in it."""
     return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
