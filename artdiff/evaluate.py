@@ -4,6 +4,7 @@ From Python: `print(artdiff.evaluate("RUN"))`.
 """
 
 import dataclasses
+import json
 import logging
 import os
 from pathlib import Path
@@ -20,17 +21,12 @@ from artdiff.settings import DATA, EvaluateSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from artdiff.data.base import PictureDataModule
-    from artdiff.evaluation.scores import Scores
+    from artdiff.evaluation.results import Scores
     from artdiff.painter import Painter
 
 log = logging.getLogger(__name__)
 
-EVALUATION = "evaluation"
-"""In a run's folder, where its scores go, and below it what is kept for the next call."""
-
 REPORT = "report.html"
-
-NAMES = {"averaged": "averaged weights", "raw": "raw weights"}
 
 
 def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
@@ -38,14 +34,15 @@ def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
 
     Args:
         run: what `artdiff.train` returned, a run's folder, a checkpoint, or `"last"`.
-        settings: of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0` or `data={"root": "DIR"}`.
+        settings: of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0`, `data={"root": "DIR"}` or
+            `compare={"guidance": [1.0, 2.0]}`.
 
     Raises `artdiff.UserError`.
     """
     known = composed("evaluate", ["ckpt=unused"])
-    data = known["data"] | settings.pop("data", {})
+    nested = {name: known[name] | settings.pop(name, {}) for name in ("data", "compare")}
     ckpt = str(run.folder if isinstance(run, Run) else run)
-    return _evaluate(EvaluateSettings.of(known | settings | {"data": data, "ckpt": ckpt}))
+    return _evaluate(EvaluateSettings.of(known | settings | nested | {"ckpt": ckpt}))
 
 
 def _evaluate(settings: EvaluateSettings) -> "Scores":
@@ -53,33 +50,35 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
         scan.check(user_path(settings.data.root))
     ckpt = runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
 
-    from artdiff.evaluation import features, report, scores
-    from artdiff.painter import load
+    from artdiff.evaluation import choosing, features, report, scoring
 
     run = ckpt.parents[1] if ckpt.parent.name == runs.CHECKPOINTS else None
     if settings.out is None and run is None:
         raise UserError(f"ckpt={settings.ckpt} is not in a run's folder: give out=DIR")
-    folder = user_path(settings.out) if settings.out is not None else run / EVALUATION  # type: ignore[operator]
-    kept = (run / EVALUATION if run is not None and os.access(run, os.W_OK) else folder) / "kept"
-    painter = load(ckpt, device=settings.device, trust_code=settings.trust_code)
+    folder = user_path(settings.out) if settings.out is not None else run / runs.EVALUATION  # type: ignore[operator]
+    kept = (run / runs.EVALUATION if run is not None and os.access(run, os.W_OK) else folder) / "kept"
+    candidates = choosing.candidates(ckpt, settings)
+    painter = candidates[0].painter
     data = _data(settings, run, painter)
     trained_on = Run(run).metadata.get("data", {}).get("manifest") if run is not None else None
     if painter.paints and settings.originality and data.manifest != trained_on:
         log.warning("copies are not looked for: these are not the pictures that the run was trained on")
         settings = dataclasses.replace(settings, originality=False)
     if not painter.paints:
-        found = scores.reconstruction(painter, data, settings)
+        found = scoring.reconstruction(painter, data, settings)
     else:
         networks = [
             features.load(name, settings.feature_weights.get(name), painter.task.device) for name in settings.features
         ]
-        painters = {NAMES[kind]: _with_weights(painter, kind, settings) for kind in settings.weights}
-        found = scores.painting(painters, data, networks, settings, kept)
+        found = scoring.painting(candidates, data, networks, settings, kept)
     found = found.write(folder)
     name = (run or ckpt).resolve().name
-    write(folder / REPORT, report.page(found, name=name, facts=Run(run).metadata if run is not None else {}))
+    facts = Run(run).metadata if run is not None else {}
+    write(folder / REPORT, report.page(found, name=name, facts=facts, card=data.card()))
     if run is not None and settings.out is None and settings.data.root is None:
         _log(found, run)
+    if settings.store and found.choices and run is not None:
+        _store(found, run)
     log.info("\n%s\n", found)
     log.info("written: %s and %s", found.file, folder / REPORT)
     return found
@@ -117,18 +116,14 @@ def _data(settings: EvaluateSettings, run: Path | None, painter: "Painter") -> "
     return data
 
 
-def _with_weights(painter: "Painter", kind: str, settings: EvaluateSettings) -> "Painter":
-    """A painter with the averaged weights, which it has, or with those that were trained."""
-    if kind == "averaged":
-        return painter
-
-    from artdiff.painter import load
-    from artdiff.tasks import Generation
-
-    other = load(painter.path, device=settings.device, trust_code=settings.trust_code)
-    assert isinstance(other.task, Generation)
-    other.task.ema.load_state_dict(other.task.network.state_dict())
-    return other
+def _store(found: "Scores", run: Path) -> None:
+    """Keep the best of what was compared, for `artdiff.painter.load`. Raises `UserError` if it cannot be written."""
+    best = found.choices[0]
+    distance = f"Fréchet distance {best.frechet.value:.4g} by {found.scored[0].features}"
+    why = f"the best of {len(found.choices)} ways to paint, {distance}, {found.scored[0].count:,} pictures"
+    content = {"checkpoint": best.checkpoint, "weights": best.weights, "settings": best.settings, "chosen_by": why}
+    write(run / runs.PAINTING, json.dumps(content, indent=1) + "\n")
+    log.info("stored in %s: %s; %s", run / runs.PAINTING, best.name, why)
 
 
 def _log(found: "Scores", run: Path) -> None:
@@ -145,9 +140,10 @@ def _log(found: "Scores", run: Path) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """What the command does; a sweeper minimises the result, the first Fréchet distance."""
+    """What the command does; a sweeper minimises the result, the best Fréchet distance."""
     found = _evaluate(EvaluateSettings.of(plain(cfg)))
-    return found.scored[0].frechet.value if found.scored else -found.reconstruction["psnr"]
+    best = (found.choices or found.scored)[:1]
+    return best[0].frechet.value if best else -found.reconstruction["psnr"]
 
 
 main = command(_job, config="evaluate")

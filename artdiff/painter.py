@@ -3,10 +3,11 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
 from artdiff.runs import Run
-from artdiff.settings import MULTIPLE, Accelerator, PaintSettings, Ranges, Spacing
+from artdiff.settings import MULTIPLE, Accelerator, CompareSettings, PaintSettings, Ranges, Spacing, Weights
 from artdiff.tasks import Generation, Reconstruction, Refinement
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,11 @@ def load(
     ranges: Ranges | None = None,
     trust_code: bool = False,
     runs_dir: str | Path = "runs",
+    weights: Weights | None = None,
 ) -> "Painter":
     """The painter of a run, of a checkpoint's file, or of a `.pth` that the article's program saved.
+
+    A run in which `artdiff.evaluate` has stored its best settings paints with these, where nothing else is asked for.
 
     Args:
         run: what `artdiff.train` returned, a run's folder (its best checkpoint is taken), a file, or `"last"`.
@@ -68,16 +72,30 @@ def load(
         ranges: what a reconstruction's output means, for a file that does not say.
         trust_code: load a checkpoint that names code outside artdiff, which is then run.
         runs_dir: where `"last"` looks for the newest run.
+        weights: of a painter, `"averaged"` or `"raw"`; None is what the run has stored, or averaged.
 
     Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
     """
     ckpt = str(run.folder if isinstance(run, Run) else run)
     path = runs.find_checkpoint(ckpt, newest_in=user_path(runs_dir), prefer=runs.BEST)
+    stored = {} if path == user_path(ckpt) else Run(path.parents[1]).painting  # a file is taken as it is
+    if stored and (path.parent / stored["checkpoint"]).is_file():
+        path = path.parent / stored["checkpoint"]
     on = hardware.device(device)
     task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     if isinstance(task, Refinement):
         raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
-    return Painter(task.to(on), transform, path)
+    if isinstance(task, Generation) and (weights or stored.get("weights")) == "raw":
+        task.ema.load_state_dict(task.network.state_dict())
+    unknown = set(stored.get("settings", ())) - set(CompareSettings.PAINTING)
+    if unknown:
+        raise UserError(
+            f"{path.parents[1] / runs.PAINTING} has {', '.join(sorted(unknown))}, which is not stored there"
+        )
+    if stored:
+        own = " ".join(f"{name}={value}" for name, value in stored["settings"].items())
+        log.info("this run's own settings are used where nothing else is set: %s (%s)", own, stored["chosen_by"])
+    return Painter(task.to(on), transform, path, stored.get("settings", {}))
 
 
 class Painter:
@@ -88,9 +106,16 @@ class Painter:
         image_size: side in pixels of the pictures that it was trained on.
         multiple: it paints sides in pixels that are multiples of this; None if it paints the size of training only.
         paints: True if it paints new pictures, False if it reconstructs a muse.
+        defaults: settings of painting that its run has stored, by name.
     """
 
-    def __init__(self, task: checkpoints.Model, transform: Transform, path: Path) -> None:
+    def __init__(
+        self,
+        task: checkpoints.Model,
+        transform: Transform,
+        path: Path,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.task = task
         self.transform = transform
         self.path = path
@@ -98,6 +123,7 @@ class Painter:
         self.multiple = _multiple(task)
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
+        self.defaults = dict(defaults)
         self.known: dict[str, object] = {"artdiff": __version__, "checkpoint": path.name}
 
     def paint(
@@ -121,7 +147,7 @@ class Painter:
         batch_size: int | None = None,
         compile: str | None = None,
     ) -> list[Painting]:
-        """Paint; what is None is as in `conf/generate.yaml`.
+        """Paint; what is None is as the run has stored it in `defaults`, or as in `conf/generate.yaml`.
 
         Args:
             n: pictures of each label: 8, or 1 of each muse.
@@ -146,15 +172,16 @@ class Painter:
         Raises `artdiff.UserError` for an unknown label, a value out of range or a muse that cannot be read.
         """
         labels = list(label) if isinstance(label, tuple) else label
-        settings = PaintSettings.with_defaults(
-            n=n, label=labels, muse=str(muse) if isinstance(muse, Path) else muse, strength=strength, seed=seed,
-            steps=steps, solver=solver, spacing=spacing, guidance=guidance, trajectory=trajectory, size=size,
-            batch_size=batch_size, compile=compile, refine_steps=refine_steps,
-            refine=str(refine) if isinstance(refine, Path) else refine,
-            interpolate=None if interpolate is None else list(interpolate),
-            guidance_interval=None if guidance_interval is None else list(guidance_interval),
-        )  # fmt: skip
-        return list(self.each(settings))
+        asked = {
+            "n": n, "label": labels, "muse": str(muse) if isinstance(muse, Path) else muse, "strength": strength,
+            "seed": seed, "steps": steps, "solver": solver, "spacing": spacing, "guidance": guidance,
+            "trajectory": trajectory, "size": size, "batch_size": batch_size, "compile": compile,
+            "refine_steps": refine_steps, "refine": str(refine) if isinstance(refine, Path) else refine,
+            "interpolate": None if interpolate is None else list(interpolate),
+            "guidance_interval": None if guidance_interval is None else list(guidance_interval),
+        }  # fmt: skip
+        given = {name: value for name, value in asked.items() if value is not None}
+        return list(self.each(PaintSettings.with_defaults(**{**self.defaults, **given})))
 
     def interpolate(self, first: int, last: int, *, n: int = 8, **how: object) -> list[Painting]:
         """`n` pictures on the way from the one of seed `first` to that of `last`; `how` as for `paint`.

@@ -10,20 +10,29 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-SECONDS_A_LINE = 20.0
-"""Between two lines in the log."""
+FIRST_LINE, SECONDS_A_LINE = 3.0, 20.0
+"""Seconds until the first line in the log, which says how long all of it will take, and between two later ones."""
 
 Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], total: int, name: str, *, unit: str = "files") -> Iterator[Item]:
-    """Yield the items and show how many of `total` are done."""
+    """Yield the items and show how many of `total` are done, and how long the rest will take."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=name, unit=f" {unit}")
         return
-    last = time.monotonic()
+    begun = time.monotonic()
+    due = begun + FIRST_LINE
     for count, item in enumerate(items, 1):
         yield item
-        if time.monotonic() - last > SECONDS_A_LINE:
-            last = time.monotonic()
-            log.info("%s: %s of %s %s", name, f"{count:,}", f"{total:,}", unit)
+        now = time.monotonic()
+        if now > due and count < total:
+            due = now + SECONDS_A_LINE
+            left = duration((now - begun) / count * (total - count))
+            log.info("%s: %s of %s %s, about %s left", name, f"{count:,}", f"{total:,}", unit, left)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `45 s`, `12 min`, `3 h 05 min`."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

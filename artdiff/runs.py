@@ -23,6 +23,11 @@ MANIFEST = "manifest.tsv"
 SCORES = "scores.json"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
+PAINTING = "painting.json"
+"""How the run paints best: `checkpoint`, `weights`, `settings` of painting, and in words what they were `chosen_by`."""
+
+EVALUATION = "evaluation"
+"""In a run's folder, where its scores go, and below it what is kept for the next call."""
 
 LAST = f"{CHECKPOINTS}/last.ckpt"
 """The checkpoint saved last. Those before it lie beside it, as `before` calls them."""
@@ -56,6 +61,16 @@ class Run:
         """What the run says of itself: device, precision, data, steps, scores; empty before it has begun."""
         path = self.folder / METADATA
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @property
+    def painting(self) -> dict[str, Any]:
+        """What `PAINTING` says; empty if ways to paint were not compared. Raises `UserError` if it cannot be read."""
+        path = self.folder / PAINTING
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return {name: found[name] for name in ("checkpoint", "weights", "settings", "chosen_by") if found}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): remove it, or evaluate the run again") from None
 
     @property
     def best_loss(self) -> float:

@@ -96,7 +96,7 @@ RENAMED |= {"network.data_std": "task.data_std"}
 
 TEXTS = (
     *("label", "ckpt", "init", "codec_from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
-    "search.out",
+    *("search.out", "lpips"),
     *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
 """Settings that name a file, a folder, a colour or a class: always text, even if they look like numbers."""
@@ -511,6 +511,7 @@ class GenerateSettings(PaintSettings):
     ckpt: str
     out: str
     sheet: Annotated[int, POSITIVE_WHOLE]
+    originality: bool
     device: Accelerator
     runs_dir: str
     ranges: Ranges | None
@@ -521,7 +522,7 @@ class GenerateSettings(PaintSettings):
         refuse_file("out", self.out)
 
 
-WEIGHTS = ("averaged", "raw")
+Weights = Literal["averaged", "raw"]
 """Of a painter: the moving average, or those that were trained."""
 
 FEATURES = ("random_vgg16", "vgg16", "inception", "clip", "dinov2")
@@ -538,6 +539,37 @@ class EvaluatedData(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """Ways to paint that are compared, in every combination; None leaves one as it is."""
+
+    prefix: ClassVar[str] = "compare."
+    PAINTING: ClassVar[tuple[str, ...]] = ("steps", "solver", "spacing", "guidance")
+    """Those that are settings of painting."""
+
+    checkpoints: str | list[str] | None
+    steps: list[int] | None
+    solver: list[Any] | None
+    spacing: list[str] | None
+    guidance: list[float] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rules: dict[str, Rule] = {"steps": POSITIVE_WHOLE, "solver": solver, "spacing": one_of(*get_args(Spacing)),
+                                  "guidance": number}  # fmt: skip
+        for name, rule in rules.items():
+            values = getattr(self, name)
+            if values is not None and (not isinstance(values, list | tuple) or not values):
+                raise UserError(f"compare.{name} must be a list, such as [{defaults('generate')[name]}], got {values}")
+            for value in values or ():
+                rule(f"compare.{name}", value)
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to compare."""
+        return any(getattr(self, name) is not None for name in ("checkpoints", *self.PAINTING))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Settings):
     """`conf/evaluate.yaml`: which model to score, on which pictures, and how it paints."""
 
@@ -548,9 +580,13 @@ class EvaluateSettings(Settings):
     most_held_out: Annotated[int, whole(2)]
     features: list[str]
     feature_weights: dict[str, str | None]
-    weights: list[str]
+    lpips: str | None
+    weights: list[Weights]
+    compare: CompareSettings
+    store: bool
     bootstrap: Annotated[int, whole(0)]
     originality: bool
+    representation: Annotated[int, whole(0)]
     most_trained: Annotated[int, whole(2)]
     seed: Annotated[int, whole(0, 2**63 - 1)]
     steps: Annotated[int, POSITIVE_WHOLE]
@@ -566,7 +602,7 @@ class EvaluateSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, given, known in (("features", self.features, FEATURES), ("weights", self.weights, WEIGHTS)):
+        for name, given, known in (("features", self.features, FEATURES), ("weights", self.weights, get_args(Weights))):
             if not isinstance(given, list | tuple) or not given:
                 raise UserError(f"{name} must be a list, such as [{known[0]}], got {given}")
             for one in given:
@@ -575,12 +611,16 @@ class EvaluateSettings(Settings):
             one_of(*FEATURES)("feature_weights", one)
         if self.out is not None:
             _check_out(self.out, self.data.root)
+        if self.store and not self.compare.asks and len(self.weights) == 1:
+            raise UserError(
+                "store=true keeps the best of what is compared: set compare.guidance=[1.0,2.0], for example"
+            )
         self.paint_settings()
 
-    def paint_settings(self) -> PaintSettings:
-        """How pictures are painted."""
+    def paint_settings(self, **way: Any) -> PaintSettings:
+        """How pictures are painted, with `way` in place of settings of the same names."""
         ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (self, PaintSettings))
-        return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}})
+        return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}} | way)
 
 
 @dataclass(frozen=True, kw_only=True)

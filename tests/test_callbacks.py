@@ -130,6 +130,20 @@ def test_images_per_second_counts_all_batches_of_a_step(art, tmp_path, monkeypat
     assert logged == pytest.approx([1.6, 1.6])  # 2 steps of 2 batches of 4 in 10 seconds
 
 
+def test_a_long_run_is_logged_ever_less_often(art, tmp_path):
+    words = ("logger=csv", "trainer.max_steps=24", "trainer.log_every_n_steps=1", "callbacks.grids=null",
+             "callbacks.monitor.most_logged=4", "data.image_size=16", "loss=mse")  # fmt: skip
+    run = train(small(art, tmp_path, *words))
+
+    def logged():
+        with (tmp_path / "csv/metrics.csv").open() as stream:
+            return [int(row["step"]) + 1 for row in csv.DictReader(stream) if row["train/lr"]]
+
+    assert logged() == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    train(small(art, tmp_path, *words, "trainer.max_steps=32", f"ckpt={run.last}"))
+    assert len(logged()) == 1  # of the steps 25 to 32: a run that is carried on goes on as it was
+
+
 class StopsBetween(L.Callback):
     """Asks the run to stop after the first batch, as a timer may."""
 

@@ -1,6 +1,7 @@
 """A model is scored on pictures that it was not trained on; what was computed is not computed again."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -19,6 +20,7 @@ import artdiff
 from artdiff import UserError
 from artdiff.evaluation import features, samples
 from artdiff.painter import Painter
+from artdiff.runs import Run
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = (
@@ -29,7 +31,7 @@ WORDS = (
     "data.batch_size=8",
     "data.val_fraction=0.4",
 )
-QUICK = {"n": 12, "steps": 2, "bootstrap": 3}
+QUICK = {"n": 12, "steps": 2, "bootstrap": 3, "representation": 0}
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(run, scored):
 
 
 def test_the_command_prints_a_table(run, scored, tmp_path):
-    words = (f"ckpt={run.folder}", "n=12", "steps=2", "bootstrap=3")
+    words = (f"ckpt={run.folder}", "n=12", "steps=2", "bootstrap=3", "representation=0")
     printed = in_process("artdiff.evaluate", *words, cwd=tmp_path)
     assert "Fréchet" in printed
     refused = in_process("artdiff.evaluate", *words, "features=[vgg16]", "feature_weights.vgg16=gone", cwd=tmp_path,
@@ -144,8 +146,8 @@ def test_labels_are_painted_in_proportion():
 
 
 def test_a_label_of_enough_pictures_is_scored_by_itself(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("artdiff.evaluation.scores.LEAST", 2)
-    found = artdiff.evaluate(run, out=str(tmp_path / "out"), n=20, steps=1, bootstrap=0).scored
+    monkeypatch.setattr("artdiff.evaluation.scoring.LEAST", 2)
+    found = artdiff.evaluate(run, out=str(tmp_path / "out"), n=20, steps=1, bootstrap=0, representation=0).scored
     assert "NaN" not in (tmp_path / "out/scores.json").read_text()
     assert {one.label for one in found} >= {None, "truchet", "engraving"}
     assert all(one.count == sum(part.count for part in found if (part.set, part.label) == (one.set, one.label))
@@ -211,6 +213,12 @@ def test_inception_reads_a_file(tmp_path, monkeypatch):
         ({"feature_weights": {"inception": "none"}, "features": ["inception"]}, "inception=none is no file"),
         ({"feature_weights": {"random_vgg16": "x"}}, "its weights are random"),
         ({"data": {"root": "nowhere"}}, "data.root=nowhere does not exist"),
+        ({"store": True}, "store=true keeps the best of what is compared: set compare.guidance="),
+        ({"compare": {"guidance": 2.0}}, r"compare.guidance must be a list, such as \[2.0\], got 2.0"),
+        ({"compare": {"solver": ["rk4"]}}, "compare.solver must be euler or heun, got rk4"),
+        ({"compare": {"steps": [0]}}, "compare.steps must be a whole number of at least 1, got 0"),
+        ({"compare": {"checkpoints": ["gone"]}}, "gone.ckpt does not exist; expected all, or some of best, last"),
+        ({"compare": {"gradient": [1]}}, "compare.gradient is not a setting"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
     ],
 )
@@ -241,3 +249,119 @@ def test_a_file_alone_needs_a_folder_and_pictures(run, tmp_path):
         artdiff.evaluate(alone)
     with pytest.raises(UserError, match="does not say which pictures it was trained on: give data.root=DIR"):
         artdiff.evaluate(alone, out=str(tmp_path / "out"))
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of the run, to write into."""
+    shutil.copytree(run.folder, tmp_path / "own", ignore=shutil.ignore_patterns("evaluation"))
+    return Run(tmp_path / "own")
+
+
+def test_ways_to_paint_are_compared_and_the_best_is_stored(own, caplog):
+    caplog.set_level("INFO")
+    compare = {"guidance": [1.0, 3.0], "steps": [1, 4], "solver": ["heun", "euler"]}
+    found = artdiff.evaluate(own, compare=compare, store=True, **QUICK)
+    assert len(found.choices) == 8
+    distances = [one.frechet.value for one in found.choices]
+    assert distances == sorted(distances)
+    best = found.choices[0]
+    assert {one.name: one.calls for one in found.choices}["4 steps, heun, guidance 3"] == 16
+    assert {one.name: one.calls for one in found.choices}["1 steps, euler, guidance 1"] == 1
+    page = Page((own.folder / "evaluation/report.html").read_text())
+    assert all(one.name in page.text for one in found.choices)
+    assert [tag for tag, _ in page.elements].count("svg") == 2  # over the calls and over the guidance
+
+    stored = json.loads((own.folder / "painting.json").read_text())
+    assert stored["settings"] == best.settings | {"spacing": "auto"}
+    caplog.clear()
+    painter = artdiff.load(own)
+    assert f"steps={best.settings['steps']}" in caplog.text
+    assert "the best of 8 ways to paint" in caplog.text
+    painted = painter.paint(n=1, label="none")[0]
+    assert painted.settings["steps"] == best.settings["steps"]
+    assert painter.paint(n=1, label="none", steps=2)[0].settings["steps"] == 2
+    assert "steps" not in artdiff.load(own.best).defaults  # a file is taken as it is
+
+
+def test_the_command_line_paints_as_stored_unless_it_says_otherwise(own, tmp_path):
+    how = {"steps": 3, "solver": "euler", "spacing": "auto", "guidance": 1.0}
+    why = {"checkpoint": "last.ckpt", "weights": "raw", "settings": how, "chosen_by": "a test"}
+    (own.folder / "painting.json").write_text(json.dumps(why))
+
+    def told(*words):
+        printed = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "label=none", *words, cwd=tmp_path)
+        assert "(a test)" in printed
+        with Image.open(next((tmp_path / words[0].removeprefix("out=")).glob("0*.png"))) as picture:
+            return json.loads(picture.text["artdiff"])
+
+    stored = told("out=one")
+    assert (stored["steps"], stored["solver"], stored["checkpoint"]) == (3, "euler", "last.ckpt")
+    assert told("out=two", "steps=2")["steps"] == 2
+    (own.folder / "painting.json").write_text("{")
+    refused = in_process("artdiff.generate", f"ckpt={own.folder}", "out=three", cwd=tmp_path, expect=1)
+    assert "painting.json is damaged" in refused
+
+
+def test_checkpoints_and_weights_are_compared(own):
+    found = artdiff.evaluate(own, compare={"checkpoints": "all"}, weights=["averaged", "raw"], **QUICK)
+    names = {one.name for one in found.choices}
+    assert {"best, averaged weights", "best, raw weights", "last, averaged weights"} <= names
+    raw = artdiff.load(own.best, weights="raw").task
+    assert all(
+        torch.equal(one, other) for one, other in zip(raw.ema.parameters(), raw.network.parameters(), strict=True)
+    )
+
+
+def test_what_is_painted_by_itself_is_looked_at(own, monkeypatch):
+    monkeypatch.setattr("artdiff.evaluation.representation.LEAST", 3)
+    found = artdiff.evaluate(own, **QUICK | {"representation": 10})
+    aspects = {one.name: one for one in found.representation}
+    assert list(aspects) == ["class", "looks", "colour"]
+    lines = aspects["class"].lines
+    assert [line.name for line in lines] == ["colour_field", "engraving", "flow_field", "landscape", "truchet"]
+    assert sum(line.painted.value for line in lines) == pytest.approx(1)
+    text = (own.folder / "evaluation/report.html").read_text()
+    for sentence in aspects["class"].sentences():
+        assert sentence in Page(text).text
+    assert "What it was trained on: the data card" in text
+    content = json.loads((own.folder / "evaluation/scores.json").read_text())
+    assert content["representation"][0]["accuracy"] == aspects["class"].accuracy
+
+
+def test_a_picture_that_lies_near_a_training_picture_is_named_when_it_is_painted(own, tmp_path, monkeypatch):
+    from artdiff.evaluation.originality import REFERENCE, Reference
+
+    artdiff.evaluate(own, **QUICK)
+    painted = in_process(
+        "artdiff.generate", f"ckpt={own.folder}", "n=1", "label=none", "steps=2", "out=one", cwd=tmp_path
+    )
+    assert "may be a copy" not in painted
+    known = Reference.load(own.folder / "evaluation")
+    with Image.open(next((tmp_path / "one").glob("0*.png"))) as picture:
+        near = known.nearness(picture.convert("RGB"))
+        assert json.loads(picture.text["artdiff"])["nearest_ratio"] == pytest.approx(near.ratio, abs=1e-3)
+    assert near.file in known.files
+    dataclasses.replace(known, threshold=2.0).save(own.folder / "evaluation")
+    warned = in_process(
+        "artdiff.generate", f"ckpt={own.folder}", "n=1", "label=none", "steps=2", "out=two", cwd=tmp_path
+    )
+    assert f"may be a copy of the training picture {near.file}: look at both" in warned
+    off = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "originality=false", "steps=2", "out=three",
+                     cwd=tmp_path)  # fmt: skip
+    assert "may be a copy" not in off
+    (own.folder / "evaluation" / REFERENCE).write_bytes(b"PK")
+    refused = in_process("artdiff.generate", f"ckpt={own.folder}", "out=four", cwd=tmp_path, expect=1)
+    assert "originality.npz is damaged" in refused
+
+
+def test_a_reconstruction_has_lpips_if_weights_are_given(art, tmp_path):
+    run = train(
+        small(art, tmp_path / "run", "data.image_size=32", "loss=mse", "data.batch_size=16", "data.val_fraction=0.3")
+    )
+    torch.save(vgg16(init_weights=False).features.state_dict(), tmp_path / "vgg.pth")
+    found = artdiff.evaluate(run, lpips=str(tmp_path / "vgg.pth"))
+    assert found.reconstruction["lpips"] > 0
+    assert found.protocol["lpips"].startswith("vgg.pth (SHA-256 ")
+    with pytest.raises(UserError, match="compare needs a model that paints anew"):
+        artdiff.evaluate(run, compare={"steps": [1, 2]})

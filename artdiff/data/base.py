@@ -181,6 +181,21 @@ class PictureDataModule(L.LightningDataModule, ABC):
     def listings(self) -> dict[str, bytes]:
         """By name, the tables of rejected files and of copies and near-duplicates."""
 
+    def columns(self) -> tuple[dict[str, list[str | None]], dict[str, list[str | None]]]:
+        """By column of the metadata, its value for each training picture, and for each that is held out.
+
+        Empty where the metadata does not come with the pictures.
+        """
+        return {}, {}
+
+    def files(self) -> list[str] | None:
+        """The file of each training picture; None where they are not known."""
+        return None
+
+    def card(self) -> str | None:
+        """What is in the folder and what is not known about it, in Markdown; None where the files are not known."""
+        return None
+
     def facts(self) -> dict[str, object]:
         """The data in the run's metadata."""
         files = {"files": sum(self.counts.values()), **self.counts}

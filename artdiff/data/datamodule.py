@@ -15,7 +15,7 @@ from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Pictures, Wire
 from artdiff.data.pixels import FromStore, contents_of, fits_on, pixels_of, uploaded
 from artdiff.files import user_path
-from artdiff.ingest import sample_art
+from artdiff.ingest import card, sample_art
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import Index, build_index
 from artdiff.ingest.picture import groups_of
@@ -92,6 +92,18 @@ class ArtDataModule(PictureDataModule):
 
     def look_alikes(self) -> list[int]:
         return groups_of(self.index.on("train"))
+
+    def columns(self) -> tuple[dict[str, list[str | None]], dict[str, list[str | None]]]:
+        sides = [self.index.on(side) for side in ("train", "validation")]
+        names = sorted({name for side in sides for one in side for name in one.columns})
+        train, held_out = ({name: [one.columns.get(name) for one in side] for name in names} for side in sides)
+        return train, held_out
+
+    def files(self) -> list[str]:
+        return [one.path for one in self.index.on("train")]
+
+    def card(self) -> str:
+        return card.report(self.index, self.source.root.absolute().name)
 
     def listings(self) -> dict[str, bytes]:
         return self.index.listings()

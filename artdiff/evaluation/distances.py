@@ -4,6 +4,7 @@ Formulas of our own, because torchmetrics and torch-fidelity compute features an
 features are computed once, for all scores, labels and bootstrap samples. The tests compare with torch-fidelity.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        half = self.high - self.value
+        return f"{self.value:.4g}" if math.isnan(half) else f"{self.value:.4g} ± {half:.2g}"
 
 
 def frechet(one: Tensor, other: Tensor) -> float:

@@ -51,13 +51,22 @@ def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork
 
 
 def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
-    from artdiff.losses.perceptual import PerceptualLoss
-
     asked = "random" if name == "random_vgg16" else weights or "imagenet"
     layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
-    loss = PerceptualLoss(weights=asked, layer=layer, relative=False, keep=0)
-    network = loss.features.to(device)
-    return FeatureNetwork(name, loss.source, lambda image: _pooled(network, image))
+    found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
+    network = found.to(device)
+    return FeatureNetwork(name, source, lambda image: _pooled(network, image))
+
+
+def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequential, str]:
+    """VGG16 up to `layer`, and where its weights come from. Raises `UserError`, which names the `setting`."""
+    from artdiff.losses.perceptual import PerceptualLoss
+
+    try:
+        loss = PerceptualLoss(weights=weights, layer=layer, relative=False, keep=0)
+    except UserError as error:
+        raise UserError(str(error).replace("loss.perceptual.weights", setting)) from None
+    return loss.features, loss.source
 
 
 def _pooled(network: nn.Sequential, image: Tensor) -> Tensor:

@@ -12,17 +12,24 @@ Two spaces are looked at, neither of them the model's own: *pixels*, the picture
 above that of held-out pictures, and nothing stronger (arXiv:2306.04675): they miss what changes both spaces.
 """
 
+import io
+import zipfile
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from scipy import stats
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from artdiff import images
+from artdiff import UserError, images
+from artdiff.files import write
+from artdiff.ingest.tables import decoded, encoded
 
 SIDE = 32
 """Of the pixels that are compared."""
@@ -39,6 +46,9 @@ PAIRS = 16
 
 AT_ONCE = 500
 """Pictures that are compared with all training pictures together."""
+
+REFERENCE = "originality.npz"
+"""The file of a `Reference`, in the folder of an evaluation."""
 
 CELL = 50
 """Pictures of a cell of the three-sample test, on average."""
@@ -104,6 +114,62 @@ class Originality:
             f"{share.low:.1%} to {share.high:.1%}, {verdict} held-out (p = {self.p_value:.2g}); "
             f"{self.painted_fixed.below:,} below 1/3"
         )
+
+
+class Nearness(NamedTuple):
+    """How near a picture lies to a training picture by its pixels: ρ, and the file of that picture, if it is known."""
+
+    ratio: float
+    file: str | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a painted picture is compared with later: the training pictures float32 (T,3·32·32) as `pixels` gives them,
+    the group of look-alikes of each int64 (T,), the threshold of ρ, and their files, if they are known.
+    """
+
+    train: Tensor
+    groups: Tensor
+    threshold: float
+    files: list[str]
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder. Raises `UserError` if that fails."""
+        content = io.BytesIO()
+        np.savez(
+            content,
+            train=(self.train * 255).round().to(torch.uint8).numpy(),
+            groups=self.groups.numpy(),
+            threshold=self.threshold,
+            files=np.array([encoded(name) for name in self.files], dtype=np.bytes_),
+        )
+        write(folder / REFERENCE, content.getvalue())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Reference | None":
+        """What `save` wrote; None if there is nothing. Raises `UserError` if it is damaged."""
+        path = folder / REFERENCE
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                train, groups = torch.from_numpy(found["train"]), torch.from_numpy(found["groups"])
+                files = [decoded(name) for name in found["files"].tolist()]
+                return cls(train.float() / 255, groups, float(found["threshold"]), files)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}): evaluate the run again, or remove it") from None
+
+    @cached_property
+    def _views(self) -> Tensor:
+        return torch.stack([self.train, mirrored(self.train)])
+
+    def nearness(self, picture: Image.Image) -> Nearness:
+        """How near an RGB picture lies to a training picture."""
+        square = ImageOps.fit(picture, (min(picture.size),) * 2) if picture.width != picture.height else picture
+        point = pixels(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])
+        ratio, place, _ = ratios(point, self._views, self.groups)
+        return Nearness(ratio.item(), self.files[int(place)] if self.files else None)
 
 
 def originality(space: Space, groups: list[int]) -> Originality:

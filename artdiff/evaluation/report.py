@@ -3,13 +3,17 @@
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from markdown import Markdown
 from PIL import Image
 
+from artdiff.evaluation import charts
 from artdiff.evaluation.originality import Originality
-from artdiff.evaluation.scores import FLOOR, Scored, Scores
+from artdiff.evaluation.representation import Asked, Aspect, Line
+from artdiff.evaluation.results import FLOOR, Choice, Scored, Scores
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -17,7 +21,14 @@ body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; p
 img { max-width: 100%; height: auto; display: block; }
 figure { margin: 1rem 0; }
 figcaption, small { font-size: .9rem; }
+svg { width: 100%; max-width: 36rem; height: auto; display: block; }
+svg .label { font: 12px system-ui, sans-serif; fill: currentColor; }
+svg .first, .key .first { fill: #6b7280; background: #6b7280; }
+svg .second, .key .second { fill: #c2410c; background: #c2410c; }
+svg .line { stroke: currentColor; stroke-width: 2; fill: none; }
+.key i { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; }
 .wide { overflow-x: auto; }
+h1, p, li, dd, figcaption { overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid; white-space: nowrap; }
 """
@@ -31,17 +42,22 @@ TERMS = {
     "coverage": "the share of real pictures with a painted one close by",
     "PSNR": "how exactly pictures are reconstructed, in decibels; the larger, the better",
     "SSIM": "how alike their structure is; 1 is equal",
+    "LPIPS": "how far they are apart in what a network trained on photographs sees; 0 is equal",
 }
 
 
-def page(scores: Scores, *, name: str, facts: dict[str, Any]) -> str:
-    """The report of a run called `name`; `facts` are what the run says of itself."""
+def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) -> str:
+    """The report of a run called `name`; `facts` are what the run says of itself, `card` its data card in Markdown."""
     parts = [
         f"<h1>{_text(name)}: a report</h1>",
         f"<p>{_text(_what(scores, facts))}</p>",
         *_pictures(scores),
         *_scores(scores),
+        *_choices(scores.choices),
         *_copies(scores.originality, scores.nearest),
+        *_asked(scores.asked),
+        *_representation(scores),
+        *_card(card),
         *_list("How this was measured", _flat(scores.protocol)),
         *_list("What the run says of itself", _flat(facts)),
         *_limits(scores),
@@ -82,11 +98,8 @@ def _scores(scores: Scores) -> Iterator[str]:
     )
     heading = ("set", "class", "pictures", "seen by", "Fréchet distance", "KID x 1000", "precision", "recall",
                "density", "coverage")  # fmt: skip
-    yield '<div class="wide" tabindex="0" role="region" aria-label="Scores"><table><thead><tr>'
-    yield "".join(f'<th scope="col">{_text(name)}</th>' for name in heading) + "</tr></thead><tbody>"
-    for one in scores.scored:
-        yield "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in _cells(one)) + "</tr>"
-    yield "</tbody></table></div><dl>"
+    yield _table("Scores", heading, map(_cells, scores.scored))
+    yield "<dl>"
     for name in ("Fréchet distance", "KID", "precision", "recall", "density", "coverage"):
         yield f"<dt>{_text(name)}</dt><dd>{_text(TERMS[name])}</dd>"
     yield "</dl>"
@@ -113,6 +126,110 @@ def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterat
     if nearest is not None:
         yield _figure(nearest, "Painted pictures above the training pictures nearest to them",
                       "The nearest pairs: painted above, trained on below.")  # fmt: skip
+
+
+def _choices(choices: Sequence[Choice]) -> Iterator[str]:
+    if not choices:
+        return
+    yield "<h2>Which way of painting is best?</h2>"
+    yield (
+        f"<p>{len(choices)} ways were compared by their Fréchet distance; everything else on this page is of the best, "
+        f"“{_text(choices[0].name)}”. Where intervals overlap, the order may be chance.</p>"
+    )
+    heading = ("way", "calls a picture", "Fréchet distance")
+    yield _table("Ways of painting", heading, [(one.name, f"{one.calls:,}", str(one.frechet)) for one in choices])
+    over = {"calls of the network for a picture": [float(one.calls) for one in choices],
+            "guidance": [float(one.settings["guidance"]) for one in choices]}  # fmt: skip
+    for name, values in over.items():
+        if len(set(values)) > 1:
+            shown = [charts.Point(value, one.frechet, one.name) for value, one in zip(values, choices, strict=True)]
+            alt = f"Fréchet distance against {name}; the figures stand in the table above"
+            yield f"<figure>{charts.points(shown, x=name, y='Fréchet distance', alt=alt)}</figure>"
+
+
+def _representation(scores: Scores) -> Iterator[str]:
+    if not scores.representation:
+        return
+    yield "<h2>What does it paint by itself?</h2>"
+    yield "<p>Pictures painted without asking for a class, beside the pictures that the model was trained on.</p>"
+    yield '<p class="key"><i class="first"></i>trained on <i class="second"></i>painted (line: 95 % interval)</p>'
+    for one in scores.representation:
+        yield f"<h3>{_text(one.name.capitalize())}</h3>"
+        yield f"<figure>{charts.bars([_bar(line, one) for line in one.lines], alt=_alt(one))}</figure><ul>"
+        for sentence in one.sentences():
+            yield f"<li>{_text(sentence)}.</li>"
+        yield "</ul>"
+        if one.accuracy is not None:
+            yield (
+                f"<p><small>Told by a classifier that is right on {one.accuracy:.0%} of the held-out pictures, so "
+                "“more” and “less” are against what it finds there.</small></p>"
+            )
+    yield from _distances(scores.scored)
+
+
+def _asked(found: Sequence[Asked]) -> Iterator[str]:
+    if not found:
+        return
+    yield "<h2>Does it paint what it is asked for?</h2>"
+    yield '<p class="key"><i class="first"></i>real pictures <i class="second"></i>painted (line: 95 % interval)</p>'
+    lines = [charts.Bar(one.name, one.held_out, one.painted, (f"{one.held_out:.0%}", f"{one.painted.value:.0%}"))
+             for one in found]  # fmt: skip
+    sentences = [str(one) for one in found]
+    yield f"<figure>{charts.bars(lines, alt='; '.join(sentences), largest=1)}"
+    yield "<figcaption>The share that a classifier takes for the class.</figcaption></figure><ul>"
+    yield from (f"<li>{_text(sentence)}.</li>" for sentence in sentences)
+    yield "</ul>"
+
+
+def _bar(line: Line, aspect: Aspect) -> charts.Bar:
+    written = "{:.0%}" if aspect.are_shares else "{:.2f}"
+    values = (written.format(line.trained), written.format(line.painted.value))
+    return charts.Bar(line.name, line.trained, line.painted, values)
+
+
+def _alt(aspect: Aspect) -> str:
+    return f"{aspect.name}: {'; '.join(aspect.sentences())}"
+
+
+def _distances(scored: Sequence[Scored]) -> Iterator[str]:
+    """How near each class comes, if there are several."""
+    first = scored[0].features
+    ours = {one.label: one for one in scored if one.label and one.features == first and one.set != FLOOR}
+    theirs = {one.label: one for one in scored if one.label and one.features == first and one.set == FLOOR}
+    lines = [
+        charts.Bar(label, theirs[label].frechet.value, one.frechet, (f"{theirs[label].frechet.value:.3g}",
+                   f"{one.frechet.value:.3g}"))
+        for label, one in ours.items() if label in theirs
+    ]  # fmt: skip
+    if len(lines) > 1:
+        yield "<h3>How near each class comes</h3>"
+        told = "; ".join(f"{one.name} {one.written[1]}, real pictures {one.written[0]}" for one in lines)
+        yield f"<figure>{charts.bars(lines, alt=f'Fréchet distance of each class: {told}')}"
+        yield "<figcaption>Fréchet distance: shorter is better; grey is what real pictures reach.</figcaption></figure>"
+
+
+def _card(card: str | None) -> Iterator[str]:
+    """The data card, below headings of its own."""
+    if card is None:
+        return
+    reader = Markdown(extensions=["tables"])
+    for name in ("link", "image_link", "reference", "image_reference", "short_reference", "short_image_ref", "autolink",
+                 "automail", "html", "entity"):  # fmt: skip
+        reader.inlinePatterns.deregister(name, strict=False)  # names of files and classes are text
+    content = reader.convert(html.escape(card, quote=False))
+    content = re.sub(r"(</?h)([1-4])>", lambda found: f"{found[1]}{int(found[2]) + 1}>", content)
+    yield (
+        re.sub(r"<h2>.*?</h2>", "<h2>What it was trained on: the data card</h2>", content, count=1)
+        .replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Data card"><table>')
+        .replace("</table>", "</table></div>")
+    )
+
+
+def _table(label: str, heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heading)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label, quote=True)}">{table}</div>'
 
 
 def _list(title: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -24,6 +24,9 @@ from artdiff.plan import Row
 from artdiff.progress import progress
 from artdiff.settings import PaintSettings
 
+WEIGHTS = {"averaged": "averaged weights", "raw": "raw weights"}
+"""What the weights of a painter are called."""
+
 AT_ONCE = 50
 """Pictures that go through a feature network together."""
 
@@ -86,7 +89,6 @@ def painted(
     already is not painted again.
     """
     side = painter.image_size
-    numbers = {number: painter.classes.index(one) for number, one in enumerate(classes) if one in painter.classes}
     labels = torch.tensor([label for label, count in wanted for _ in range(count)])
     whole = key_of(__version__, key, name, wanted, classes, told(settings))
     path, each = folder / f"painted-{whole}.pixels", side * side * 3
@@ -94,8 +96,8 @@ def painted(
     with Lock(path.with_suffix(".lock")).held(), path.open("ab") as file:  # another evaluation may paint the same
         done = os.fstat(file.fileno()).st_size // each
         file.truncate(done * each)
-        rows = _rows(painter, wanted, settings, done, numbers)
-        paintings = painter.fill(rows, settings) if rows else iter(())
+        left = rows(painter, wanted, settings, classes=classes, done=done)
+        paintings = painter.fill(left, settings) if left else iter(())
         for painting in progress(paintings, len(labels) - done, f"painting ({name})", unit="pictures"):
             file.write(np.asarray(painting.picture).tobytes())
             file.flush()
@@ -104,19 +106,28 @@ def painted(
     return Sample(name, whole, labels, lambda places: torch.from_numpy(pixels[places]).permute(0, 3, 1, 2))
 
 
-def _rows(
-    painter: Painter, wanted: list[tuple[int, int]], settings: PaintSettings, done: int, numbers: dict[int, int]
+def rows(
+    painter: Painter,
+    wanted: list[tuple[int, int]],
+    settings: PaintSettings,
+    *,
+    classes: list[str] | None = None,
+    done: int = 0,
 ) -> list[Row]:
-    """What is left to paint: the pictures of all labels have consecutive seeds."""
-    rows, first = [], 0
+    """What to paint of each label (number in `classes`, or in the painter's own; pictures), after the first `done`
+    pictures: those of all labels have consecutive seeds.
+    """
+    names = painter.classes if classes is None else classes
+    numbers = {number: painter.classes.index(one) for number, one in enumerate(names) if one in painter.classes}
+    found, first = list[Row](), 0
     for label, count in wanted:
         begin = min(max(done - first, 0), count)
         if begin < count:
             asked = dataclasses.replace(settings, seed=settings.seed + first + begin)
             number = numbers.get(label, NO_LABEL)
-            rows.append(Row(asked, painter.classes, None, labels=(number, number), seeds=None, count=count - begin))
+            found.append(Row(asked, painter.classes, None, labels=(number, number), seeds=None, count=count - begin))
         first += count
-    return rows
+    return found
 
 
 def features(sample: Sample, network: FeatureNetwork, device: torch.device, folder: Path) -> Tensor:

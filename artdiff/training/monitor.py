@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from artdiff.rules import POSITIVE_WHOLE
 from artdiff.tasks.base import Task
 from artdiff.training.loop import is_logging_step, pictures_in
 
@@ -25,7 +26,15 @@ class Monitor(L.Callback):
     - `train/grad_norm`: the norm of all gradients together, before clipping.
     - `train/images_per_second`: of all devices since the last logging step, validation and saving included.
     - `memory/…` in GiB: `resident` for the process; on a GPU also `allocated` and `reserved`, which PyTorch counts.
+
+    Args:
+        most_logged: logging steps in a run. After so many, only every second one is logged from then on, after twice as
+            many steps only every fourth, and so on: the event files of a run of any length stay small.
     """
+
+    def __init__(self, *, most_logged: int) -> None:
+        POSITIVE_WHOLE("callbacks.monitor.most_logged", most_logged)
+        self.most_logged = most_logged
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seen, self.since = 0, time.monotonic()
@@ -39,6 +48,8 @@ class Monitor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seen += pictures_in(batch)
+        while trainer.global_step > self.most_logged * trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            trainer.log_every_n_steps *= 2  # type: ignore[attr-defined]
         if not is_logging_step(trainer, batch_idx):
             return
         assert isinstance(pl_module, Task)

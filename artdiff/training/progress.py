@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from artdiff.progress import duration
 from artdiff.training.loop import pictures_in, step_ended, time_left
 from artdiff.training.monitor import SCALARS
 
@@ -61,7 +62,7 @@ class PlainProgress(L.Callback):
             trainer.current_epoch + 1,
             self.seen / max(self.said - self.started, 1e-9),
             ", ".join(scores),
-            f", about {_duration(left)} left" if left < math.inf else "",
+            f", about {duration(left)} left" if left < math.inf else "",
         )
 
     def _left(self, trainer: L.Trainer) -> float:
@@ -70,8 +71,3 @@ class PlainProgress(L.Callback):
         steps = trainer.estimated_stepping_batches - trainer.global_step
         by_steps = (self.said - self.started) / done * steps if done else math.inf
         return max(0.0, min(by_steps, time_left(trainer)))
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

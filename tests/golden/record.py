@@ -46,7 +46,11 @@ RUNS = {
     "baseline": ("experiment=baseline", *HYBRID),
     "article": ("experiment=article", *HYBRID),
     "paint32": ("experiment=paint32",),
-    "demo_paint": ("experiment=demo_paint",),
+    "small_painter": (
+        *("task=generation", "network=unet", "loss=mse", "data.image_size=32", "optimizer.lr=2e-3"),
+        *("+optimizer.betas=[0.9,0.99]", "scheduler=null"),
+        *("task.warmup=50", "+trainer.gradient_clip_val=5.0", "trainer.check_val_every_n_epoch=5"),
+    ),
     "paint32_hybrid": ("experiment=paint32", "loss=hybrid_relative", *HYBRID, "network.dropout=0.1"),
 }
 """The runs whose losses are recorded."""

@@ -1,0 +1,135 @@
+"""What an evaluation found: the scores of each set of pictures, as text, as JSON and for TensorBoard."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from artdiff import images, runs
+from artdiff.evaluation.distances import Interval, Manifold
+from artdiff.evaluation.originality import Originality, Reference
+from artdiff.evaluation.representation import Asked, Aspect
+from artdiff.files import write
+
+FLOOR = "training pictures"
+"""What the figures of equally many training pictures are called."""
+
+NEAREST = "nearest.png"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How `count` pictures of a set compare with the held-out ones, of one label or all (None), by one network."""
+
+    set: str
+    label: str | None
+    features: str
+    count: int
+    held_out: int
+    frechet: Interval
+    kernel: float
+    kernel_spread: float
+    manifold: Manifold
+
+    def cells(self) -> tuple[str, ...]:
+        """As a line of a table: set, label, pictures, network, distance, its interval, KID x 1000, then `manifold`."""
+        half = self.frechet.high - self.frechet.value
+        interval = "" if math.isnan(half) else f"± {half:.2g}"
+        kernel = f"{1000 * self.kernel:.3g} ± {1000 * self.kernel_spread:.2g}"
+        first = (self.set, self.label or "all", f"{self.count:,}", self.features, f"{self.frechet.value:.4g}")
+        return (*first, interval, kernel, *(f"{value:.2f}" for value in self.manifold))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to paint that was compared with others: its checkpoint, weights (`averaged` or `raw`) and settings, how
+    many calls of the network a picture takes at most, and its Fréchet distance by the first feature network.
+    """
+
+    name: str
+    checkpoint: str
+    weights: str
+    settings: dict[str, Any]
+    calls: int
+    frechet: Interval
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that an evaluation found. As text it is a table."""
+
+    scored: list[Scored]
+    protocol: dict[str, Any]
+    reconstruction: dict[str, float] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+    """If ways to paint were compared: the best first. What follows is of the best."""
+    originality: list[Originality] = field(default_factory=list)
+    representation: list[Aspect] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    sheet: Image.Image | None = None
+    """What is painted, one of `rows` for each label."""
+    rows: tuple[str, ...] = ()
+    nearest: Image.Image | None = None
+    """The painted pictures that lie nearest to a training picture, over that one."""
+    reference: Reference | None = None
+    """What pictures painted later can be compared with."""
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        values = (f"{name}: {value:.4g}" for name, value in self.reconstruction.items())
+        rest = map(str, [*self.originality, *self.representation, *self.asked])
+        return "\n".join([*_table(self.scored), *values, *rest])
+
+    def scalars(self) -> dict[str, float]:
+        """The scores of all labels together by name, as TensorBoard shows them."""
+        found = {f"reconstruction/{name}": value for name, value in self.reconstruction.items()}
+        for one in self.scored:
+            if one.label is None:
+                name = f"{one.features}/{one.set.replace(' ', '_')}"
+                found |= {f"frechet/{name}": one.frechet.value, f"kernel/{name}": one.kernel}
+                found |= {f"{score}/{name}": value for score, value in one.manifold._asdict().items()}
+        return found
+
+    def write(self, folder: Path) -> "Scores":
+        """Write `scores.json`, and what was found about copies."""
+        runs.make(folder, name="out")
+        if self.nearest is not None:
+            images.save_generated(self.nearest, folder / NEAREST, {"checkpoint": self.protocol["checkpoint"]})
+        if self.reference is not None:
+            self.reference.save(folder)
+        content = {"protocol": self.protocol, "reconstruction": self.reconstruction,
+                   "scores": [_plain(one) for one in self.scored],
+                   "choices": [_plain(one) for one in self.choices],
+                   "originality": [asdict(one) for one in self.originality],
+                   "representation": [_aspect(one) for one in self.representation],
+                   "asked": [{**asdict(one), "painted": one.painted._asdict()} for one in self.asked]}  # fmt: skip
+        write(folder / runs.SCORES, json.dumps(content, indent=1) + "\n")
+        return replace(self, file=folder / runs.SCORES)
+
+
+def _plain(one: Scored | Choice) -> dict[str, Any]:
+    """With intervals that JSON can hold: it has no NaN."""
+    frechet = {name: None if math.isnan(value) else value for name, value in one.frechet._asdict().items()}
+    manifold = {"manifold": one.manifold._asdict()} if isinstance(one, Scored) else {}
+    return {**asdict(one), "frechet": frechet, **manifold}
+
+
+def _aspect(one: Aspect) -> dict[str, Any]:
+    lines = [{**asdict(line), "painted": line.painted._asdict()} for line in one.lines]
+    return {"name": one.name, "accuracy": one.accuracy, "lines": lines}
+
+
+def _table(scored: list[Scored]) -> Iterator[str]:
+    """Lines for people."""
+    if not scored:
+        return
+    heading = ("set", "label", "n", "features", "Fréchet", "95 %", "KID x 1000", "precision", "recall", "density",
+               "coverage")  # fmt: skip
+    lines: list[tuple[str, ...]] = [heading, *(one.cells() for one in scored)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -1,0 +1,285 @@
+"""How a trained model is scored against pictures that it was not trained on.
+
+A painter is asked for `n` pictures, of each label its share of the training pictures, without a picture to start from.
+They are compared with the held-out pictures, and so are equally many training pictures. These figures, the *floor*, are
+about what a perfect painter would get. A Fréchet distance depends on how many pictures it is of: compare equal numbers.
+
+Several ways to paint can be compared in one call. The best by the first network's Fréchet distance is then looked at
+more closely: label by label, for copies, and for what it paints without a label.
+"""
+
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from artdiff import UserError, __version__, images
+from artdiff.data.base import PictureDataModule
+from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.evaluation import distances, originality, samples
+from artdiff.evaluation.choosing import Candidate
+from artdiff.evaluation.features import FeatureNetwork
+from artdiff.evaluation.lpips import Lpips
+from artdiff.evaluation.originality import PAIRS, Originality, Space
+from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, representation
+from artdiff.evaluation.results import FLOOR, Scored, Scores
+from artdiff.evaluation.samples import Sample
+from artdiff.files import sha256
+from artdiff.painter import Painter
+from artdiff.settings import EvaluateSettings
+from artdiff.tasks.metrics import ReconstructionScores
+
+log = logging.getLogger(__name__)
+
+TRAINED = "all training pictures"
+
+LEAST = 30
+"""A label is scored by itself if both sets have so many pictures of it."""
+
+SUBSET = 100
+"""Pictures of each subset that a kernel distance is averaged over, at most."""
+
+SHEET_ROWS, SHEET_COLUMNS = 8, 12
+"""Labels on the sheet of a report, and pictures of each."""
+
+ALONE = "painted without a label"
+
+CLASS = "class"
+
+
+def painting(
+    candidates: list[Candidate],
+    data: PictureDataModule,
+    networks: list[FeatureNetwork],
+    settings: EvaluateSettings,
+    kept: Path,
+) -> Scores:
+    """The scores of what each candidate paints. Pictures and features are kept in the folder `kept`."""
+    if settings.n > len(data.train_set):
+        log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
+                    len(data.train_set))  # fmt: skip
+        settings = replace(settings, n=len(data.train_set))
+    judge = _Judge(data, settings, kept, candidates[0].painter.task.device)
+    wanted = samples.shares(data.train_set.labels, settings.n)
+    sets = [judge.painted(one, wanted, title=one.name) for one in candidates]
+    found = [judge.scored(one, network, label=None) for network in networks for one in (*sets, judge.floor)]
+    order = sorted(range(len(sets)), key=lambda place: found[place].frechet.value)
+    choices = [candidates[place].choice(found[place].frechet) for place in order] if len(sets) > 1 else []
+    best, theirs = candidates[order[0]], sets[order[0]]
+    for network in networks:
+        for one in (theirs, judge.floor):
+            found += [judge.scored(one, network, label) for label in judge.labels(one)]
+    found.sort(key=lambda one: [network.name for network in networks].index(one.features))
+    sheet, rows = _sheet(theirs, data.classes)
+    aspects, asked_for = judge.representation(best, theirs, networks[0])
+    copies, nearest, reference = judge.originality(theirs, networks[0]) if settings.originality else ([], None, None)
+    return Scores(
+        scored=found,
+        protocol=_protocol(data, settings, networks, candidates),
+        choices=choices,
+        sheet=sheet,
+        rows=rows,
+        originality=copies,
+        nearest=nearest,
+        reference=reference,
+        representation=aspects,
+        asked=asked_for,
+    )
+
+
+def reconstruction(painter: Painter, data: PictureDataModule, settings: EvaluateSettings) -> Scores:
+    """PSNR in dB, SSIM, and LPIPS if its weights are given, of what a reconstruction model, or a codec, makes of the
+    held-out pictures.
+    """
+    task, device = painter.task, painter.task.device
+    judge = _Judge(data, settings, Path(), device)
+    scores: list[MetricCollection] = [ReconstructionScores(prefix="")]
+    protocol = _protocol(data, settings, [], [Candidate("", painter, sha256(painter.path), "averaged", None)])
+    if settings.lpips is not None:
+        distance = Lpips(settings.lpips)
+        protocol["lpips"] = distance.source
+        scores.append(MetricCollection({"lpips": distance}))
+    scores = [score.to(device) for score in scores]
+    with torch.inference_mode():
+        for part in judge.held_out.parts():
+            image = images.to_signed(part).to(device)
+            picture = task(image)
+            for score in scores:
+                score.update(picture, image)
+    values = {name: float(value) for score in scores for name, value in score.compute().items()}
+    return Scores(scored=[], protocol=protocol, reconstruction=values)
+
+
+class _Judge:
+    """Compares sets of pictures with the held-out ones, and keeps what it has computed."""
+
+    def __init__(self, data: PictureDataModule, settings: EvaluateSettings, kept: Path, device: torch.device) -> None:
+        if len(data.val_set) < 2:
+            raise UserError(f"{len(data.val_set)} held-out pictures are too few to compare with")
+        self.data, self.settings, self.kept, self.device = data, settings, kept, device
+        self.held_out = self._real("held-out pictures", most=settings.most_held_out)
+        self.floor = self._real(FLOOR, most=settings.n)
+        self._standardisers: dict[str, Callable[[Tensor], Tensor]] = {}
+
+    def _real(self, name: str, *, most: int) -> Sample:
+        """Training pictures, or those held out."""
+        pictures = self.data.val_set if name == "held-out pictures" else self.data.train_set
+        digest = f"{self.data.manifest} {self.data.trained_on}"  # which pictures there are, and in which order
+        return samples.real(name, pictures, digest, self.data.settings.image_size, most=most)
+
+    def painted(self, one: Candidate, wanted: list[tuple[int, int]], *, title: str) -> Sample:
+        """What a candidate paints of each label."""
+        assert one.settings is not None
+        found = samples.painted(
+            samples.WEIGHTS[one.weights], one.painter, wanted, self.data.classes, one.settings, folder=self.kept,
+            key=one.digest,
+        )  # fmt: skip
+        return replace(found, name=title)
+
+    def labels(self, sample: Sample) -> list[int]:
+        """The labels of which there are enough pictures to score them alone."""
+        both = (sample.labels, self.held_out.labels)
+        count = len(self.data.classes)
+        return [label for label in range(count) if min(int((one == label).sum()) for one in both) >= LEAST]
+
+    def features(self, sample: Sample, network: FeatureNetwork) -> Tensor:
+        """What a network sees in a set, standardised if it must be, float (N,D)."""
+        if network.name not in self._standardisers:
+            seen = samples.features(self.held_out, network, self.device, self.kept)
+            self._standardisers[network.name] = network.standardiser(seen)
+        return self._standardisers[network.name](samples.features(sample, network, self.device, self.kept))
+
+    def scored(self, sample: Sample, network: FeatureNetwork, label: int | None) -> Scored:
+        """How the pictures of a set compare with the held-out ones, of one label or all."""
+        ours, theirs = (
+            self.features(one, network)[slice(None) if label is None else one.labels == label]
+            for one in (sample, self.held_out)
+        )
+        subset = max(2, min(SUBSET, len(ours) // 2, len(theirs) // 2))
+        kernel, spread = distances.kernel(ours, theirs, subset=subset)
+        return Scored(
+            set=sample.name,
+            label=None if label is None else self.data.classes[label],
+            features=network.name,
+            count=len(ours),
+            held_out=len(theirs),
+            frechet=distances.bootstrap(distances.frechet, ours, theirs, samples=self.settings.bootstrap),
+            kernel=kernel,
+            kernel_spread=spread,
+            manifold=distances.manifold(ours, theirs),
+        )
+
+    def originality(
+        self, painted: Sample, network: FeatureNetwork
+    ) -> tuple[list[Originality], Image.Image, originality.Reference]:
+        """What two spaces say about copies, the painted pictures that lie nearest to a training picture, over it, and
+        what later pictures can be compared with.
+        """
+        train = self._real(TRAINED, most=self.settings.most_trained)
+        assert train.indices is not None
+        groups = np.array(self.data.look_alikes())[train.indices].tolist()
+        repeated = len(groups) - len(set(groups))
+        if repeated:
+            log.info("%s training pictures look like another one: a copy of one of them is told by the others",
+                     repeated)  # fmt: skip
+        sets = (train, self.held_out, painted)
+        small = [torch.cat([originality.pixels(part) for part in one.parts()]) for one in sets]
+        seen = [samples.features(one, network, self.device, self.kept) for one in sets]
+        standard = network.standardiser(seen[0])
+        mean, directions = originality.components(standard(seen[0]))
+        points = [(standard(one) - mean) @ directions for one in seen]
+        spaces = [
+            Space("pixels", torch.stack([small[0], originality.mirrored(small[0])]), small[1], small[2]),
+            Space(f"features of {network.name}", points[0][None], points[1], points[2]),
+        ]
+        found = [originality.originality(space, groups) for space in spaces]
+        files = self.data.files()
+        names = [] if files is None else [files[place] for place in train.indices]
+        reference = originality.Reference(small[0], torch.tensor(groups), found[0].threshold, names)
+        return found, _pairs(found, painted, train), reference
+
+    def representation(
+        self, best: Candidate, painted: Sample, network: FeatureNetwork
+    ) -> tuple[list[Aspect], list[Asked]]:
+        """What the best candidate paints without a label, against real pictures, and whether it paints what it is asked
+        for.
+        """
+        count = self.settings.representation
+        if not count:
+            return [], []
+        log.info("representation: what is painted without a label")
+        alone = painted if not self.data.classes else self.painted(best, [(NO_LABEL, count)], title=ALONE)
+        train = self._real(TRAINED, most=self.settings.most_trained)
+        trained, held_out = self.data.columns()
+
+        def seen(sample: Sample, columns: dict[str, list[str | None]]) -> Seen:
+            return Seen(sample, self.features(sample, network), self._columns(sample, columns))
+
+        real = seen(train, trained), seen(self.held_out, held_out)
+        classes = [self.data.classes[label] if label >= 0 else None for label in painted.labels.tolist()]
+        asked_for = asked(classes, *real, seen(painted, {}), column=CLASS)
+        return representation(*real, seen(alone, {})), asked_for
+
+    def _columns(self, sample: Sample, columns: dict[str, list[str | None]]) -> dict[str, list[str | None]]:
+        """Classes and other metadata of a sample's pictures; nothing of painted ones."""
+        if sample.indices is None:
+            return {}
+        classes = [self.data.classes[label] if label >= 0 else None for label in sample.labels.tolist()]
+        known = {name: [values[place] for place in sample.indices] for name, values in columns.items()}
+        return {CLASS: classes, **{name: values for name, values in known.items() if name != CLASS}}
+
+
+def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str, ...]]:
+    """The first pictures of each label, and the names of the labels."""
+    numbers = painted.labels.unique().tolist()[:SHEET_ROWS]
+    sheet = images.Sheet(SHEET_ROWS)
+    for label in numbers:
+        sheet.begin(None)
+        for picture in painted.at((painted.labels == label).nonzero()[:SHEET_COLUMNS, 0].numpy()):
+            sheet.add(images.to_pillow(images.to_signed(picture)))
+    return sheet.picture(), tuple(classes[label] if label >= 0 else "none" for label in numbers)
+
+
+def _pairs(found: list[Originality], painted: Sample, train: Sample) -> Image.Image:
+    """The painted pictures with the smallest ratios, each over the training picture nearest to it."""
+    least = torch.tensor([one.ratios for one in found]).amin(0).argsort()[:PAIRS].tolist()
+    by = [min(found, key=lambda one, place=place: one.ratios[place]) for place in least]  # type: ignore[misc]
+    ours = painted.at(np.array(least))
+    theirs = train.at(np.array([one.nearest[place] for one, place in zip(by, least, strict=True)]))
+    pairs = [tuple(images.to_pillow(images.to_signed(one)) for one in pair) for pair in zip(ours, theirs, strict=True)]
+    return images.sheet(pairs)
+
+
+def _protocol(
+    data: PictureDataModule,
+    settings: EvaluateSettings,
+    networks: list[FeatureNetwork],
+    candidates: list[Candidate],
+) -> dict[str, Any]:
+    """How the scores came about, for whoever wants to repeat them."""
+    asked = candidates[0].settings
+    return {
+        "artdiff": __version__,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "checkpoint": {"file": Path(settings.ckpt).name, "sha256": candidates[0].digest},
+        "data": {"manifest": data.manifest, "held_out": len(data.val_set), "side": data.settings.image_size},
+        "features": {network.name: network.source for network in networks},
+        "painted": {"n": settings.n, **(samples.told(asked) if asked is not None else {})},
+        "weights": list(settings.weights),
+        "compare": asdict(settings.compare),
+        "most_held_out": settings.most_held_out,
+        "most_trained": settings.most_trained,
+        "representation": settings.representation,
+        "device": settings.device,
+        "bootstrap": settings.bootstrap,
+        "neighbours": distances.NEIGHBOURS,
+    }

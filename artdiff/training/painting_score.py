@@ -1,0 +1,95 @@
+"""How near a painter comes to the held-out pictures, while it trains."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from artdiff.data.base import PictureDataModule
+from artdiff.evaluation import distances, features, samples
+from artdiff.evaluation.features import FeatureNetwork
+from artdiff.ingest.decode import Transform
+from artdiff.painter import Painter
+from artdiff.progress import duration
+from artdiff.rules import POSITIVE_WHOLE, whole
+from artdiff.settings import PaintSettings
+from artdiff.tasks import Generation
+
+log = logging.getLogger(__name__)
+
+NETWORK = "random_vgg16"
+"""The feature network, which needs no download."""
+
+
+class PaintingScore(L.Callback):
+    """Logs `val/frechet`, the Fréchet distance of what the averaged weights paint to the held-out pictures.
+
+    Pictures are painted without guidance, of each label its share of the training pictures, always from the same seeds.
+    On several ranks the first one paints, and the others wait.
+
+    Args:
+        every_n_validations: 0 is never.
+        n: pictures to paint. A distance depends on their number: compare equal ones.
+        steps: from noise to picture.
+        most_held_out: held-out pictures to compare with, at most.
+    """
+
+    def __init__(self, *, every_n_validations: int, n: int, steps: int, most_held_out: int) -> None:
+        whole(0)("callbacks.painting_score.every_n_validations", every_n_validations)
+        for name, value in (("n", n), ("steps", steps), ("most_held_out", most_held_out)):
+            POSITIVE_WHOLE(f"callbacks.painting_score.{name}", value)
+        self.every_n_validations = every_n_validations
+        self.n = n
+        self.most_held_out = most_held_out
+        self.how = PaintSettings.with_defaults(steps=steps, guidance=1.0, compile="none")
+        self.validations = 0
+        self.held_out: tuple[FeatureNetwork, Tensor] | None = None
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.every_n_validations or not isinstance(pl_module, Generation) or trainer.sanity_checking:
+            return
+        self.validations += 1
+        if self.validations % self.every_n_validations == 0:
+            found = self._frechet(trainer, pl_module) if trainer.is_global_zero else 0.0
+            pl_module.log("val/frechet", trainer.strategy.broadcast(found))
+
+    def _frechet(self, trainer: L.Trainer, task: Generation) -> float:
+        data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        begun = time.monotonic()
+        with torch.inference_mode():
+            network, held_out = self._held_out(data, task.device)
+            standard = network.standardiser(held_out)
+            painted = torch.cat([network.run(part).cpu() for part in self._painted(data, task).split(samples.AT_ONCE)])
+            found = distances.frechet(standard(painted), standard(held_out))
+        log.info("val/frechet %.4g (%s pictures by %s), in %s", found, len(painted), NETWORK,
+                 duration(time.monotonic() - begun))  # fmt: skip
+        return found
+
+    def _held_out(self, data: PictureDataModule, device: torch.device) -> tuple[FeatureNetwork, Tensor]:
+        """The feature network, and what it sees in the held-out pictures, float32 (N,D)."""
+        if self.held_out is None:
+            with torch.random.fork_rng(devices=[]):  # building a network draws weights
+                network = features.load(NETWORK, None, device)
+            real = samples.real(
+                "held-out pictures", data.val_set, "", data.settings.image_size, most=self.most_held_out
+            )
+            self.held_out = network, torch.cat([network.run(part.to(device)).cpu() for part in real.parts()])
+        return self.held_out
+
+    def _painted(self, data: PictureDataModule, task: Generation) -> Tensor:
+        """uint8 (N,3,H,W), on the device."""
+        painter = Painter(task, Transform(data.settings.image_size, "crop", (0, 0, 0)), Path("not saved"))
+        rows = samples.rows(painter, samples.shares(data.train_set.labels, self.n), self.how)
+        pixels = np.stack([np.asarray(one.picture) for one in painter.fill(rows, self.how)])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(task.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
