@@ -49,47 +49,60 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     if settings.data.root is not None and not is_url(settings.data.root):
         scan.check(user_path(settings.data.root))
     ckpt = runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
+    run = Run.of(ckpt)
+    if settings.out is None and run is None:
+        raise UserError(f"ckpt={settings.ckpt} is not in a run's folder: give out=DIR")
+    if settings.store and (run is None or not os.access(run.folder, os.W_OK)):
+        raise UserError(
+            f"store=true writes into the run's folder, and ckpt={settings.ckpt} has none that can be written"
+        )
+    folder = user_path(settings.out) if settings.out is not None else run.folder / runs.EVALUATION  # type: ignore[union-attr]
+    kept = (run.folder / runs.EVALUATION if run is not None and os.access(run.folder, os.W_OK) else folder) / "kept"
 
     from artdiff.evaluation import choosing, features, report, scoring
 
-    run = ckpt.parents[1] if ckpt.parent.name == runs.CHECKPOINTS else None
-    if settings.out is None and run is None:
-        raise UserError(f"ckpt={settings.ckpt} is not in a run's folder: give out=DIR")
-    folder = user_path(settings.out) if settings.out is not None else run / runs.EVALUATION  # type: ignore[operator]
-    kept = (run / runs.EVALUATION if run is not None and os.access(run, os.W_OK) else folder) / "kept"
-    candidates = choosing.candidates(ckpt, settings)
-    painter = candidates[0].painter
+    candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
+    painter = load(candidates[0].path, candidates[0].weights)
+    if not painter.paints and (settings.compare.asks or settings.store):
+        raise UserError(f"compare and store need a model that paints anew; {ckpt} reconstructs pictures")
     data = _data(settings, run, painter)
-    trained_on = Run(run).metadata.get("data", {}).get("manifest") if run is not None else None
-    if painter.paints and settings.originality and data.manifest != trained_on:
-        log.warning("copies are not looked for: these are not the pictures that the run was trained on")
-        settings = dataclasses.replace(settings, originality=False)
+    facts = run.metadata if run is not None else {}
+    is_own = data.manifest == facts.get("data", {}).get("manifest")
+    settings = settings if is_own or not painter.paints else _for_other_pictures(settings)
     if not painter.paints:
-        found = scoring.reconstruction(painter, data, settings)
+        found = scoring.reconstruction(candidates[0], load, data, settings)
     else:
         networks = [
             features.load(name, settings.feature_weights.get(name), painter.task.device) for name in settings.features
         ]
-        found = scoring.painting(candidates, data, networks, settings, kept)
+        found = scoring.painting(candidates, load, data, networks, settings, kept=kept)
     found = found.write(folder)
-    name = (run or ckpt).resolve().name
-    facts = Run(run).metadata if run is not None else {}
-    write(folder / REPORT, report.page(found, name=name, facts=facts, card=data.card()))
+    name = (run.folder if run is not None else ckpt).resolve().name
+    write(folder / REPORT, report.page(found, name=name, facts=facts, card=data.card() if is_own else None))
     if run is not None and settings.out is None and settings.data.root is None:
         _log(found, run)
-    if settings.store and found.choices and run is not None:
-        _store(found, run)
     log.info("\n%s\n", found)
     log.info("written: %s and %s", found.file, folder / REPORT)
+    if settings.store and run is not None:
+        _store(found, run)
     return found
 
 
-def _data(settings: EvaluateSettings, run: Path | None, painter: "Painter") -> "PictureDataModule":
+def _for_other_pictures(settings: EvaluateSettings) -> EvaluateSettings:
+    """What can be asked where the pictures are not those of training. Raises `UserError`."""
+    if settings.store:
+        raise UserError("store=true needs the pictures that the run was trained on, and these are others")
+    if settings.originality or settings.representation:
+        log.warning("copies and preferences are not looked for: these are not the pictures that the run was trained on")
+    return dataclasses.replace(settings, originality=False, representation=0)
+
+
+def _data(settings: EvaluateSettings, run: Run | None, painter: "Painter") -> "PictureDataModule":
     """The pictures that a run was trained on and those it held out, or those of another folder."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    config = run / runs.CONFIG if run is not None else None
+    config = run.folder / runs.CONFIG if run is not None else None
     if config is not None and config.exists():
         kept: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
         known = kept["data"]
@@ -116,24 +129,24 @@ def _data(settings: EvaluateSettings, run: Path | None, painter: "Painter") -> "
     return data
 
 
-def _store(found: "Scores", run: Path) -> None:
+def _store(found: "Scores", run: Run) -> None:
     """Keep the best of what was compared, for `artdiff.painter.load`. Raises `UserError` if it cannot be written."""
     best = found.choices[0]
     distance = f"Fréchet distance {best.frechet.value:.4g} by {found.scored[0].features}"
     why = f"the best of {len(found.choices)} ways to paint, {distance}, {found.scored[0].count:,} pictures"
-    content = {"checkpoint": best.checkpoint, "weights": best.weights, "settings": best.settings, "chosen_by": why}
-    write(run / runs.PAINTING, json.dumps(content, indent=1) + "\n")
-    log.info("stored in %s: %s; %s", run / runs.PAINTING, best.name, why)
+    stored = runs.Painting(best.checkpoint, best.sha256, best.weights, best.settings, why)
+    write(run.folder / runs.PAINTING, json.dumps(dataclasses.asdict(stored), indent=1) + "\n")
+    log.info("stored in %s: %s; %s", run.folder / runs.PAINTING, best.name, why)
 
 
-def _log(found: "Scores", run: Path) -> None:
+def _log(found: "Scores", run: Run) -> None:
     """Show the scores on the board of the run, at the step of its checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
-    folder = run / "tensorboard"
+    folder = run.folder / "tensorboard"
     if not folder.is_dir():
         return
-    step = int(Run(run).metadata.get("steps", 0))
+    step = int(run.metadata.get("steps", 0))
     with SummaryWriter(str(folder)) as writer:
         for name, value in found.scalars().items():
             writer.add_scalar(f"evaluation/{name}", value, step)

@@ -11,7 +11,7 @@ from artdiff import runs
 from artdiff.cli import command, given, plain
 from artdiff.files import user_path
 from artdiff.ingest.tables import shown
-from artdiff.settings import GenerateSettings
+from artdiff.settings import GenerateSettings, defaults
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -24,19 +24,13 @@ log = logging.getLogger(__name__)
 
 def generate(settings: GenerateSettings) -> list[Path]:
     """Paint what `settings` say; returns the files written: a PNG for each picture, then the sheet."""
-    runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
+    chosen = runs.to_paint(settings.ckpt, newest_in=user_path(settings.runs_dir))
     out = user_path(settings.out)
 
     from artdiff import hardware
     from artdiff.painter import load
 
-    painter = load(
-        settings.ckpt,
-        device=settings.device,
-        ranges=settings.ranges,
-        trust_code=settings.trust_code,
-        runs_dir=settings.runs_dir,
-    )
+    painter = load(chosen, device=settings.device, ranges=settings.ranges, trust_code=settings.trust_code)
     settings = _stored(settings, painter)
     painter.check(settings)
     log.info("painting with %s, on %s", painter.path, hardware.describe(painter.task.device))
@@ -48,9 +42,11 @@ def generate(settings: GenerateSettings) -> list[Path]:
 
 
 def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
-    """`settings` with those that the run has stored, where the command line names none."""
+    """`settings` with those that the run has stored, where nothing was set: neither typed nor changed otherwise."""
     typed = {word.partition("=")[0].lstrip("+") for word in given()}
-    return replace(settings, **{name: value for name, value in painter.defaults.items() if name not in typed})
+    usual = defaults("generate")
+    open_ones = {name for name in painter.defaults if name not in typed and getattr(settings, name) == usual[name]}
+    return replace(settings, **{name: painter.defaults[name] for name in open_ones})
 
 
 def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
@@ -75,7 +71,8 @@ def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Pa
     from artdiff.evaluation.originality import Reference
 
     rows = painter.rows(settings)
-    reference = Reference.load(painter.path.parents[1] / runs.EVALUATION) if settings.originality else None
+    run = runs.Run.of(painter.path) if settings.originality else None
+    reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
     paintings = painter.fill(rows, settings)
     written, sheet = list[Path](), images.Sheet(settings.sheet)
     for row in rows:

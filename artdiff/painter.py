@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import torch
 from PIL import Image
@@ -20,7 +20,8 @@ from artdiff.diffusion.noise import DRAFTS, PictureRandom, between, from_muse, s
 from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
-from artdiff.runs import Run
+from artdiff.rules import one_of
+from artdiff.runs import Run, ToPaint
 from artdiff.settings import MULTIPLE, Accelerator, CompareSettings, PaintSettings, Ranges, Spacing, Weights
 from artdiff.tasks import Generation, Reconstruction, Refinement
 
@@ -54,7 +55,7 @@ class Painting(NamedTuple):
 
 
 def load(
-    run: Run | str | Path,
+    run: Run | ToPaint | str | Path,
     *,
     device: Accelerator = "auto",
     ranges: Ranges | None = None,
@@ -64,7 +65,7 @@ def load(
 ) -> "Painter":
     """The painter of a run, of a checkpoint's file, or of a `.pth` that the article's program saved.
 
-    A run in which `artdiff.evaluate` has stored its best settings paints with these, where nothing else is asked for.
+    A run in which `artdiff.evaluate` has stored its best way to paint uses that, where nothing else is asked for.
 
     Args:
         run: what `artdiff.train` returned, a run's folder (its best checkpoint is taken), a file, or `"last"`.
@@ -76,26 +77,35 @@ def load(
 
     Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
     """
-    ckpt = str(run.folder if isinstance(run, Run) else run)
-    path = runs.find_checkpoint(ckpt, newest_in=user_path(runs_dir), prefer=runs.BEST)
-    stored = {} if path == user_path(ckpt) else Run(path.parents[1]).painting  # a file is taken as it is
-    if stored and (path.parent / stored["checkpoint"]).is_file():
-        path = path.parent / stored["checkpoint"]
+    if not isinstance(run, ToPaint):
+        run = runs.to_paint(str(run.folder if isinstance(run, Run) else run), newest_in=user_path(runs_dir))
+    path, stored = run
+    used = weights or (stored.weights if stored is not None else "averaged")
+    one_of(*get_args(Weights))("weights", used)
     on = hardware.device(device)
     task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     if isinstance(task, Refinement):
         raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
-    if isinstance(task, Generation) and (weights or stored.get("weights")) == "raw":
+    if isinstance(task, Generation) and used == "raw":
         task.ema.load_state_dict(task.network.state_dict())
-    unknown = set(stored.get("settings", ())) - set(CompareSettings.PAINTING)
-    if unknown:
-        raise UserError(
-            f"{path.parents[1] / runs.PAINTING} has {', '.join(sorted(unknown))}, which is not stored there"
-        )
-    if stored:
-        own = " ".join(f"{name}={value}" for name, value in stored["settings"].items())
-        log.info("this run's own settings are used where nothing else is set: %s (%s)", own, stored["chosen_by"])
-    return Painter(task.to(on), transform, path, stored.get("settings", {}))
+    return Painter(task.to(on), transform, path, _stored_settings(path, stored))
+
+
+def _stored_settings(path: Path, stored: "runs.Painting | None") -> dict[str, Any]:
+    """The settings of painting that a run has stored for its checkpoint, which are shown. Raises `UserError`."""
+    if stored is None:
+        return {}
+    try:
+        unknown = set(stored.settings) - set(CompareSettings.PAINTING)
+        if unknown:
+            raise UserError(f"{', '.join(sorted(unknown))} cannot be stored")
+        PaintSettings.with_defaults(**stored.settings)
+    except (UserError, TypeError) as error:
+        file = path.parents[1] / runs.PAINTING
+        raise UserError(f"{file} is damaged ({error}): remove it, or evaluate the run again") from None
+    own = " ".join(f"{name}={value}" for name, value in stored.settings.items())
+    log.info("this run's own settings are used where nothing else is set: %s (%s)", own, stored.chosen_by)
+    return stored.settings
 
 
 class Painter:

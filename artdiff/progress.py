@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 FIRST_LINE, SECONDS_A_LINE = 3.0, 20.0
 """Seconds until the first line in the log, which says how long all of it will take, and between two later ones."""
 
+MOST_SECONDS = 90
+"""Longer times are said in minutes."""
+
 Item = TypeVar("Item")
 
 
@@ -21,18 +24,21 @@ def progress(items: Iterable[Item], total: int, name: str, *, unit: str = "files
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=name, unit=f" {unit}")
         return
-    begun = time.monotonic()
+    begun = asked = time.monotonic()
     due = begun + FIRST_LINE
-    for count, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now > due and count < total:
+    for done, item in enumerate(items):
+        now, each = time.monotonic(), (asked - begun) / max(done, 1)
+        if done and now > due and now - asked > each / 2:  # this item had to be waited for: they may come many at once
             due = now + SECONDS_A_LINE
-            left = duration((now - begun) / count * (total - count))
-            log.info("%s: %s of %s %s, about %s left", name, f"{count:,}", f"{total:,}", unit, left)
+            left = duration(each * (total - done))
+            log.info("%s: %s of %s %s, about %s left", name, f"{done:,}", f"{total:,}", unit, left)
+        yield item
+        asked = time.monotonic()
 
 
 def duration(seconds: float) -> str:
     """A time as people say it: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < MOST_SECONDS:
+        return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

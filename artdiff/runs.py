@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from artdiff import UserError
-from artdiff.files import UNFINISHED, duplicate, user_path, write
+from artdiff.files import UNFINISHED, duplicate, sha256, user_path, write
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ SCORES = "scores.json"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 PAINTING = "painting.json"
-"""How the run paints best: `checkpoint`, `weights`, `settings` of painting, and in words what they were `chosen_by`."""
+"""How the run paints best: what `Painting` holds."""
 
 EVALUATION = "evaluation"
 """In a run's folder, where its scores go, and below it what is kept for the next call."""
@@ -33,6 +33,26 @@ LAST = f"{CHECKPOINTS}/last.ckpt"
 """The checkpoint saved last. Those before it lie beside it, as `before` calls them."""
 
 BEST = f"{CHECKPOINTS}/best.ckpt"
+
+
+@dataclass(frozen=True)
+class Painting:
+    """The way to paint that a run has stored: the name and SHA-256 of its checkpoint, `averaged` or `raw` weights,
+    settings of painting by name, and in words why these.
+    """
+
+    checkpoint: str
+    sha256: str
+    weights: str
+    settings: dict[str, Any]
+    chosen_by: str
+
+
+class ToPaint(NamedTuple):
+    """What to paint with: a checkpoint, and the way that its run has stored, if that is to be used."""
+
+    checkpoint: Path
+    stored: Painting | None = None
 
 
 @dataclass(frozen=True)
@@ -62,15 +82,22 @@ class Run:
         path = self.folder / METADATA
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
+    @classmethod
+    def of(cls, checkpoint: Path) -> Self | None:
+        """The run that a checkpoint lies in; None if it lies elsewhere."""
+        path = checkpoint.absolute()
+        return cls(path.parents[1]) if path.parent.name == CHECKPOINTS else None
+
     @property
-    def painting(self) -> dict[str, Any]:
-        """What `PAINTING` says; empty if ways to paint were not compared. Raises `UserError` if it cannot be read."""
+    def painting(self) -> "Painting | None":
+        """How the run paints best; None if ways to paint were not compared. Raises `UserError` if it cannot be read."""
         path = self.folder / PAINTING
+        if not path.exists():
+            return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            return {name: found[name] for name in ("checkpoint", "weights", "settings", "chosen_by") if found}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): remove it, or evaluate the run again") from None
+            return Painting(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove it, or evaluate the run again") from None
 
     @property
     def best_loss(self) -> float:
@@ -80,6 +107,24 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Add `facts` to the metadata, replacing those of the same name. Raises `UserError` if that fails."""
         write(self.folder / METADATA, json.dumps(self.metadata | facts, indent=2) + "\n")
+
+
+def to_paint(ckpt: str, *, newest_in: Path) -> ToPaint:
+    """The checkpoint that `ckpt` means, as for `find_checkpoint`, and how its run has stored that it paints best.
+
+    A file is taken as it is. What is stored counts only for the checkpoint that it was found with. Raises `UserError`.
+    """
+    path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)
+    run = Run.of(path)
+    stored = run.painting if run is not None and path != user_path(ckpt) else None
+    if stored is None or run is None:
+        return ToPaint(path)
+    chosen = run.folder / CHECKPOINTS / stored.checkpoint
+    if not chosen.is_file() or sha256(chosen) != stored.sha256:
+        log.warning("%s is of another checkpoint than the run has now, and is not used: evaluate the run again",
+                    run.folder / PAINTING)  # fmt: skip
+        return ToPaint(path)
+    return ToPaint(chosen, stored)
 
 
 def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str, name: str = "ckpt") -> Path:

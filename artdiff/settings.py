@@ -538,6 +538,13 @@ class EvaluatedData(Settings):
     root: str | None
 
 
+def none_or_some(name: str, value: Any) -> None:
+    """A number of pictures of which there is a spread, or none."""
+    whole(0)(name, value)
+    if value == 1:
+        raise UserError(f"{name} must be 0 or at least 2, got 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(Settings):
     """Ways to paint that are compared, in every combination; None leaves one as it is."""
@@ -562,6 +569,9 @@ class CompareSettings(Settings):
                 raise UserError(f"compare.{name} must be a list, such as [{defaults('generate')[name]}], got {values}")
             for value in values or ():
                 rule(f"compare.{name}", value)
+        names = [self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
+        if names is not None and not (isinstance(names, list | tuple) and names and all(map(_is_name, names))):
+            raise UserError(f"compare.checkpoints must be all or a list such as [best,last], got {self.checkpoints}")
 
     @property
     def asks(self) -> bool:
@@ -586,7 +596,7 @@ class EvaluateSettings(Settings):
     store: bool
     bootstrap: Annotated[int, whole(0)]
     originality: bool
-    representation: Annotated[int, whole(0)]
+    representation: Annotated[int, none_or_some]
     most_trained: Annotated[int, whole(2)]
     seed: Annotated[int, whole(0, 2**63 - 1)]
     steps: Annotated[int, POSITIVE_WHOLE]
@@ -611,6 +621,8 @@ class EvaluateSettings(Settings):
             one_of(*FEATURES)("feature_weights", one)
         if self.out is not None:
             _check_out(self.out, self.data.root)
+        if self.lpips in ("random", "auto"):
+            raise UserError(f"lpips={self.lpips} would not be LPIPS: set lpips=imagenet or a file of VGG16's weights")
         if self.store and not self.compare.asks and len(self.weights) == 1:
             raise UserError(
                 "store=true keeps the best of what is compared: set compare.guidance=[1.0,2.0], for example"
@@ -726,6 +738,11 @@ def _check(name: str, value: Any, hint: Any) -> None:
         raise UserError(f"{name} is empty; give a value, or leave it out")
     elif (origin or hint) is dict and not isinstance(value, dict):
         raise UserError(f"{name} must be a mapping, got {value}")
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value names a file in a folder that is known."""
+    return isinstance(value, str) and bool(value) and not {"/", os.sep} & set(value)
 
 
 def _is_settings(hint: Any) -> bool:

@@ -207,8 +207,10 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     run = Run(out / folder)
     runs.make(run.folder, name="search.out")
     chosen = [f"{name}={value}" for name, value in values.items()]
-    own = _training(run, settings) if settings.command == "train" else [f"out={quoted(str(run.folder))}"]
-    command = [sys.executable, "-m", f"artdiff.{settings.command}", *words, *chosen, *own]
+    is_training = settings.command == "train"
+    own = _training(run, settings) if is_training else [f"out={quoted(str(run.folder))}"]
+    usual = [] if is_training else ["representation=0", "originality=false"]  # a trial needs its scores alone
+    command = [sys.executable, "-m", f"artdiff.{settings.command}", *usual, *words, *chosen, *own]
     log.info("trial %s: %s", trial.number, " ".join(chosen))
     with (run.folder / "output.log").open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL,

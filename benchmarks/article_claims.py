@@ -30,7 +30,7 @@ SHOWN = 10
 def muses(count: int, side: int) -> list[Image.Image]:
     """So many pictures of each style."""
     root = sample_art.folder(cache.chosen_folder(None))
-    files = [path for style in sorted(root.iterdir()) if style.is_dir() for path in sorted(style.glob("*.png"))[:count]]
+    files = [path for style in sorted(root.iterdir()) if style.is_dir() for path in sorted(style.iterdir())[:count]]
     return [Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for path in files]
 
 

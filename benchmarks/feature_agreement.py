@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scipy import stats
 
-FLOOR = "training pictures"
+from artdiff.evaluation.results import FLOOR
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import artdiff
 from artdiff.evaluation import features, originality
-from artdiff.evaluation.originality import Space
 from artdiff.training.monitor import resident
 
 PAINTED, HELD_OUT, AT_ONCE = 1_000, 500, 50
@@ -48,12 +47,7 @@ def main() -> None:
         with torch.inference_mode():
             seen = [torch.cat([network.run(some) for some in one.split(AT_ONCE)]) for one in sets]
         looked = time.perf_counter()
-        mean, directions = originality.components(network.standardiser(seen[0])(seen[0]))
-        points = [(network.standardiser(seen[0])(one) - mean) @ directions for one in seen]
-        for space in (
-            Space("pixels", torch.stack([small[0], originality.mirrored(small[0])]), small[1], small[2]),
-            Space("features", points[0][None], points[1], points[2]),
-        ):
+        for space in originality.spaces(small, seen, network):
             originality.originality(space, list(range(trained)))
         ended = time.perf_counter()
         print(

@@ -144,6 +144,11 @@ def test_a_long_run_is_logged_ever_less_often(art, tmp_path):
     assert len(logged()) == 1  # of the steps 25 to 32: a run that is carried on goes on as it was
 
 
+def test_nothing_is_logged_if_nothing_is_asked_for(art, tmp_path):
+    never = ("trainer.log_every_n_steps=0", "callbacks.monitor.most_logged=1", "trainer.max_steps=3")
+    assert train(small(art, tmp_path, "data.image_size=16", "loss=mse", *never)).metadata["steps"] == 3
+
+
 class StopsBetween(L.Callback):
     """Asks the run to stop after the first batch, as a timer may."""
 

@@ -35,6 +35,7 @@ NEEDS = {
     "data=stream": ("data.root=PACKED", "data.image_size=16"),
     "task=generation": ("network=unet",),
     "task=autoencoder": ("codec=f4",),
+    "refiner=fine": ("task=generation", "network=unet", "codec=f4", "stages=latent", *LATENT),
     "task=refinement": ("codec=f4", "refiner=unet", "refiner.channels=[32,32]", "codec_from=TRAINED"),
     "stages=latent": ("task=generation", "network=unet", "codec=f4", "refiner=unet", *LATENT),
     "stages=cascade": (

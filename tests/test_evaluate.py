@@ -19,6 +19,7 @@ from torchvision.models import vgg16
 import artdiff
 from artdiff import UserError
 from artdiff.evaluation import features, samples
+from artdiff.files import sha256
 from artdiff.painter import Painter
 from artdiff.runs import Run
 
@@ -158,10 +159,16 @@ def test_another_folder_is_compared_with(run, tmp_path, caplog):
     from artdiff.ingest import sample_art
 
     sample_art.paint(tmp_path / "other", per_style=6, seed=9)
-    found = artdiff.evaluate(run, data={"root": str(tmp_path / "other")}, out=str(tmp_path / "out"), **QUICK)
+    found = artdiff.evaluate(
+        run, data={"root": str(tmp_path / "other")}, out=str(tmp_path / "out"), **QUICK | {"representation": 10}
+    )
     assert found.protocol["data"]["manifest"] != run.metadata["data"]["manifest"]
     assert not found.originality  # whether the pictures of the run were copied cannot be said
-    assert "copies are not looked for" in caplog.text
+    assert not found.representation
+    assert "copies and preferences are not looked for" in caplog.text
+    assert "the data card" not in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(UserError, match="store=true needs the pictures that the run was trained on"):
+        artdiff.evaluate(run, data={"root": str(tmp_path / "other")}, compare={"steps": [2]}, store=True, **QUICK)
 
 
 def test_a_reconstruction_has_psnr_and_ssim(art, tmp_path):
@@ -218,6 +225,13 @@ def test_inception_reads_a_file(tmp_path, monkeypatch):
         ({"compare": {"solver": ["rk4"]}}, "compare.solver must be euler or heun, got rk4"),
         ({"compare": {"steps": [0]}}, "compare.steps must be a whole number of at least 1, got 0"),
         ({"compare": {"checkpoints": ["gone"]}}, "gone.ckpt does not exist; expected all, or some of best, last"),
+        (
+            {"compare": {"checkpoints": []}},
+            r"compare.checkpoints must be all or a list such as .*, got \[\]",
+        ),
+        ({"compare": {"checkpoints": ["../best"]}}, "compare.checkpoints must be all or a list such as"),
+        ({"lpips": "random"}, "lpips=random would not be LPIPS"),
+        ({"representation": 1}, "representation must be 0 or at least 2, got 1"),
         ({"compare": {"gradient": [1]}}, "compare.gradient is not a setting"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
     ],
@@ -240,6 +254,30 @@ def test_a_run_whose_data_names_foreign_code_is_refused(run, tmp_path):
         ):
             artdiff.evaluate(tmp_path / "run")
     assert not (tmp_path / "made").exists()
+
+
+def test_a_single_way_to_paint_can_be_stored(own):
+    artdiff.evaluate(own, compare={"steps": [3]}, store=True, **QUICK | {"bootstrap": 0})
+    assert artdiff.load(own).defaults["steps"] == 3
+    content = json.loads((own.folder / "evaluation/scores.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    assert content["choices"][0]["frechet"]["low"] is None
+
+
+def test_a_painter_without_classes_is_looked_at(art, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(file for file in art.rglob("*") if file.is_file())):
+        shutil.copy(file, flat / f"{number}{file.suffix}")
+    plain = train(small(flat, tmp_path / "run", *WORDS))
+    found = artdiff.evaluate(plain, **QUICK | {"representation": 10})
+    assert [one.name for one in found.representation] == ["looks", "grey pictures"]
+    assert found.asked == []
+
+
+def test_a_checkpoint_in_the_current_folder_paints(run, tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(run.last.read_bytes())
+    in_process("artdiff.generate", "ckpt=model.ckpt", "n=1", "label=none", "steps=2", "out=painted", cwd=tmp_path)
+    assert list((tmp_path / "painted").glob("0*.png"))
 
 
 def test_a_file_alone_needs_a_folder_and_pictures(run, tmp_path):
@@ -273,7 +311,8 @@ def test_ways_to_paint_are_compared_and_the_best_is_stored(own, caplog):
     assert [tag for tag, _ in page.elements].count("svg") == 2  # over the calls and over the guidance
 
     stored = json.loads((own.folder / "painting.json").read_text())
-    assert stored["settings"] == best.settings | {"spacing": "auto"}
+    assert stored["settings"] == best.settings
+    assert found.protocol["painted"]["guidance"] == best.settings["guidance"]
     caplog.clear()
     painter = artdiff.load(own)
     assert f"steps={best.settings['steps']}" in caplog.text
@@ -287,7 +326,7 @@ def test_ways_to_paint_are_compared_and_the_best_is_stored(own, caplog):
 def test_the_command_line_paints_as_stored_unless_it_says_otherwise(own, tmp_path):
     how = {"steps": 3, "solver": "euler", "spacing": "auto", "guidance": 1.0}
     why = {"checkpoint": "last.ckpt", "weights": "raw", "settings": how, "chosen_by": "a test"}
-    (own.folder / "painting.json").write_text(json.dumps(why))
+    (own.folder / "painting.json").write_text(json.dumps(why | {"sha256": sha256(own.last)}))
 
     def told(*words):
         printed = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "label=none", *words, cwd=tmp_path)
@@ -298,7 +337,13 @@ def test_the_command_line_paints_as_stored_unless_it_says_otherwise(own, tmp_pat
     stored = told("out=one")
     assert (stored["steps"], stored["solver"], stored["checkpoint"]) == (3, "euler", "last.ckpt")
     assert told("out=two", "steps=2")["steps"] == 2
-    (own.folder / "painting.json").write_text("{")
+    (own.folder / "painting.json").write_text(json.dumps(why | {"sha256": "0" * 64}))
+    changed = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "steps=2", "out=changed", cwd=tmp_path)
+    assert "painting.json is of another checkpoint than the run has now, and is not used" in changed
+    for damaged in ("{", "[]", json.dumps(why | {"sha256": sha256(own.last), "settings": {"steps": 0}})):
+        (own.folder / "painting.json").write_text(damaged)
+        with pytest.raises(UserError, match="painting.json is damaged"):
+            artdiff.load(own)
     refused = in_process("artdiff.generate", f"ckpt={own.folder}", "out=three", cwd=tmp_path, expect=1)
     assert "painting.json is damaged" in refused
 
@@ -317,10 +362,11 @@ def test_what_is_painted_by_itself_is_looked_at(own, monkeypatch):
     monkeypatch.setattr("artdiff.evaluation.representation.LEAST", 3)
     found = artdiff.evaluate(own, **QUICK | {"representation": 10})
     aspects = {one.name: one for one in found.representation}
-    assert list(aspects) == ["class", "looks", "colour"]
+    assert list(aspects) == ["class", "looks", "grey pictures"]
     lines = aspects["class"].lines
     assert [line.name for line in lines] == ["colour_field", "engraving", "flow_field", "landscape", "truchet"]
     assert sum(line.painted.value for line in lines) == pytest.approx(1)
+    assert [one.name for one in found.asked] == [line.name for line in lines]
     text = (own.folder / "evaluation/report.html").read_text()
     for sentence in aspects["class"].sentences():
         assert sentence in Page(text).text
@@ -363,5 +409,5 @@ def test_a_reconstruction_has_lpips_if_weights_are_given(art, tmp_path):
     found = artdiff.evaluate(run, lpips=str(tmp_path / "vgg.pth"))
     assert found.reconstruction["lpips"] > 0
     assert found.protocol["lpips"].startswith("vgg.pth (SHA-256 ")
-    with pytest.raises(UserError, match="compare needs a model that paints anew"):
+    with pytest.raises(UserError, match="compare and store need a model that paints anew"):
         artdiff.evaluate(run, compare={"steps": [1, 2]})

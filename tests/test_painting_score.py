@@ -36,7 +36,7 @@ def test_the_training_is_the_same_without_it(art, scored, tmp_path):
 
 
 def test_its_settings_are_checked():
-    with pytest.raises(UserError, match="callbacks.painting_score.n must be a whole number of at least 1, got 0"):
+    with pytest.raises(UserError, match="callbacks.painting_score.n must be a whole number of at least 2, got 0"):
         PaintingScore(every_n_validations=1, n=0, steps=2, most_held_out=10)
     with pytest.raises(UserError, match="every_n_validations must be a whole number of at least 0, got -1"):
         PaintingScore(every_n_validations=-1, n=2, steps=2, most_held_out=10)

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(
 
 LONG = "Ukiyo-e_woodblock_prints_of_the_late_Edo_period_without_any_space_in_the_name"
 HOSTILE = "<script>document.body.remove()</script>[x](javascript:alert(1))"
-CLASSES = ("drawings", LONG, HOSTILE)
+WIDE = "江戸時代後期の浮世絵と版画と肉筆画と風景画と美人画と役者絵と名所絵"
+CLASSES = ("drawings", LONG, HOSTILE, WIDE)
 
 
 def scores():
@@ -45,8 +46,8 @@ def scores():
                          [1.0], [0])  # fmt: skip
     lines = [Line(name, 0.3, 0.3, Interval(0.2, 0.1, 0.3), 0.01) for name in CLASSES]
     ways = [
-        Choice(f"guidance {guidance}, {steps} steps", "best.ckpt", "averaged", {"guidance": guidance, "steps": steps},
-               2 * steps, Interval(200 + steps + guidance, 150, 280))
+        Choice(f"guidance {guidance}, {steps} steps", "best.ckpt", "0" * 64, "averaged",
+               {"guidance": guidance, "steps": steps}, 2 * steps, Interval(200 + steps + guidance, 150, 280))
         for guidance in (1.0, 2.0) for steps in (10, 20, 30)
     ]  # fmt: skip
     return Scores(
@@ -56,7 +57,7 @@ def scores():
         originality=[copies],
         representation=[
             Aspect("class", lines, 0.85),
-            Aspect("looks", [Line("brightness", 0.5, 0.5, Interval(0.4, 0.3, 0.5), 0.2)], are_shares=False),
+            Aspect("looks", [Line("brightness", 0.5, None, Interval(0.4, 0.3, 0.5), 0.2)], are_shares=False),
         ],
         asked=[Asked(name, Interval(0.9, 0.8, 1.0), 0.85, "drawings") for name in CLASSES],
         sheet=sheet.picture(),
@@ -75,6 +76,7 @@ CARD = f"""# art
 | {HOSTILE} | 3 |
 
 - A line{" that is rather long" * 20}
+  - __init__ and a*b*c and `code` &lt;
 """
 
 
@@ -135,6 +137,7 @@ def test_names_are_text(page):
     assert page.locator("script").count() == 0
     assert page.locator("a").count() == 0
     assert page.get_by_text("javascript:alert(1)").count() > 0
+    assert page.locator("li li").all_inner_texts() == ["__init__ and a*b*c and `code` &lt;"]
 
 
 def test_it_can_be_read_without_seeing_it(page):

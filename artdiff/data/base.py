@@ -181,12 +181,9 @@ class PictureDataModule(L.LightningDataModule, ABC):
     def listings(self) -> dict[str, bytes]:
         """By name, the tables of rejected files and of copies and near-duplicates."""
 
-    def columns(self) -> tuple[dict[str, list[str | None]], dict[str, list[str | None]]]:
-        """By column of the metadata, its value for each training picture, and for each that is held out.
-
-        Empty where the metadata does not come with the pictures.
-        """
-        return {}, {}
+    def columns(self) -> dict[str, list[str | None]]:
+        """By column of the metadata, its value for each training picture; empty where none comes with the pictures."""
+        return {}
 
     def files(self) -> list[str] | None:
         """The file of each training picture; None where they are not known."""

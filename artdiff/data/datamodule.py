@@ -93,11 +93,10 @@ class ArtDataModule(PictureDataModule):
     def look_alikes(self) -> list[int]:
         return groups_of(self.index.on("train"))
 
-    def columns(self) -> tuple[dict[str, list[str | None]], dict[str, list[str | None]]]:
-        sides = [self.index.on(side) for side in ("train", "validation")]
-        names = sorted({name for side in sides for one in side for name in one.columns})
-        train, held_out = ({name: [one.columns.get(name) for one in side] for name in names} for side in sides)
-        return train, held_out
+    def columns(self) -> dict[str, list[str | None]]:
+        pictures = self.index.on("train")
+        names = sorted({name for one in pictures for name in one.columns})
+        return {name: [one.columns.get(name) for one in pictures] for name in names}
 
     def files(self) -> list[str]:
         return [one.path for one in self.index.on("train")]

@@ -6,6 +6,7 @@ Every number of a chart also stands in a sentence or a table beside it.
 
 import html
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ VALUES = 60
 """Units right of the bars for values."""
 
 ROW, BAR, LETTERS = 52, 12, 48
-"""Units of a line of the chart with its name, units of a bar, and letters of a name at most."""
+"""Units of a line of the chart with its name, units of a bar, and letters of a name at most; wide ones count twice."""
 
 
 class Bar(NamedTuple):
@@ -59,7 +60,7 @@ def bars(lines: Sequence[Bar], *, alt: str, largest: float | None = None) -> str
 
 
 def points(series: Sequence[Point], *, x: str, y: str, alt: str) -> str:
-    """Points over an axis that begins at 0; the lowest is marked and named."""
+    """Points over an axis that begins at 0, each with its name as a tooltip. The lowest has another colour."""
     left, bottom, height = 46, 40, 220
     span = (max(one.x for one in series) or 1) * 1.05
     highs = [one.y.value if math.isnan(one.y.high) else one.y.high for one in series]
@@ -70,14 +71,14 @@ def points(series: Sequence[Point], *, x: str, y: str, alt: str) -> str:
         return left + one.x / span * (WIDTH - left - 10), height - bottom - value / most * (height - bottom - 10)
 
     parts = [f'<path class="line" d="M{left} 10V{height - bottom}H{WIDTH - 10}"/>']
-    for place, one in enumerate(series):
+    for place, one in sorted(enumerate(series), key=lambda item: item[0] == best):  # the best lies on top
         across, up = at(one, one.y.value)
         if not math.isnan(one.y.low):
             low, high = at(one, max(0, one.y.low))[1], at(one, one.y.high)[1]
             parts.append(f'<path class="line" d="M{across:.1f} {low:.1f}V{high:.1f}"/>')
         kind = "second" if place == best else "first"
         parts.append(
-            f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="5"><title>{_text(one.name)}</title></circle>'
+            f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="5"><title>{escaped(one.name)}</title></circle>'
         )
     for value in sorted({one.x for one in series}):
         across = left + value / span * (WIDTH - left - 10)
@@ -94,9 +95,16 @@ def _svg(parts: Sequence[str], height: float, alt: str) -> str:
 
 
 def _label(x: float, y: float, text: str, *, anchor: str = "start") -> str:
-    short = text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
-    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_text(short)}</text>'
+    short, room = "", LETTERS
+    for letter in text:
+        room -= 2 if unicodedata.east_asian_width(letter) in "FW" else 1
+        if room < 1:
+            short += "…"
+            break
+        short += letter
+    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(short)}</text>'
 
 
-def _text(value: str) -> str:
+def escaped(value: str) -> str:
+    """Text as HTML shows it."""
     return html.escape(value, quote=False)

@@ -1,4 +1,4 @@
-"""Which ways to paint are compared: every combination of checkpoints, weights, steps, solvers and guidance."""
+"""Which ways to paint are compared: every combination of checkpoints, weights and settings of painting."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,31 +12,47 @@ from artdiff.evaluation.results import Choice
 from artdiff.evaluation.samples import WEIGHTS
 from artdiff.files import sha256
 from artdiff.painter import Painter, load
+from artdiff.runs import Run, ToPaint
 from artdiff.settings import CompareSettings, EvaluateSettings, PaintSettings, Weights
 
 ALL = "all"
 
 
 class Candidate(NamedTuple):
-    """One way to paint: what differs from the others, a painter, the SHA-256 of its checkpoint, which weights it has,
-    and how it paints; None for a model that reconstructs.
-    """
+    """One way to paint: what differs from the others in words, a checkpoint, its SHA-256, its weights, and settings."""
 
     name: str
-    painter: Painter
-    digest: str
+    path: Path
+    sha256: str
     weights: Weights
-    settings: PaintSettings | None
+    settings: PaintSettings
 
     def choice(self, frechet: Interval) -> Choice:
         """The candidate with its score."""
-        assert self.settings is not None
         how = {name: getattr(self.settings, name) for name in CompareSettings.PAINTING}
-        return Choice(self.name, self.painter.path.name, self.weights, how, calls(self.settings), frechet)
+        return Choice(self.name, self.path.name, self.sha256, self.weights, how, calls(self.settings), frechet)
+
+
+class Loader:
+    """Loads painters, and holds the one that was asked for last."""
+
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self.settings = settings
+        self.held: tuple[Path, str] | None = None
+
+    def __call__(self, path: Path, weights: Weights = "averaged") -> Painter:
+        """The painter of a checkpoint with some of its weights."""
+        if self.held != (path, weights):
+            settings = self.settings
+            self.held = None
+            how: dict[str, Any] = {"device": settings.device, "trust_code": settings.trust_code, "weights": weights}
+            self.painter = load(ToPaint(path), **how)
+            self.held = (path, weights)
+        return self.painter
 
 
 def calls(settings: PaintSettings) -> int:
-    """How often the network is asked for a picture, at most: guidance asks twice."""
+    """Network calls for a picture, at most: with guidance each of them counts twice."""
     return settings.steps * samplers.get(settings.solver).calls_per_step * (1 if settings.guidance == 1 else 2)
 
 
@@ -45,34 +61,32 @@ def candidates(ckpt: Path, settings: EvaluateSettings) -> list[Candidate]:
     axes = {name: values for name in CompareSettings.PAINTING if (values := getattr(settings.compare, name))}
     ways = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     found = []
-    for path, weights in itertools.product(_checkpoints(ckpt, settings.compare.checkpoints), settings.weights):
-        painter = load(path, device=settings.device, trust_code=settings.trust_code, weights=weights)
-        if not painter.paints:
-            if settings.compare.asks:
-                raise UserError(f"compare needs a model that paints anew; {path} reconstructs pictures")
-            return [Candidate("", painter, sha256(path), weights, None)]
-        for way in ways:
+    for path in _checkpoints(ckpt, settings.compare.checkpoints):
+        digest = sha256(path)
+        for weights, way in itertools.product(settings.weights, ways):
             name = _name(path, weights, way, axes, settings)
-            found.append(Candidate(name, painter, sha256(path), weights, settings.paint_settings(**way)))
+            found.append(Candidate(name, path, digest, weights, settings.paint_settings(**way)))
     return found
 
 
 def _checkpoints(ckpt: Path, asked: str | Sequence[str] | None) -> list[Path]:
     if asked is None:
         return [ckpt]
-    folder = ckpt.parent
+    if Run.of(ckpt) is None:
+        raise UserError(f"compare.checkpoints needs a run, and {ckpt} is a file alone")
+    known = sorted(path for path in ckpt.parent.glob("*.ckpt") if path.is_file())
     if asked == ALL:
-        return sorted(path for path in folder.glob("*.ckpt") if path.is_file())
+        return known
     names = [asked] if isinstance(asked, str) else asked
-    paths = [folder / (name if name.endswith(".ckpt") else f"{name}.ckpt") for name in names]
+    paths = [ckpt.parent / f"{name.removesuffix('.ckpt')}.ckpt" for name in names]
     for path in paths:
-        if not path.is_file():
-            known = ", ".join(sorted(one.stem for one in folder.glob("*.ckpt")))
-            raise UserError(f"compare.checkpoints: {path} does not exist; expected all, or some of {known}")
+        if path not in known:
+            there = ", ".join(path.stem for path in known)
+            raise UserError(f"compare.checkpoints: {path} does not exist; expected all, or some of {there}")
     return paths
 
 
-def _name(path: Path, weights: str, way: dict[str, Any], axes: dict[str, Any], settings: EvaluateSettings) -> str:
+def _name(path: Path, weights: Weights, way: dict[str, Any], axes: dict[str, Any], settings: EvaluateSettings) -> str:
     """What tells a candidate from the others, in words."""
     words = {"steps": "{} steps", "guidance": "guidance {:g}", "solver": "{}", "spacing": "{} spacing"}
     parts = [path.stem] if settings.compare.checkpoints is not None else []

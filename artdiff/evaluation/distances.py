@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 NEIGHBOURS = 5
@@ -21,6 +22,16 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of_share(cls, some: int, total: int) -> "Interval":
+        """A share with the interval of Clopper and Pearson."""
+        found = stats.binomtest(some, total).proportion_ci(0.95, method="exact")
+        return cls(some / total, float(found.low), float(found.high))
+
+    def plain(self) -> dict[str, float | None]:
+        """As JSON can hold it, which has no NaN."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
     def __str__(self) -> str:
         half = self.high - self.value

@@ -14,6 +14,7 @@ above that of held-out pictures, and nothing stronger (arXiv:2306.04675): they m
 
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from artdiff import UserError, images
+from artdiff.evaluation.distances import Interval
+from artdiff.evaluation.features import FeatureNetwork
 from artdiff.files import write
 from artdiff.ingest.tables import decoded, encoded
 
@@ -75,8 +78,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, below: int, total: int) -> "Share":
-        found = stats.binomtest(below, total).proportion_ci(0.95, method="exact")
-        return cls(below, total, float(found.low), float(found.high))
+        return cls(below, total, *Interval.of_share(below, total)[1:])
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,20 @@ class Reference:
         point = pixels(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])
         ratio, place, _ = ratios(point, self._views, self.groups)
         return Nearness(ratio.item(), self.files[int(place)] if self.files else None)
+
+
+def spaces(small: Sequence[Tensor], seen: Sequence[Tensor], network: FeatureNetwork) -> list[Space]:
+    """The two spaces, from what `pixels` gives for the training, held-out and painted pictures, and from what a network
+    sees in them, float (N,D).
+    """
+    train, held_out, painted = small
+    standard = network.standardiser(seen[0])
+    mean, directions = components(standard(seen[0]))
+    points = [(standard(one) - mean) @ directions for one in seen]
+    return [
+        Space("pixels", torch.stack([train, mirrored(train)]), held_out, painted),
+        Space(f"features of {network.name}", points[0][None], points[1], points[2]),
+    ]
 
 
 def originality(space: Space, groups: list[int]) -> Originality:

@@ -11,6 +11,7 @@ from markdown import Markdown
 from PIL import Image
 
 from artdiff.evaluation import charts
+from artdiff.evaluation.charts import escaped
 from artdiff.evaluation.originality import Originality
 from artdiff.evaluation.representation import Asked, Aspect, Line
 from artdiff.evaluation.results import FLOOR, Choice, Scored, Scores
@@ -46,11 +47,15 @@ TERMS = {
 }
 
 
+KEY = '<p class="key"><i class="first"></i>trained on <i class="second"></i>painted (line: 95 % interval)</p>'
+"""What the colours of bars mean."""
+
+
 def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) -> str:
     """The report of a run called `name`; `facts` are what the run says of itself, `card` its data card in Markdown."""
     parts = [
-        f"<h1>{_text(name)}: a report</h1>",
-        f"<p>{_text(_what(scores, facts))}</p>",
+        f"<h1>{escaped(name)}: a report</h1>",
+        f"<p>{escaped(_what(scores, facts))}</p>",
         *_pictures(scores),
         *_scores(scores),
         *_choices(scores.choices),
@@ -62,7 +67,7 @@ def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) 
         *_list("What the run says of itself", _flat(facts)),
         *_limits(scores),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_text(name)}</title>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escaped(name)}</title>'
     return f'<!doctype html>\n<html lang="en">\n<head>{head}<style>{STYLE}</style></head>\n<body>\n' + "\n".join(
         [*parts, "</body>\n</html>\n"]
     )
@@ -89,7 +94,7 @@ def _scores(scores: Scores) -> Iterator[str]:
         yield "<ul>"
         for name, value in scores.reconstruction.items():
             known = name.upper()
-            yield f"<li>{known}: {value:.4g} ({_text(TERMS.get(known, ''))})</li>"
+            yield f"<li>{known}: {value:.4g} ({escaped(TERMS.get(known, ''))})</li>"
         yield "</ul>"
         return
     yield (
@@ -101,8 +106,9 @@ def _scores(scores: Scores) -> Iterator[str]:
     yield _table("Scores", heading, map(_cells, scores.scored))
     yield "<dl>"
     for name in ("Fréchet distance", "KID", "precision", "recall", "density", "coverage"):
-        yield f"<dt>{_text(name)}</dt><dd>{_text(TERMS[name])}</dd>"
+        yield f"<dt>{escaped(name)}</dt><dd>{escaped(TERMS[name])}</dd>"
     yield "</dl>"
+    yield from _distances(scores.scored)
 
 
 def _cells(one: Scored) -> Sequence[str]:
@@ -118,8 +124,8 @@ def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterat
         share, theirs = one.painted, one.held_out
         more = "More than chance would give." if one.is_above else "No more than chance would give."
         yield (
-            f"<li>By {_text(one.space)}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near to "
-            f"one training picture ({share.low:.1%} to {share.high:.1%}); of pictures that cannot be copies, "
+            f"<li>By {escaped(one.space)}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near "
+            f"to one training picture ({share.low:.1%} to {share.high:.1%}); of pictures that cannot be copies, "
             f"{theirs.below:,} of {theirs.total:,} do. {more}</li>"
         )
     yield "</ul><p>This can show that copies are more frequent than chance. It cannot show that there are none.</p>"
@@ -134,11 +140,12 @@ def _choices(choices: Sequence[Choice]) -> Iterator[str]:
     yield "<h2>Which way of painting is best?</h2>"
     yield (
         f"<p>{len(choices)} ways were compared by their Fréchet distance; everything else on this page is of the best, "
-        f"“{_text(choices[0].name)}”. Where intervals overlap, the order may be chance.</p>"
+        f"“{escaped(choices[0].name)}”. Where intervals overlap, the order may be chance, and the best of several "
+        "looks a little better here than on other pictures.</p>"
     )
-    heading = ("way", "calls a picture", "Fréchet distance")
+    heading = ("way", "network calls, at most", "Fréchet distance")
     yield _table("Ways of painting", heading, [(one.name, f"{one.calls:,}", str(one.frechet)) for one in choices])
-    over = {"calls of the network for a picture": [float(one.calls) for one in choices],
+    over = {"network calls for a picture, at most": [float(one.calls) for one in choices],
             "guidance": [float(one.settings["guidance"]) for one in choices]}  # fmt: skip
     for name, values in over.items():
         if len(set(values)) > 1:
@@ -152,39 +159,38 @@ def _representation(scores: Scores) -> Iterator[str]:
         return
     yield "<h2>What does it paint by itself?</h2>"
     yield "<p>Pictures painted without asking for a class, beside the pictures that the model was trained on.</p>"
-    yield '<p class="key"><i class="first"></i>trained on <i class="second"></i>painted (line: 95 % interval)</p>'
+    yield KEY
     for one in scores.representation:
-        yield f"<h3>{_text(one.name.capitalize())}</h3>"
+        yield f"<h3>{escaped(one.name.capitalize())}</h3>"
         yield f"<figure>{charts.bars([_bar(line, one) for line in one.lines], alt=_alt(one))}</figure><ul>"
         for sentence in one.sentences():
-            yield f"<li>{_text(sentence)}.</li>"
+            yield f"<li>{escaped(sentence)}.</li>"
         yield "</ul>"
         if one.accuracy is not None:
             yield (
-                f"<p><small>Told by a classifier that is right on {one.accuracy:.0%} of the held-out pictures, so "
-                "“more” and “less” are against what it finds there.</small></p>"
+                f"<p><small>Told by a classifier that is right on {one.accuracy:.0%} of the training pictures that it "
+                "did not learn from. The bars show what it says about these, and about painted ones.</small></p>"
             )
-    yield from _distances(scores.scored)
 
 
 def _asked(found: Sequence[Asked]) -> Iterator[str]:
     if not found:
         return
     yield "<h2>Does it paint what it is asked for?</h2>"
-    yield '<p class="key"><i class="first"></i>real pictures <i class="second"></i>painted (line: 95 % interval)</p>'
-    lines = [charts.Bar(one.name, one.held_out, one.painted, (f"{one.held_out:.0%}", f"{one.painted.value:.0%}"))
+    yield KEY
+    lines = [charts.Bar(one.name, one.trained, one.painted, (f"{one.trained:.0%}", f"{one.painted.value:.0%}"))
              for one in found]  # fmt: skip
     sentences = [str(one) for one in found]
     yield f"<figure>{charts.bars(lines, alt='; '.join(sentences), largest=1)}"
     yield "<figcaption>The share that a classifier takes for the class.</figcaption></figure><ul>"
-    yield from (f"<li>{_text(sentence)}.</li>" for sentence in sentences)
+    yield from (f"<li>{escaped(sentence)}.</li>" for sentence in sentences)
     yield "</ul>"
 
 
 def _bar(line: Line, aspect: Aspect) -> charts.Bar:
-    written = "{:.0%}" if aspect.are_shares else "{:.2f}"
-    values = (written.format(line.trained), written.format(line.painted.value))
-    return charts.Bar(line.name, line.trained, line.painted, values)
+    return charts.Bar(
+        line.name, line.real, line.painted, (aspect.written(line.real), aspect.written(line.painted.value))
+    )
 
 
 def _alt(aspect: Aspect) -> str:
@@ -212,10 +218,9 @@ def _card(card: str | None) -> Iterator[str]:
     """The data card, below headings of its own."""
     if card is None:
         return
-    reader = Markdown(extensions=["tables"])
-    for name in ("link", "image_link", "reference", "image_reference", "short_reference", "short_image_ref", "autolink",
-                 "automail", "html", "entity"):  # fmt: skip
-        reader.inlinePatterns.deregister(name, strict=False)  # names of files and classes are text
+    reader = Markdown(extensions=["tables"], tab_length=2)
+    reader.treeprocessors.deregister("inline")  # names of files and classes are text
+    reader.parser.blockprocessors.deregister("reference")
     content = reader.convert(html.escape(card, quote=False))
     content = re.sub(r"(</?h)([1-4])>", lambda found: f"{found[1]}{int(found[2]) + 1}>", content)
     yield (
@@ -226,17 +231,19 @@ def _card(card: str | None) -> Iterator[str]:
 
 
 def _table(label: str, heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in heading)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in heading)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label, quote=True)}">{table}</div>'
 
 
 def _list(title: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:
     if facts:
-        rows = "".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in facts)
+        rows = "".join(
+            f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>' for name, value in facts
+        )
         label = html.escape(title, quote=True)
-        yield f"<h2>{_text(title)}</h2>"
+        yield f"<h2>{escaped(title)}</h2>"
         yield f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>{rows}</table></div>'
 
 
@@ -254,7 +261,7 @@ def _figure(picture: Image.Image, alt: str, caption: str) -> str:
     content = base64.b64encode(file.getvalue()).decode()
     image = f'<img alt="{html.escape(alt, quote=True)}" src="data:image/jpeg;base64,{content}" '
     size = f'width="{picture.width}" height="{picture.height}">'
-    return f"<figure>{image}{size}<figcaption>{_text(caption)}</figcaption></figure>"
+    return f"<figure>{image}{size}<figcaption>{escaped(caption)}</figcaption></figure>"
 
 
 PRIVATE = ("root", "carried_on_from")
@@ -271,7 +278,3 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             found.append((f"{prefix}{name}".replace("_", " "), str(value)))
     return found
-
-
-def _text(value: str) -> str:
-    return html.escape(value, quote=False)

@@ -46,12 +46,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to paint that was compared with others: its checkpoint, weights (`averaged` or `raw`) and settings, how
-    many calls of the network a picture takes at most, and its Fréchet distance by the first feature network.
+    """A way to paint that was compared with others: the name and SHA-256 of its checkpoint, its weights (`averaged` or
+    `raw`) and settings, how many network calls a picture takes at most, and its Fréchet distance by the first feature
+    network.
     """
 
     name: str
     checkpoint: str
+    sha256: str
     weights: str
     settings: dict[str, Any]
     calls: int
@@ -81,8 +83,9 @@ class Scores:
 
     def __str__(self) -> str:
         values = (f"{name}: {value:.4g}" for name, value in self.reconstruction.items())
-        rest = map(str, [*self.originality, *self.representation, *self.asked])
-        return "\n".join([*_table(self.scored), *values, *rest])
+        best = [f"the best way to paint, which what follows is of: {one.name}" for one in self.choices[:1]]
+        rest = map(str, [*self.originality, *self.asked, *self.representation])
+        return "\n".join([*_table(self.scored), *values, *best, *rest])
 
     def scalars(self) -> dict[str, float]:
         """The scores of all labels together by name, as TensorBoard shows them."""
@@ -106,20 +109,18 @@ class Scores:
                    "choices": [_plain(one) for one in self.choices],
                    "originality": [asdict(one) for one in self.originality],
                    "representation": [_aspect(one) for one in self.representation],
-                   "asked": [{**asdict(one), "painted": one.painted._asdict()} for one in self.asked]}  # fmt: skip
+                   "asked": [{**asdict(one), "painted": one.painted.plain()} for one in self.asked]}  # fmt: skip
         write(folder / runs.SCORES, json.dumps(content, indent=1) + "\n")
         return replace(self, file=folder / runs.SCORES)
 
 
 def _plain(one: Scored | Choice) -> dict[str, Any]:
-    """With intervals that JSON can hold: it has no NaN."""
-    frechet = {name: None if math.isnan(value) else value for name, value in one.frechet._asdict().items()}
     manifold = {"manifold": one.manifold._asdict()} if isinstance(one, Scored) else {}
-    return {**asdict(one), "frechet": frechet, **manifold}
+    return {**asdict(one), "frechet": one.frechet.plain(), **manifold}
 
 
 def _aspect(one: Aspect) -> dict[str, Any]:
-    lines = [{**asdict(line), "painted": line.painted._asdict()} for line in one.lines]
+    lines = [{**asdict(line), "painted": line.painted.plain()} for line in one.lines]
     return {"name": one.name, "accuracy": one.accuracy, "lines": lines}
 
 

@@ -21,19 +21,16 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from artdiff import UserError, __version__, images
+from artdiff import UserError, __version__, hardware, images
 from artdiff.data.base import PictureDataModule
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.evaluation import distances, originality, samples
-from artdiff.evaluation.choosing import Candidate
+from artdiff.evaluation.choosing import Candidate, Loader
 from artdiff.evaluation.features import FeatureNetwork
-from artdiff.evaluation.lpips import Lpips
-from artdiff.evaluation.originality import PAIRS, Originality, Space
-from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, representation
+from artdiff.evaluation.originality import PAIRS, Originality
+from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, learned, representation
 from artdiff.evaluation.results import FLOOR, Scored, Scores
 from artdiff.evaluation.samples import Sample
-from artdiff.files import sha256
-from artdiff.painter import Painter
 from artdiff.settings import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
 
@@ -57,9 +54,11 @@ CLASS = "class"
 
 def painting(
     candidates: list[Candidate],
+    load: Loader,
     data: PictureDataModule,
     networks: list[FeatureNetwork],
     settings: EvaluateSettings,
+    *,
     kept: Path,
 ) -> Scores:
     """The scores of what each candidate paints. Pictures and features are kept in the folder `kept`."""
@@ -67,24 +66,28 @@ def painting(
         log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
                     len(data.train_set))  # fmt: skip
         settings = replace(settings, n=len(data.train_set))
-    judge = _Judge(data, settings, kept, candidates[0].painter.task.device)
+    judge = _Judge(load, data, settings, kept)
     wanted = samples.shares(data.train_set.labels, settings.n)
-    sets = [judge.painted(one, wanted, title=one.name) for one in candidates]
+    sets = []
+    for number, one in enumerate(candidates, 1):
+        if len(candidates) > 1:
+            log.info("way %s of %s: %s", number, len(candidates), one.name)
+        sets.append(judge.painted(one, wanted, title=one.name))
     found = [judge.scored(one, network, label=None) for network in networks for one in (*sets, judge.floor)]
     order = sorted(range(len(sets)), key=lambda place: found[place].frechet.value)
-    choices = [candidates[place].choice(found[place].frechet) for place in order] if len(sets) > 1 else []
+    compares = settings.compare.asks or len(sets) > 1
     best, theirs = candidates[order[0]], sets[order[0]]
     for network in networks:
-        for one in (theirs, judge.floor):
-            found += [judge.scored(one, network, label) for label in judge.labels(one)]
+        for sample in (theirs, judge.floor):
+            found += [judge.scored(sample, network, label) for label in judge.labels(sample)]
     found.sort(key=lambda one: [network.name for network in networks].index(one.features))
     sheet, rows = _sheet(theirs, data.classes)
-    aspects, asked_for = judge.representation(best, theirs, networks[0])
     copies, nearest, reference = judge.originality(theirs, networks[0]) if settings.originality else ([], None, None)
+    aspects, asked_for = judge.representation(best, theirs, networks[0]) if settings.representation else ([], [])
     return Scores(
         scored=found,
-        protocol=_protocol(data, settings, networks, candidates),
-        choices=choices,
+        protocol=_protocol(data, settings, networks, best),
+        choices=[candidates[place].choice(found[place].frechet) for place in order] if compares else [],
         sheet=sheet,
         rows=rows,
         originality=copies,
@@ -95,22 +98,24 @@ def painting(
     )
 
 
-def reconstruction(painter: Painter, data: PictureDataModule, settings: EvaluateSettings) -> Scores:
+def reconstruction(model: Candidate, load: Loader, data: PictureDataModule, settings: EvaluateSettings) -> Scores:
     """PSNR in dB, SSIM, and LPIPS if its weights are given, of what a reconstruction model, or a codec, makes of the
     held-out pictures.
     """
-    task, device = painter.task, painter.task.device
-    judge = _Judge(data, settings, Path(), device)
+    task = load(model.path).task
+    judge = _Judge(load, data, settings, Path())
     scores: list[MetricCollection] = [ReconstructionScores(prefix="")]
-    protocol = _protocol(data, settings, [], [Candidate("", painter, sha256(painter.path), "averaged", None)])
+    protocol = _protocol(data, settings, [], model)
     if settings.lpips is not None:
+        from artdiff.evaluation.lpips import Lpips
+
         distance = Lpips(settings.lpips)
         protocol["lpips"] = distance.source
         scores.append(MetricCollection({"lpips": distance}))
-    scores = [score.to(device) for score in scores]
+    scores = [score.to(task.device) for score in scores]
     with torch.inference_mode():
         for part in judge.held_out.parts():
-            image = images.to_signed(part).to(device)
+            image = images.to_signed(part).to(task.device)
             picture = task(image)
             for score in scores:
                 score.update(picture, image)
@@ -121,10 +126,11 @@ def reconstruction(painter: Painter, data: PictureDataModule, settings: Evaluate
 class _Judge:
     """Compares sets of pictures with the held-out ones, and keeps what it has computed."""
 
-    def __init__(self, data: PictureDataModule, settings: EvaluateSettings, kept: Path, device: torch.device) -> None:
+    def __init__(self, load: Loader, data: PictureDataModule, settings: EvaluateSettings, kept: Path) -> None:
         if len(data.val_set) < 2:
             raise UserError(f"{len(data.val_set)} held-out pictures are too few to compare with")
-        self.data, self.settings, self.kept, self.device = data, settings, kept, device
+        self.load, self.data, self.settings, self.kept = load, data, settings, kept
+        self.device = hardware.device(settings.device)
         self.held_out = self._real("held-out pictures", most=settings.most_held_out)
         self.floor = self._real(FLOOR, most=settings.n)
         self._standardisers: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -137,10 +143,9 @@ class _Judge:
 
     def painted(self, one: Candidate, wanted: list[tuple[int, int]], *, title: str) -> Sample:
         """What a candidate paints of each label."""
-        assert one.settings is not None
         found = samples.painted(
-            samples.WEIGHTS[one.weights], one.painter, wanted, self.data.classes, one.settings, folder=self.kept,
-            key=one.digest,
+            samples.WEIGHTS[one.weights], self.load(one.path, one.weights), wanted, self.data.classes, one.settings,
+            folder=self.kept, key=one.sha256,
         )  # fmt: skip
         return replace(found, name=title)
 
@@ -193,13 +198,7 @@ class _Judge:
         sets = (train, self.held_out, painted)
         small = [torch.cat([originality.pixels(part) for part in one.parts()]) for one in sets]
         seen = [samples.features(one, network, self.device, self.kept) for one in sets]
-        standard = network.standardiser(seen[0])
-        mean, directions = originality.components(standard(seen[0]))
-        points = [(standard(one) - mean) @ directions for one in seen]
-        spaces = [
-            Space("pixels", torch.stack([small[0], originality.mirrored(small[0])]), small[1], small[2]),
-            Space(f"features of {network.name}", points[0][None], points[1], points[2]),
-        ]
+        spaces = originality.spaces(small, seen, network)
         found = [originality.originality(space, groups) for space in spaces]
         files = self.data.files()
         names = [] if files is None else [files[place] for place in train.indices]
@@ -209,32 +208,31 @@ class _Judge:
     def representation(
         self, best: Candidate, painted: Sample, network: FeatureNetwork
     ) -> tuple[list[Aspect], list[Asked]]:
-        """What the best candidate paints without a label, against real pictures, and whether it paints what it is asked
-        for.
+        """What the best candidate paints without a label, against the training pictures, and whether it paints what it
+        is asked for.
         """
-        count = self.settings.representation
-        if not count:
-            return [], []
         log.info("representation: what is painted without a label")
-        alone = painted if not self.data.classes else self.painted(best, [(NO_LABEL, count)], title=ALONE)
+        count = self.settings.representation
+        alone = self.painted(best, [(NO_LABEL, count)], title=ALONE) if self.data.classes else painted
         train = self._real(TRAINED, most=self.settings.most_trained)
-        trained, held_out = self.data.columns()
+        trained, left_alone, labelled = (Seen(one, self.features(one, network)) for one in (train, alone, painted))
+        columns = {name: learned(values, trained.features) for name, values in self._columns(train).items()}
+        known = {name: column for name, column in columns.items() if column is not None}
+        asked_for = asked(self._asked_for(best, painted), known[CLASS], labelled) if CLASS in known else []
+        return representation(known, trained, left_alone), asked_for
 
-        def seen(sample: Sample, columns: dict[str, list[str | None]]) -> Seen:
-            return Seen(sample, self.features(sample, network), self._columns(sample, columns))
+    def _columns(self, train: Sample) -> dict[str, list[str | None]]:
+        """Classes and other metadata of training pictures."""
+        assert train.indices is not None
+        classes = [self.data.classes[label] if label >= 0 else None for label in train.labels.tolist()]
+        others = {name: [values[place] for place in train.indices] for name, values in self.data.columns().items()}
+        return {CLASS: classes, **{name: values for name, values in others.items() if name != CLASS}}
 
-        real = seen(train, trained), seen(self.held_out, held_out)
-        classes = [self.data.classes[label] if label >= 0 else None for label in painted.labels.tolist()]
-        asked_for = asked(classes, *real, seen(painted, {}), column=CLASS)
-        return representation(*real, seen(alone, {})), asked_for
-
-    def _columns(self, sample: Sample, columns: dict[str, list[str | None]]) -> dict[str, list[str | None]]:
-        """Classes and other metadata of a sample's pictures; nothing of painted ones."""
-        if sample.indices is None:
-            return {}
-        classes = [self.data.classes[label] if label >= 0 else None for label in sample.labels.tolist()]
-        known = {name: [values[place] for place in sample.indices] for name, values in columns.items()}
-        return {CLASS: classes, **{name: values for name, values in known.items() if name != CLASS}}
+    def _asked_for(self, best: Candidate, painted: Sample) -> list[str | None]:
+        """The class that each picture was painted as; None for a class that the painter does not know."""
+        known = self.load(best.path, best.weights).classes
+        names = [self.data.classes[label] if label >= 0 else None for label in painted.labels.tolist()]
+        return [name if name in known else None for name in names]
 
 
 def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str, ...]]:
@@ -262,19 +260,18 @@ def _protocol(
     data: PictureDataModule,
     settings: EvaluateSettings,
     networks: list[FeatureNetwork],
-    candidates: list[Candidate],
+    best: Candidate,
 ) -> dict[str, Any]:
-    """How the scores came about, for whoever wants to repeat them."""
-    asked = candidates[0].settings
+    """How the scores came about, for whoever wants to repeat them; `best` is what was looked at more closely."""
     return {
         "artdiff": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {platform.system()}",
-        "checkpoint": {"file": Path(settings.ckpt).name, "sha256": candidates[0].digest},
+        "checkpoint": {"file": best.path.name, "sha256": best.sha256},
         "data": {"manifest": data.manifest, "held_out": len(data.val_set), "side": data.settings.image_size},
         "features": {network.name: network.source for network in networks},
-        "painted": {"n": settings.n, **(samples.told(asked) if asked is not None else {})},
-        "weights": list(settings.weights),
+        "painted": {"n": settings.n, **samples.told(best.settings)} if networks else {},
+        "weights": best.weights,
         "compare": asdict(settings.compare),
         "most_held_out": settings.most_held_out,
         "most_trained": settings.most_trained,

@@ -92,7 +92,7 @@ def _classes(index: Index) -> str:
         for label, pictures in by_class.items()
     ]
     if len(lines) > 1:
-        lines.append(_class_line("**all**", index.used, index))
+        lines.append(_class_line("all", index.used, index))
     heading = ("class", "pictures", "share", "median size", "shorter side", "upright", "square", "wide", "grey")
     counts = [len(pictures) for label, pictures in by_class.items() if label is not None]
     if len(counts) < 2:

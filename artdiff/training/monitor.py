@@ -48,7 +48,7 @@ class Monitor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seen += pictures_in(batch)
-        while trainer.global_step > self.most_logged * trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        while 0 < self.most_logged * trainer.log_every_n_steps < trainer.global_step:  # type: ignore[attr-defined]
             trainer.log_every_n_steps *= 2  # type: ignore[attr-defined]
         if not is_logging_step(trainer, batch_idx):
             return

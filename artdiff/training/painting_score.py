@@ -1,6 +1,7 @@
 """How near a painter comes to the held-out pictures, while it trains."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from artdiff import UserError
 from artdiff.data.base import PictureDataModule
 from artdiff.evaluation import distances, features, samples
 from artdiff.evaluation.features import FeatureNetwork
@@ -41,8 +43,9 @@ class PaintingScore(L.Callback):
 
     def __init__(self, *, every_n_validations: int, n: int, steps: int, most_held_out: int) -> None:
         whole(0)("callbacks.painting_score.every_n_validations", every_n_validations)
-        for name, value in (("n", n), ("steps", steps), ("most_held_out", most_held_out)):
-            POSITIVE_WHOLE(f"callbacks.painting_score.{name}", value)
+        POSITIVE_WHOLE("callbacks.painting_score.steps", steps)
+        for name, value in (("n", n), ("most_held_out", most_held_out)):
+            whole(2)(f"callbacks.painting_score.{name}", value)
         self.every_n_validations = every_n_validations
         self.n = n
         self.most_held_out = most_held_out
@@ -51,12 +54,24 @@ class PaintingScore(L.Callback):
         self.held_out: tuple[FeatureNetwork, Tensor] | None = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.every_n_validations or not isinstance(pl_module, Generation) or trainer.sanity_checking:
+        off = not self.every_n_validations or trainer.sanity_checking
+        if off or not isinstance(pl_module, Generation) or len(trainer.datamodule.val_set) < 2:  # type: ignore[attr-defined]
             return
         self.validations += 1
         if self.validations % self.every_n_validations == 0:
-            found = self._frechet(trainer, pl_module) if trainer.is_global_zero else 0.0
-            pl_module.log("val/frechet", trainer.strategy.broadcast(found))
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: L.Trainer, task: Generation) -> None:
+        """Score on the first rank. Where that fails, all ranks raise: the others would wait for ever."""
+        found, error = math.nan, None
+        try:
+            found = self._frechet(trainer, task) if trainer.is_global_zero else math.nan
+        except Exception as caught:
+            error = caught
+        found = trainer.strategy.broadcast(found)
+        if math.isnan(found):
+            raise error or UserError("val/frechet could not be computed: the first rank says why")
+        task.log("val/frechet", found)
 
     def _frechet(self, trainer: L.Trainer, task: Generation) -> float:
         data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]

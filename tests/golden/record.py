@@ -42,16 +42,19 @@ SHORT = (
     *("trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "callbacks.grids=null", "logger=csv"),
 )
 HYBRID = ("data.image_size=32", "loss.perceptual.weights=random", "loss.perceptual.layer=relu2_2")
+ADAM = ("optimizer=adam", "optimizer.lr=2e-3", "+optimizer.betas=[0.9,0.99]", "callbacks.decay.share=0")
+"""How `paint32` trained before it took Muon."""
+
 RUNS = {
     "baseline": ("experiment=baseline", *HYBRID),
     "article": ("experiment=article", *HYBRID),
-    "paint32": ("experiment=paint32",),
+    "paint32": ("experiment=paint32", *ADAM),
     "small_painter": (
         *("task=generation", "network=unet", "loss=mse", "data.image_size=32", "optimizer.lr=2e-3"),
         *("+optimizer.betas=[0.9,0.99]", "scheduler=null"),
         *("task.warmup=50", "+trainer.gradient_clip_val=5.0", "trainer.check_val_every_n_epoch=5"),
     ),
-    "paint32_hybrid": ("experiment=paint32", "loss=hybrid_relative", *HYBRID, "network.dropout=0.1"),
+    "paint32_hybrid": ("experiment=paint32", *ADAM, "loss=hybrid_relative", *HYBRID, "network.dropout=0.1"),
 }
 """The runs whose losses are recorded."""
 
@@ -60,8 +63,8 @@ UNET = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "netw
 VIT = ("network=vit", "network.patches=4", "network.width=64", "network.depth=1", "network.cond_dim=16")
 KINDS = {
     "reconstruction": ("experiment=baseline", *TINY),
-    "generation_unet": ("experiment=paint32", *TINY, *UNET),
-    "generation_vit_unlabelled": ("experiment=paint32", *TINY, *VIT),
+    "generation_unet": ("experiment=paint32", *ADAM, *TINY, *UNET),
+    "generation_vit_unlabelled": ("experiment=paint32", *ADAM, *TINY, *VIT),
 }
 """The checkpoints that were written, each by five steps; the last one on pictures without classes."""
 
