@@ -18,7 +18,7 @@ import pytest
 from conftest import picture, put
 from filelock import FileLock
 
-from artdiff import UserError, cache, progress
+from artdiff import UserError, cache
 from artdiff.ingest import decoded, hashing, pool
 from artdiff.ingest.decode import Transform, Unreadable, decode
 from artdiff.ingest.source import Folder
@@ -220,12 +220,18 @@ def test_a_file_without_permission_is_rejected(root, tmp_path, monkeypatch):
     assert len(outcomes) == 5
 
 
-def test_long_work_logs_its_progress_without_a_terminal(root, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(progress, "SECONDS_A_LINE", -1.0)
-    with caplog.at_level("INFO"):
-        read(root, tmp_path)
-    assert "reading: 6 of 6 files" in caplog.text
-    assert "decoding: 3 of 6 files" in caplog.text
+def test_long_work_shows_its_progress(root, tmp_path, monkeypatch):
+    shown = []
+
+    def spy(items, total, name):
+        for count, item in enumerate(items, 1):
+            yield item
+            shown.append((name, count, total))
+
+    for module in (decoded, hashing):
+        monkeypatch.setattr(module, "progress", spy)
+    read(root, tmp_path)
+    assert [(name, count, 6) for name in ("reading", "decoding") for count in range(1, 7)] == shown
 
 
 def test_a_file_too_large_to_be_a_picture_is_not_read(root, tmp_path, reads):

@@ -1,6 +1,7 @@
 """What keeps a step fast: nothing waits for the device, and networks are compiled without changing them."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from artdiff import UserError, compiled
 from artdiff.compiled import FixedBatch
 from artdiff.settings import GenerateSettings, TrainSettings
 from artdiff.tasks.base import Task
+from artdiff.training import progress
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "data.image_size=16")
 PAINTS = ("task=generation", "scheduler=null", *TINY, "trainer.gradient_clip_val=1.0", "data.flip=0.5")
@@ -41,6 +43,7 @@ class Waits(TorchDispatchMode):
 def test_a_step_that_is_not_logged_never_waits_for_the_device(art, tmp_path, monkeypatch, kind, accumulate):
     """Holds with all callbacks that act on steps: the monitor, progress lines and accumulated gradients."""
     monkeypatch.setattr(Task, "reads_values", property(lambda self: (self.global_step + 1) % 4 == 0))  # as on a GPU
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 0.0))  # a line after 20 s would read values
     waits, at_start = Waits(), []
     monkeypatch.setattr(Task, "on_train_batch_start", lambda self, *_: at_start.append((self.global_step, waits.count)))
     words = ("trainer.log_every_n_steps=4", "callbacks.grids=null", "callbacks.best=null", "callbacks.last=null")
