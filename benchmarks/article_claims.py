@@ -68,21 +68,23 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, required=True)
     args = parser.parse_args()
     models = [(name, artdiff.load(run)) for name, _, run in (word.partition("=") for word in args.models)]
-    side = models[0][1].image_size
+    side = max(painter.image_size for _, painter in models)
     asked = muses(args.n, side)
-    found = artdiff.inspect(args.data, image_size=side, fit="crop")
-    trained = list(found.index.on("train"))[:1000]
-    art = torch.from_numpy(found.index.pixels[[one.row for one in trained]]).permute(0, 3, 1, 2)
+    index = artdiff.inspect(args.data, image_size=side, fit="crop").index
+    some = index.on("train")[:: max(1, len(index.on("train")) // 1000)]
+    art = torch.from_numpy(index.pixels[[one.row for one in some]]).permute(0, 3, 1, 2)
     print(f"{'':34s} {'PSNR':>9s}  " + "  ".join(f"{name:>10s}" for name in LOOKS))
     line("muses (sample art)", stacked(asked), None)
     line("art trained on", art, None)
     rows = [asked]
     for name, painter in models:
-        for how, pictures in made(painter, asked, args.strengths):
-            line(name + how, stacked(pictures), stacked(asked))
+        own = [one.resize((painter.image_size, painter.image_size), Image.Resampling.LANCZOS) for one in asked]
+        for how, pictures in made(painter, own, args.strengths):
+            line(name + how, stacked(pictures), stacked(own))
             rows.append(pictures)
     step = max(1, len(asked) // SHOWN)
-    shown = list(zip(*(row[::step][:SHOWN] for row in rows), strict=True))
+    large = [[one.resize((side, side), Image.Resampling.BICUBIC) for one in row[::step][:SHOWN]] for row in rows]
+    shown = list(zip(*large, strict=True))
     images.sheet(shown, columns=SHOWN).save(args.sheet)
 
 

@@ -28,11 +28,12 @@ def main() -> None:
             found.setdefault(one["set"], {})[one["features"]] = one["frechet"]["value"]
     networks = list(found[FLOOR])
     floor = found.pop(FLOOR)
+    found = {tuple(values.values()): (name, values) for name, values in found.items()}.values()  # each checkpoint once
     print("Fréchet distances of real pictures:", ", ".join(f"{name} {floor[name]:.4g}" for name in networks))
-    for name, values in sorted(found.items(), key=lambda one: one[1][networks[0]]):
+    for name, values in sorted(found, key=lambda one: one[1][networks[0]]):
         print(f"{name:40s}", *(f"{values[network]:10.4g}" for network in networks))
     for one, other in itertools.combinations(networks, 2):
-        pairs = [[values[network] for values in found.values()] for network in (one, other)]
+        pairs = [[values[network] for _, values in found] for network in (one, other)]
         rank, p_value = stats.spearmanr(*pairs)
         print(f"{one} and {other}: rank correlation {rank:.3f} over {len(found)} painters (p = {p_value:.2g})")
 
