@@ -62,7 +62,7 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     from artdiff.evaluation import choosing, features, report, scoring
 
     candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
-    painter = load(candidates[0].path, candidates[0].weights)
+    painter = load(candidates[0])
     if not painter.paints and (settings.compare.asks or settings.store):
         raise UserError(f"compare and store need a model that paints anew; {ckpt} reconstructs pictures")
     data = _data(settings, run, painter)

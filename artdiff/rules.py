@@ -22,6 +22,13 @@ def whole(least: int, most: int | None = None) -> Rule:
     return check
 
 
+def none_or_some(name: str, value: Any) -> None:
+    """A number of pictures of which there is a spread, or none."""
+    whole(0)(name, value)
+    if value == 1:
+        raise UserError(f"{name} must be 0 or at least 2, got 1")
+
+
 def number(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {value}")

@@ -25,6 +25,7 @@ from artdiff.rules import (
     Rule,
     colour,
     fraction,
+    none_or_some,
     not_negative,
     number,
     numbers,
@@ -536,13 +537,6 @@ class EvaluatedData(Settings):
     prefix: ClassVar[str] = "data."
 
     root: str | None
-
-
-def none_or_some(name: str, value: Any) -> None:
-    """A number of pictures of which there is a spread, or none."""
-    whole(0)(name, value)
-    if value == 1:
-        raise UserError(f"{name} must be 0 or at least 2, got 1")
 
 
 @dataclass(frozen=True, kw_only=True)

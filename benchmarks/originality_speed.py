@@ -44,8 +44,7 @@ def main() -> None:
         begun = time.perf_counter()
         sets = [part(0, trained), part(trained, HELD_OUT), part(trained + HELD_OUT, PAINTED)]
         small = [originality.pixels(one) for one in sets]
-        with torch.inference_mode():
-            seen = [torch.cat([network.run(some) for some in one.split(AT_ONCE)]) for one in sets]
+        seen = [network.seen(one.split(AT_ONCE), torch.device("cpu")) for one in sets]
         looked = time.perf_counter()
         for space in originality.spaces(small, seen, network):
             originality.originality(space, list(range(trained)))

@@ -38,17 +38,16 @@ class Loader:
 
     def __init__(self, settings: EvaluateSettings) -> None:
         self.settings = settings
-        self.held: tuple[Path, str] | None = None
+        self.held: tuple[Path, Weights, Painter] | None = None
 
-    def __call__(self, path: Path, weights: Weights = "averaged") -> Painter:
-        """The painter of a checkpoint with some of its weights."""
-        if self.held != (path, weights):
-            settings = self.settings
-            self.held = None
-            how: dict[str, Any] = {"device": settings.device, "trust_code": settings.trust_code, "weights": weights}
-            self.painter = load(ToPaint(path), **how)
-            self.held = (path, weights)
-        return self.painter
+    def __call__(self, one: Candidate) -> Painter:
+        """The painter of a candidate's checkpoint, with its weights."""
+        if self.held is None or self.held[:2] != (one.path, one.weights):
+            self.held = None  # make room first
+            device, trust = self.settings.device, self.settings.trust_code
+            painter = load(ToPaint(one.path), device=device, trust_code=trust, weights=one.weights)
+            self.held = (one.path, one.weights, painter)
+        return self.held[2]
 
 
 def calls(settings: PaintSettings) -> int:

@@ -6,7 +6,7 @@
   ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads them once; the first two take a file too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,11 @@ class FeatureNetwork(NamedTuple):
     name: str
     source: str
     run: Callable[[Tensor], Tensor]
+
+    def seen(self, parts: Iterable[Tensor], device: torch.device) -> Tensor:
+        """What it sees in pictures uint8 (B,3,H,W), some at a time: float (N,D), on the CPU."""
+        with torch.inference_mode():
+            return torch.cat([self.run(part.to(device)).cpu() for part in parts])
 
     def standardiser(self, real: Tensor) -> Callable[[Tensor], Tensor]:
         """What to apply to features (N,D) before they are compared, given those of real pictures."""

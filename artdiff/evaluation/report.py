@@ -162,10 +162,8 @@ def _representation(scores: Scores) -> Iterator[str]:
     yield KEY
     for one in scores.representation:
         yield f"<h3>{escaped(one.name.capitalize())}</h3>"
-        yield f"<figure>{charts.bars([_bar(line, one) for line in one.lines], alt=_alt(one))}</figure><ul>"
-        for sentence in one.sentences():
-            yield f"<li>{escaped(sentence)}.</li>"
-        yield "</ul>"
+        yield f"<figure>{charts.bars([_bar(line, one) for line in one.lines], alt=_alt(one))}</figure>"
+        yield _sentences(one.sentences())
         if one.accuracy is not None:
             yield (
                 f"<p><small>Told by a classifier that is right on {one.accuracy:.0%} of the training pictures that it "
@@ -182,9 +180,12 @@ def _asked(found: Sequence[Asked]) -> Iterator[str]:
              for one in found]  # fmt: skip
     sentences = [str(one) for one in found]
     yield f"<figure>{charts.bars(lines, alt='; '.join(sentences), largest=1)}"
-    yield "<figcaption>The share that a classifier takes for the class.</figcaption></figure><ul>"
-    yield from (f"<li>{escaped(sentence)}.</li>" for sentence in sentences)
-    yield "</ul>"
+    yield "<figcaption>The share that a classifier takes for the class.</figcaption></figure>"
+    yield _sentences(sentences)
+
+
+def _sentences(found: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escaped(sentence)}.</li>" for sentence in found) + "</ul>"
 
 
 def _bar(line: Line, aspect: Aspect) -> charts.Bar:
@@ -223,17 +224,18 @@ def _card(card: str | None) -> Iterator[str]:
     reader.parser.blockprocessors.deregister("reference")
     content = reader.convert(html.escape(card, quote=False))
     content = re.sub(r"(</?h)([1-4])>", lambda found: f"{found[1]}{int(found[2]) + 1}>", content)
-    yield (
-        re.sub(r"<h2>.*?</h2>", "<h2>What it was trained on: the data card</h2>", content, count=1)
-        .replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Data card"><table>')
-        .replace("</table>", "</table></div>")
-    )
+    content = re.sub(r"<h2>.*?</h2>", "<h2>What it was trained on: the data card</h2>", content, count=1)
+    yield re.sub(r"<table>.*?</table>", lambda found: _wide("Data card", found[0]), content, flags=re.DOTALL)
 
 
 def _table(label: str, heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in heading)
     body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return _wide(label, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _wide(label: str, table: str) -> str:
+    """A table that can be moved sideways, also by keyboard."""
     return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label, quote=True)}">{table}</div>'
 
 
@@ -242,9 +244,8 @@ def _list(title: str, facts: Sequence[tuple[str, str]]) -> Iterator[str]:
         rows = "".join(
             f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>' for name, value in facts
         )
-        label = html.escape(title, quote=True)
         yield f"<h2>{escaped(title)}</h2>"
-        yield f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>{rows}</table></div>'
+        yield _wide(title, f"<table>{rows}</table>")
 
 
 def _limits(scores: Scores) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """What an evaluation found: the scores of each set of pictures, as text, as JSON and for TensorBoard."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,11 +36,10 @@ class Scored:
 
     def cells(self) -> tuple[str, ...]:
         """As a line of a table: set, label, pictures, network, distance, its interval, KID x 1000, then `manifold`."""
-        half = self.frechet.high - self.frechet.value
-        interval = "" if math.isnan(half) else f"± {half:.2g}"
+        value, _, interval = str(self.frechet).partition(" ")
         kernel = f"{1000 * self.kernel:.3g} ± {1000 * self.kernel_spread:.2g}"
-        first = (self.set, self.label or "all", f"{self.count:,}", self.features, f"{self.frechet.value:.4g}")
-        return (*first, interval, kernel, *(f"{value:.2f}" for value in self.manifold))
+        first = (self.set, self.label or "all", f"{self.count:,}", self.features, value)
+        return (*first, interval, kernel, *(f"{score:.2f}" for score in self.manifold))
 
 
 @dataclass(frozen=True)

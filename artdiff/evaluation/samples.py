@@ -24,6 +24,9 @@ from artdiff.plan import Row
 from artdiff.progress import progress
 from artdiff.settings import PaintSettings
 
+HELD_OUT = "held-out pictures"
+"""What the pictures are called that others are compared with."""
+
 WEIGHTS = {"averaged": "averaged weights", "raw": "raw weights"}
 """What the weights of a painter are called."""
 
@@ -136,8 +139,7 @@ def features(sample: Sample, network: FeatureNetwork, device: torch.device, fold
     if path.exists():
         return torch.from_numpy(np.load(path))
     parts = progress(sample.parts(), -(-len(sample) // AT_ONCE), f"{network.name} ({sample.name})", unit="batches")
-    with torch.inference_mode():
-        found = torch.cat([network.run(part.to(device)).cpu() for part in parts])
+    found = network.seen(parts, device)
     runs.make(folder, name="out")
     with writing(path) as file:
         np.save(file, found.numpy())

@@ -10,8 +10,8 @@ more closely: label by label, for copies, and for what it paints without a label
 
 import logging
 import platform
-from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torchmetrics import MetricCollection
 
 from artdiff import UserError, __version__, hardware, images
 from artdiff.data.base import PictureDataModule
+from artdiff.data.loader import Pictures
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.evaluation import distances, originality, samples
 from artdiff.evaluation.choosing import Candidate, Loader
@@ -80,7 +81,8 @@ def painting(
     for network in networks:
         for sample in (theirs, judge.floor):
             found += [judge.scored(sample, network, label) for label in judge.labels(sample)]
-    found.sort(key=lambda one: [network.name for network in networks].index(one.features))
+    names = [network.name for network in networks]
+    found.sort(key=lambda one: names.index(one.features))
     sheet, rows = _sheet(theirs, data.classes)
     copies, nearest, reference = judge.originality(theirs, networks[0]) if settings.originality else ([], None, None)
     aspects, asked_for = judge.representation(best, theirs, networks[0]) if settings.representation else ([], [])
@@ -102,7 +104,7 @@ def reconstruction(model: Candidate, load: Loader, data: PictureDataModule, sett
     """PSNR in dB, SSIM, and LPIPS if its weights are given, of what a reconstruction model, or a codec, makes of the
     held-out pictures.
     """
-    task = load(model.path).task
+    task = load(model).task
     judge = _Judge(load, data, settings, Path())
     scores: list[MetricCollection] = [ReconstructionScores(prefix="")]
     protocol = _protocol(data, settings, [], model)
@@ -131,20 +133,24 @@ class _Judge:
             raise UserError(f"{len(data.val_set)} held-out pictures are too few to compare with")
         self.load, self.data, self.settings, self.kept = load, data, settings, kept
         self.device = hardware.device(settings.device)
-        self.held_out = self._real("held-out pictures", most=settings.most_held_out)
-        self.floor = self._real(FLOOR, most=settings.n)
-        self._standardisers: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.held_out = self._real(samples.HELD_OUT, data.val_set, most=settings.most_held_out)
+        self.floor = self._real(FLOOR, data.train_set, most=settings.n)
+        self._seen: dict[tuple[str, str], Tensor] = {}
 
-    def _real(self, name: str, *, most: int) -> Sample:
-        """Training pictures, or those held out."""
-        pictures = self.data.val_set if name == "held-out pictures" else self.data.train_set
+    @cached_property
+    def train(self) -> Sample:
+        """The training pictures that are looked at for copies and preferences."""
+        return self._real(TRAINED, self.data.train_set, most=self.settings.most_trained)
+
+    def _real(self, name: str, pictures: Pictures, *, most: int) -> Sample:
+        """Some pictures of a side of the data."""
         digest = f"{self.data.manifest} {self.data.trained_on}"  # which pictures there are, and in which order
         return samples.real(name, pictures, digest, self.data.settings.image_size, most=most)
 
     def painted(self, one: Candidate, wanted: list[tuple[int, int]], *, title: str) -> Sample:
         """What a candidate paints of each label."""
         found = samples.painted(
-            samples.WEIGHTS[one.weights], self.load(one.path, one.weights), wanted, self.data.classes, one.settings,
+            samples.WEIGHTS[one.weights], self.load(one), wanted, self.data.classes, one.settings,
             folder=self.kept, key=one.sha256,
         )  # fmt: skip
         return replace(found, name=title)
@@ -157,10 +163,14 @@ class _Judge:
 
     def features(self, sample: Sample, network: FeatureNetwork) -> Tensor:
         """What a network sees in a set, standardised if it must be, float (N,D)."""
-        if network.name not in self._standardisers:
-            seen = samples.features(self.held_out, network, self.device, self.kept)
-            self._standardisers[network.name] = network.standardiser(seen)
-        return self._standardisers[network.name](samples.features(sample, network, self.device, self.kept))
+        return network.standardiser(self._raw(self.held_out, network))(self._raw(sample, network))
+
+    def _raw(self, sample: Sample, network: FeatureNetwork) -> Tensor:
+        """The same as it is, read or computed once."""
+        key = (sample.key, network.name)
+        if key not in self._seen:
+            self._seen[key] = samples.features(sample, network, self.device, self.kept)
+        return self._seen[key]
 
     def scored(self, sample: Sample, network: FeatureNetwork, label: int | None) -> Scored:
         """How the pictures of a set compare with the held-out ones, of one label or all."""
@@ -188,7 +198,7 @@ class _Judge:
         """What two spaces say about copies, the painted pictures that lie nearest to a training picture, over it, and
         what later pictures can be compared with.
         """
-        train = self._real(TRAINED, most=self.settings.most_trained)
+        train = self.train
         assert train.indices is not None
         groups = np.array(self.data.look_alikes())[train.indices].tolist()
         repeated = len(groups) - len(set(groups))
@@ -197,7 +207,7 @@ class _Judge:
                      repeated)  # fmt: skip
         sets = (train, self.held_out, painted)
         small = [torch.cat([originality.pixels(part) for part in one.parts()]) for one in sets]
-        seen = [samples.features(one, network, self.device, self.kept) for one in sets]
+        seen = [self._raw(one, network) for one in sets]
         spaces = originality.spaces(small, seen, network)
         found = [originality.originality(space, groups) for space in spaces]
         files = self.data.files()
@@ -214,25 +224,28 @@ class _Judge:
         log.info("representation: what is painted without a label")
         count = self.settings.representation
         alone = self.painted(best, [(NO_LABEL, count)], title=ALONE) if self.data.classes else painted
-        train = self._real(TRAINED, most=self.settings.most_trained)
-        trained, left_alone, labelled = (Seen(one, self.features(one, network)) for one in (train, alone, painted))
-        columns = {name: learned(values, trained.features) for name, values in self._columns(train).items()}
+        sets = (self.train, alone, painted)
+        trained, left_alone, labelled = (Seen(one, self.features(one, network)) for one in sets)
+        columns = {name: learned(values, trained.features) for name, values in self._columns().items()}
         known = {name: column for name, column in columns.items() if column is not None}
         asked_for = asked(self._asked_for(best, painted), known[CLASS], labelled) if CLASS in known else []
         return representation(known, trained, left_alone), asked_for
 
-    def _columns(self, train: Sample) -> dict[str, list[str | None]]:
-        """Classes and other metadata of training pictures."""
-        assert train.indices is not None
-        classes = [self.data.classes[label] if label >= 0 else None for label in train.labels.tolist()]
-        others = {name: [values[place] for place in train.indices] for name, values in self.data.columns().items()}
+    def _columns(self) -> dict[str, list[str | None]]:
+        """Classes and other metadata of the training pictures."""
+        assert self.train.indices is not None
+        classes = self._classes(self.train)
+        others = {name: [values[place] for place in self.train.indices] for name, values in self.data.columns().items()}
         return {CLASS: classes, **{name: values for name, values in others.items() if name != CLASS}}
 
     def _asked_for(self, best: Candidate, painted: Sample) -> list[str | None]:
         """The class that each picture was painted as; None for a class that the painter does not know."""
-        known = self.load(best.path, best.weights).classes
-        names = [self.data.classes[label] if label >= 0 else None for label in painted.labels.tolist()]
-        return [name if name in known else None for name in names]
+        known = self.load(best).classes
+        return [name if name in known else None for name in self._classes(painted)]
+
+    def _classes(self, sample: Sample) -> list[str | None]:
+        """The class of each picture, None for none."""
+        return [self.data.classes[label] if label >= 0 else None for label in sample.labels.tolist()]
 
 
 def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str, ...]]:

@@ -79,7 +79,7 @@ class PaintingScore(L.Callback):
         with torch.inference_mode():
             network, held_out = self._held_out(data, task.device)
             standard = network.standardiser(held_out)
-            painted = torch.cat([network.run(part).cpu() for part in self._painted(data, task).split(samples.AT_ONCE)])
+            painted = network.seen(self._painted(data, task).split(samples.AT_ONCE), task.device)
             found = distances.frechet(standard(painted), standard(held_out))
         log.info("val/frechet %.4g (%s pictures by %s), in %s", found, len(painted), NETWORK,
                  duration(time.monotonic() - begun))  # fmt: skip
@@ -90,18 +90,16 @@ class PaintingScore(L.Callback):
         if self.held_out is None:
             with torch.random.fork_rng(devices=[]):  # building a network draws weights
                 network = features.load(NETWORK, None, device)
-            real = samples.real(
-                "held-out pictures", data.val_set, "", data.settings.image_size, most=self.most_held_out
-            )
-            self.held_out = network, torch.cat([network.run(part.to(device)).cpu() for part in real.parts()])
+            real = samples.real(samples.HELD_OUT, data.val_set, "", data.settings.image_size, most=self.most_held_out)
+            self.held_out = network, network.seen(real.parts(), device)
         return self.held_out
 
     def _painted(self, data: PictureDataModule, task: Generation) -> Tensor:
-        """uint8 (N,3,H,W), on the device."""
+        """uint8 (N,3,H,W)."""
         painter = Painter(task, Transform(data.settings.image_size, "crop", (0, 0, 0)), Path("not saved"))
         rows = samples.rows(painter, samples.shares(data.train_set.labels, self.n), self.how)
         pixels = np.stack([np.asarray(one.picture) for one in painter.fill(rows, self.how)])
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(task.device)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}
