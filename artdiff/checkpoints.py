@@ -29,14 +29,18 @@ ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 TASKS: dict[str, type[Model]] = {task.__name__: task for task in (Generation, Reconstruction, Autoencoding, Refinement)}
 
 PARTS = {
-    None: {"codec": ("codec", "codec."), "refiner": ("refiner", "refiner.")},
+    None: {"codec": ("codec", "codec."), "refiner": ("refiner", "refiner."), "enlarger": ("enlarger", "enlarger.")},
     "Autoencoding": {"codec": ("network", "network.")},
-    "Refinement": {"codec": ("codec", "codec."), "refiner": ("network", "ema.")},
+    "refiner": {"codec": ("codec", "codec."), "refiner": ("network", "ema.")},
+    "enlarger": {"enlarger": ("network", "ema.")},
 }
-"""For each task, the setting that describes a part, and where its weights are."""
+"""For each task, or what it trains, the setting that describes a part, and where its weights are."""
 
 NETWORKS = ("artdiff.networks",)
-HOMES = {"network": NETWORKS, "refiner": NETWORKS, "codec": ("artdiff.diffusion.codec", *NETWORKS)}
+HOMES = {
+    **dict.fromkeys(("network", "refiner", "enlarger"), NETWORKS),
+    "codec": ("artdiff.diffusion.codec", *NETWORKS),
+}
 """Where the classes are defined that a checkpoint may name."""
 
 
@@ -165,22 +169,24 @@ class Trained(NamedTuple):
 
 
 def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[str, Trained]:
-    """The `codec`, and the `refiner` if there is one, that a checkpoint trained or paints with.
+    """The `codec`, `refiner` and `enlarger` that a checkpoint trained or paints with, as far as there are any.
 
     Raises `UserError`, which calls the setting `name`, also if neither has weights and the setting is `codec`.
     """
     found = _load(path, name)
     kind, settings = found.get("artdiff", {}).get("task"), found.get("hyper_parameters", {})
     state, parts = found.get("state_dict", {}), {}
-    for part, (named, prefix) in PARTS.get(kind, PARTS[None]).items():
+    is_refinement = kind == Refinement.__name__
+    trained = settings.get("trains", "refiner") if is_refinement else kind
+    for part, (named, prefix) in PARTS.get(trained, PARTS[None]).items():
         weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if part == "refiner" and kind == Refinement.__name__:
+        if is_refinement and part == trained:
             weights = {f"network.{key}": value for key, value in weights.items()} | {"std": state["std"]}
         if settings.get(named) is None:
             continue
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
-        parts[part] = Trained(settings[named], weights, settings["classes"] if part == "refiner" else None)
+        parts[part] = Trained(settings[named], weights, None if part == "codec" else settings["classes"])
     if name == "codec" and not any(part.weights for part in parts.values()):
         raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
     return parts

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, runs
 from artdiff.diffusion import guidance, samplers
-from artdiff.diffusion.noise import DRAFTS, PictureRandom, between, from_muse, seeded_noise
+from artdiff.diffusion.noise import DRAFTS, ENLARGED, PictureRandom, between, from_muse, seeded_noise
 from artdiff.files import user_path
 from artdiff.ingest.decode import Transform
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
@@ -229,7 +229,7 @@ class Painter:
     def check(self, settings: PaintSettings) -> None:
         """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
         settings = self.bounded(settings)
-        if settings.refine is not None and (not isinstance(self.task, Generation) or self.task.refiner is None):
+        if settings.refine is not None and not _refines(self.task):
             raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
         if self.paints:
             self._check_size(settings)
@@ -303,7 +303,7 @@ class Painter:
                         bar.update(len(batch) if step else 0)
                         if step == len(times) - 1 or (settings.trajectory and step in shown):
                             stages[step] = task.decode_in_groups(noisy).cpu()
-                    if task.refiner is not None and settings.refine_steps:
+                    if settings.refine_steps:
                         stages[len(times) - 1] = self._refined(batch, stages[len(times) - 1], settings)
                 for index, canvas in enumerate(batch):
                     strip = _strip([stages[step][index] for step in shown]) if settings.trajectory else None
@@ -321,21 +321,24 @@ class Painter:
 
     def _detail(self, settings: PaintSettings) -> dict[str, object]:
         """What the settings of a picture say of its detail, if the model has a refiner."""
-        has_refiner = isinstance(self.task, Generation) and self.task.refiner is not None
-        return {"refine_steps": settings.refine_steps} if has_refiner else {}
+        return {"refine_steps": settings.refine_steps} if _refines(self.task) else {}
 
     def _refined(self, batch: Sequence[Canvas], draft: Tensor, settings: PaintSettings) -> Tensor:
-        """Decoded pictures (B,3,H,W) with the refiner's detail, from noise of the seeds of their canvases."""
+        """Decoded pictures (B,3,H,W) with the detail of the refiners, from noise of the seeds of their canvases."""
         task = self.task
         assert isinstance(task, Generation)
-        noise, other_noise = (
-            PictureRandom(0, torch.tensor([canvas.seeds[which] for canvas in batch])).normal(DRAFTS, draft.shape[1:])
-            for which in (0, 1)
-        )
-        noise = between(noise, other_noise, torch.tensor([canvas.share for canvas in batch]))
+        share = torch.tensor([canvas.share for canvas in batch])
         label = torch.tensor([canvas.labels[round(canvas.share)] for canvas in batch])
-        parts = (part.to(task.device) for part in (draft, label, noise))
-        return task.refine_in_groups(*parts, steps=settings.refine_steps).cpu()
+        _, _, height, width = draft.shape
+        for refiner, stream in zip(task.refiners, (DRAFTS, ENLARGED), strict=False):
+            shape = (3, height // refiner.shrink, width // refiner.shrink)
+            noise, other_noise = (
+                PictureRandom(0, torch.tensor([canvas.seeds[which] for canvas in batch])).normal(stream, shape)
+                for which in (0, 1)
+            )
+            parts = (part.to(task.device) for part in (draft, label, between(noise, other_noise, share)))
+            draft = task.refine_in_groups(refiner, *parts, steps=settings.refine_steps).cpu()
+        return draft
 
     def _shape(self, row: Row, settings: PaintSettings) -> tuple[int, int, int]:
         """(C,H,W) of what is denoised for the pictures of a row."""
@@ -404,8 +407,13 @@ def _multiple(task: checkpoints.Model) -> int | None:
     found: int | None = getattr(task.ema, "multiple", None)
     if found is None:
         return None
-    of_refiner = 1 if task.refiner is None else getattr(task.refiner.network, "multiple", 1)
-    return math.lcm(found * task.codec.factor, of_refiner)
+    of_refiners = (refiner.shrink * getattr(refiner.network, "multiple", 1) for refiner in task.refiners)
+    return math.lcm(found * task.codec.factor, *of_refiners)
+
+
+def _refines(task: checkpoints.Model) -> bool:
+    """Whether a model paints the detail of pictures."""
+    return isinstance(task, Generation) and bool(task.refiners)
 
 
 def _check_pixels(settings: PaintSettings, multiple: int) -> None:

@@ -317,6 +317,7 @@ class GenerationSettings(DenoisingSettings):
     """`conf/task/generation.yaml`."""
 
     refiner: Component | None = None
+    enlarger: Component | None = None
     data_std: Annotated[float, positive] = 0.5
 
 
@@ -325,6 +326,8 @@ class RefinementSettings(DenoisingSettings):
     """`conf/task/refinement.yaml`."""
 
     draft_noise: Annotated[float, not_negative]
+    trains: Literal["refiner", "enlarger"] = "refiner"
+    shrink: Annotated[int, whole(1)] = 1
 
 
 TASKS: dict[str, type[TaskSettings]] = {

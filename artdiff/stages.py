@@ -19,8 +19,8 @@ TASK_PARTS = ("optimizer", "scheduler")
 CHANGEABLE = ("data", "task", "loss", *TASK_PARTS, "trainer", "callbacks", "logger", "compile")
 """Settings that may differ in a stage; what it trains is set for the whole run."""
 
-TRAINS = {"codec": "codec", "refine": "refiner"}
-"""What the stages of `conf/stages/latent.yaml` train, before the painter that is built on it."""
+TRAINS = {"codec": "codec", "enlarge": "enlarger", "refine": "refiner"}
+"""What stages train, by the names they have in `conf/stages`, before the painter that is built on it."""
 
 SECONDS = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
@@ -37,15 +37,16 @@ class Stage(NamedTuple):
 def planned(settings: TrainSettings) -> list[Stage]:
     """The stages of a run in their order: one if it names none. Raises `UserError`.
 
-    The codec is not trained if another run's is given, unless it is to be trained further; nor is the refiner of a run
-    that begins with the weights of another one.
+    The codec is not trained if another run's is given, unless it is to be trained further; nor are the refiners of a
+    run that begins with the weights of another one.
     """
     given = settings.codec_from is not None or settings.init is not None
     if settings.finetune_codec and not given:
         raise UserError("finetune_codec=true needs the codec of a run: set codec=RUN")
     if settings.codec_from is not None and isinstance(settings.task, ReconstructionSettings):
         raise UserError("codec=RUN needs a task with a codec, such as experiment=paint128 or task=generation")
-    skipped = {name for name, there in (("codec", given), ("refine", settings.init is not None)) if there}
+    skipped = {"codec"} if given else set()
+    skipped |= {"enlarge", "refine"} if settings.init is not None else set()
     skipped = set() if settings.finetune_codec else skipped
     shares = {name: _share(name, stage) for name, stage in settings.stages.items() if name not in skipped}
     shares = {name: share for name, share in shares.items() if share > 0}
@@ -65,10 +66,11 @@ def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
     for stage, part in TRAINS.items():
         component = settings.config["task"].get(part) or {}
         if component.get("_target_", "").startswith("artdiff.networks.") and stage not in stages:
-            remedy = "set refiner=none" if part == "refiner" else "set codec=identity"
+            remedy = "set codec=identity" if part == "codec" else f"set {part}=none"
+            stages_with_it = "twice" if part == "enlarger" else "latent"
             raise UserError(
                 f"the {part} has weights that no stage trains: give stages.{stage} a share of the time "
-                f"(stages=latent), take those of a run with codec=RUN, or {remedy}"
+                f"(stages={stages_with_it}), take those of a run with codec=RUN, or {remedy}"
             )
 
 

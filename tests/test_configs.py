@@ -31,6 +31,11 @@ LATENT = (
     *("data.image_size=64", "stages.codec.data.train_crop=16", "stages.refine.data.train_crop=16"),
     "refiner.channels=[32,32]",
 )
+TWICE = (
+    *("data.image_size=64", "stages.enlarge.data.train_crop=16", "stages.refine.data.train_crop=32"),
+    *("refiner.channels=[16,32]", "enlarger.channels=[16,32]"),
+)
+CASCADE = ("task=generation", "network=unet", "codec=resize", "codec.factor=8", "refiner=fine")
 NEEDS = {
     "data=stream": ("data.root=PACKED", "data.image_size=16"),
     "task=generation": ("network=unet",),
@@ -42,8 +47,10 @@ NEEDS = {
         *("task=generation", "network=unet", "codec=resize", "refiner=unet", "refiner.channels=[32,32]"),
         *("data.image_size=64", "stages.refine.data.train_crop=16"),
     ),
+    "enlarger=unet": (*CASCADE, "stages=twice", *TWICE),
+    "stages=twice": (*CASCADE, "enlarger=unet", *TWICE),
     "experiment=paint128": LATENT,
-    "experiment=paint256": LATENT,
+    "experiment=paint256": TWICE,
     "experiment=codec": ("data.train_crop=16",),
     **{f"network={name}": ("task=generation",) for name in ("unet", "unet_base", "unet_latent", "vit", "vit_base")},
 }

@@ -10,9 +10,11 @@ from hydra.errors import InstantiationException
 
 import artdiff
 from artdiff import UserError
+from artdiff.diffusion.codec import Resize
 from artdiff.ingest.sample_art import STYLES
 from artdiff.settings import TrainSettings
 from artdiff.stages import merged, planned
+from artdiff.tasks import Refinement
 
 TINY = (
     "experiment=paint128",
@@ -253,6 +255,54 @@ def test_a_cascade_paints_small_pictures_and_refines_them(art, tmp_path):
     assert painted.picture.tobytes() != draft.picture.tobytes()
 
 
+TWICE = (
+    *("experiment=paint256", "data.image_size=64", "data.batch_size=8", "network.channels=[32,32]"),
+    *("refiner.channels=[16,32]", "enlarger.channels=[16,32]", "callbacks.grids=null"),
+    *("stages.refine.data.train_crop=32", "stages.enlarge.data.train_crop=16"),
+)
+
+
+@pytest.fixture(scope="module")
+def enlarged(art, tmp_path_factory):
+    """The folder of a run whose pictures are enlarged: an enlarger, a refiner and a painter, two steps each."""
+    run = tmp_path_factory.mktemp("enlarged") / "run"
+    train(small(art, run, *TWICE))
+    return run
+
+
+def test_what_is_refined_can_be_enlarged(enlarged):
+    painter = artdiff.load(enlarged, device="cpu")
+    assert (painter.image_size, painter.multiple, painter.task.codec.factor) == (64, 16, 8)
+    (painted,) = painter.paint(n=1, label="truchet", steps=2)
+    assert painted.picture.size == (64, 64)
+    for name, part in (("refine", "refiner"), ("enlarge", "enlarger")):
+        learned, used = _state(enlarged / name), getattr(painter.task, part)
+        assert learned["std"] == used.std > 0
+        assert all(torch.equal(learned[f"ema.{key}"], value) for key, value in used.network.state_dict().items())
+
+
+def test_an_enlarger_paints_what_is_lost_at_half_the_sides(enlarged):
+    task = artdiff.load(enlarged, device="cpu").task
+    draft, label = torch.rand(2, 3, 64, 64) * 2 - 1, torch.zeros(2, dtype=torch.long)
+    half = Resize(factor=2).encode(draft)
+    assert [refiner.shrink for refiner in task.refiners] == [2, 1]
+    learned = Refinement.load_from_checkpoint(enlarged / "refine/checkpoints/last.ckpt", map_location="cpu")
+    assert learned.draft(draft).shape == half.shape
+    refined = task.refiner.refine(draft, label, torch.randn(half.shape), steps=2)
+    resize = Resize(factor=2)
+    smooth = resize.decode(resize.encode(refined))
+    assert refined.shape == draft.shape
+    assert (refined - smooth).abs().mean() < 0.5 * (draft - smooth).abs().mean()  # it has no detail of its own size
+
+
+def test_a_run_with_an_enlarger_gives_its_parts_to_another(art, enlarged, tmp_path):
+    run = train(small(art, tmp_path / "run", *TWICE, f"init={enlarged}"))
+    assert not (run.folder / "enlarge").exists()
+    before, now = _state(enlarged), _state(run.folder)
+    names = [name for name in before if name.startswith(("refiner.", "enlarger."))]
+    assert names and all(torch.equal(now[name], before[name]) for name in names)
+
+
 def test_a_refiner_alone_does_not_paint(trained):
     with pytest.raises(UserError, match="is a refiner, which cannot paint alone"):
         artdiff.load(trained / "refine", device="cpu")
@@ -305,10 +355,11 @@ def test_the_command_line_takes_a_run_for_a_codec(art, trained, tmp_path):
     assert (tmp_path / "run/checkpoints/last.ckpt").exists()
 
 
-@pytest.mark.parametrize(("stage", "part"), [("codec", "codec"), ("refine", "refiner")])
+@pytest.mark.parametrize(("stage", "part"), [("codec", "codec"), ("refine", "refiner"), ("enlarge", "enlarger")])
 def test_what_the_painter_is_built_on_must_have_been_trained(art, tmp_path, stage, part):
+    words = TWICE if stage == "enlarge" else TINY
     with pytest.raises(UserError, match=f"the {part} has weights that no stage trains"):
-        train(_config(art, tmp_path / "run", f"stages.{stage}.share=0"))
+        train(small(art, tmp_path / "run", *words, f"stages.{stage}.share=0"))
 
 
 def test_a_run_without_a_codec_is_refused_as_one(art, tmp_path):

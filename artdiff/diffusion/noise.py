@@ -8,9 +8,9 @@ from torch import Tensor
 
 from artdiff.diffusion.path import broadcast, interpolated
 
-TIMES, NOISE, LABELS, LATENTS, DRAFTS = range(5)
+TIMES, NOISE, LABELS, LATENTS, DRAFTS, ENLARGED = range(6)
 """Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture, for the
-scale of the noise on its latent or draft, and for the noise on its draft."""
+scale of the noise on its latent or draft, and for the noise on its draft or on what an enlarger adds."""
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 """What the counter of SplitMix64 is advanced by; odd, and near 2⁶⁴ divided by the golden ratio."""

@@ -3,12 +3,17 @@
 A draft is what a codec decodes: right in shape and colour, smooth where there was paint or hatching. This is the second
 stage of a cascade (arXiv:2106.15282), on the difference. It works on a part of a picture as on the whole, so it is
 trained on crops.
+
+A cascade may have one stage more, the enlarger: the refiner then works at half the sides, and the enlarger paints what
+is lost there.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff.diffusion import samplers
+from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.path import Network, Preconditioned
 
@@ -33,6 +38,11 @@ class Residual:
         return self.draft + self.std * latent
 
 
+def shrunk(image: Tensor, shrink: int) -> Tensor:
+    """Pictures (B,3,H,W) at a `shrink`-th of their sides; each pixel is a mean."""
+    return image if shrink == 1 else F.avg_pool2d(image, shrink)
+
+
 def given(draft: Tensor, network: Network) -> Network:
     """`network` with the draft (B,3,H,W) of its pictures: it denoises differences of unit variance, (B,3,H,W)."""
 
@@ -51,20 +61,24 @@ def refined(network: Network, residual: Residual, label: Tensor, noise: Tensor, 
 
 
 class Refiner(nn.Module):
-    """A trained refiner.
+    """A trained refiner or enlarger.
 
     Args:
-        network: `net(noisy ⊕ draft (B,6,H,W), time, label) -> (B,3,H,W)`.
+        network: `net(noisy ⊕ draft (B,6,h,w), time, label) -> (B,3,h,w)`.
+        shrink: it works at a `shrink`-th of the sides: h = H/shrink.
     """
 
     std: Tensor
     """Standard deviation of the differences it was trained on, a scalar."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, shrink: int = 1) -> None:
         super().__init__()
         self.network = network
+        self.shrink = shrink
         self.register_buffer("std", torch.tensor(0.0))
 
     def refine(self, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
-        """Drafts (B,3,H,W), labels int64 (B,) and noise (B,3,H,W) → pictures (B,3,H,W), signed but not clamped."""
-        return refined(self.network, Residual(draft, self.std), label, noise, steps=steps)
+        """Drafts (B,3,H,W), labels int64 (B,) and noise (B,3,h,w) → pictures (B,3,H,W), signed but not clamped."""
+        residual = Residual(shrunk(draft, self.shrink), self.std)
+        image = refined(self.network, residual, label, noise, steps=steps)
+        return image if self.shrink == 1 else Resize(factor=self.shrink).decode(image)

@@ -33,6 +33,8 @@ class UNet(nn.Module):
         dropout: share of the activations dropped in training.
         detail_channels: channels of two last convolutions on every pixel, which see the input again. Patches alone
             cannot remove fine noise (DiP, arXiv:2511.18822). 0 leaves them out.
+        attention: False leaves out all attention. Its cost grows with the square of the pixels, and what only sharpens
+            a picture need not see all of it.
 
     Attributes:
         multiple: the sides of what it denoises are multiples of this, at any width and height.
@@ -51,10 +53,11 @@ class UNet(nn.Module):
         cond_dim: int,
         dropout: float,
         detail_channels: int = 0,
+        attention: bool = True,
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
-        attends = _attends(image_size, patch, channels, attention_resolutions)
+        attends = _attends(image_size, patch, channels, attention_resolutions if attention else None)
         self.patch = patch
         self.multiple = _multiple(patch, channels)
         self.condition = Condition(classes=classes, cond_dim=cond_dim)
@@ -74,7 +77,7 @@ class UNet(nn.Module):
                 width = wide
                 skips.append(width)
         last = len(channels) - 1
-        self.middle = nn.ModuleList([block(width, last, attends=True), block(width, last, attends=False)])
+        self.middle = nn.ModuleList([block(width, last, attends=attention), block(width, last, attends=False)])
         for level in reversed(range(len(channels))):
             for _ in range(num_res_blocks + 1):
                 self.up.append(block(width + skips.pop(), level, attends=attends[level]))
@@ -179,8 +182,11 @@ def _multiple(patch: int, channels: Sequence[int]) -> int:
     return patch * 2 ** (len(channels) - 1)
 
 
-def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: Sequence[int]) -> list[bool]:
-    """Whether each level has attention. Raises `UserError` if the settings do not fit together."""
+def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: Sequence[int] | None) -> list[bool]:
+    """Whether each level has attention; without `resolutions` none has.
+
+    Raises `UserError` if the settings do not fit together.
+    """
     sides = [image_size // (patch * 2**level) for level in range(len(channels))]
     multiple = _multiple(patch, channels)
     if image_size % multiple:
@@ -188,10 +194,10 @@ def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: 
             f"network.channels={list(channels)} and network.patch={patch} need sides that are multiples of "
             f"{multiple}, got {image_size} (data.image_size, or the side of its latents)"
         )
-    attends = [side in resolutions or side == sides[-1] for side in sides]
+    attends = [resolutions is not None and (side in resolutions or side == sides[-1]) for side in sides]
     if any(width % (HEAD if does else GROUP) for width, does in zip(channels, attends, strict=True)):
         raise UserError(
             f"network.channels must be multiples of {GROUP}, and of {HEAD} at levels with attention "
-            f"(network.attention_resolutions={list(resolutions)} and the last), got {list(channels)}"
+            f"(network.attention_resolutions={list(resolutions or [])} and the last), got {list(channels)}"
         )
     return attends

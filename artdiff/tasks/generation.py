@@ -30,6 +30,9 @@ GAP_PICTURES = 256
 CPU_GROUP = 16
 """Pictures that go through a codec or a refiner at once on a CPU, at most: a single small one is padded to so many."""
 
+ENLARGE = 2
+"""By how much an enlarger makes the sides longer."""
+
 PREVIEW_CLASSES = 10
 """Classes shown in these grids, at most."""
 
@@ -51,6 +54,7 @@ class Generation(Denoising):
         scheduler: of the learning rate, once an epoch; None keeps it constant.
         codec: between pictures and what the network denoises; one with weights is not trained here.
         refiner: a network that paints the detail that the codec loses (`Refinement`); None for none. Not trained here.
+        enlarger: another one, after the refiner, which then works at half the sides; None for none. Not trained here.
         warmup: steps over which the learning rate rises linearly.
         classes: names of the labels 0, 1, …; empty for pictures without, which are painted unconditionally.
         data_std: standard deviation of what is denoised, for the preconditioning: 0.5 for pictures, 1 for latents.
@@ -80,6 +84,7 @@ class Generation(Denoising):
         ema_half_life: float,
         ema_ramp: float,
         refiner: dict[str, Any] | None = None,
+        enlarger: dict[str, Any] | None = None,
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
@@ -100,11 +105,8 @@ class Generation(Denoising):
             built_with=built_with,
         )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
-        self.refiner = (
-            None
-            if refiner is None
-            else frozen(Refiner(instantiate(refiner, _convert_="all", classes=len(classes), **CHANNELS)))
-        )
+        self.refiner = _refiner(refiner, len(classes), shrink=1 if enlarger is None else ENLARGE)
+        self.enlarger = _refiner(enlarger, len(classes), shrink=1)
         self.to_cache: tuple[Contents, float] | None = None
         self.latents: PictureCache | None = None  # made with the first batch, when a checkpoint has been restored
         self.classes = classes
@@ -226,15 +228,18 @@ class Generation(Denoising):
         factor = self.codec.factor
         return self._code_in_groups(self.codec.decode, latent, (factor * height, factor * width))
 
-    def refine_in_groups(self, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
-        """Decoded pictures (B,3,H,W), labels int64 (B,) and noise (B,3,H,W) → pictures with the refiner's detail."""
-        assert self.refiner is not None
-        refiner = self.refiner
+    @property
+    def refiners(self) -> list[Refiner]:
+        """What decoded pictures go through, in turn: the refiner and the enlarger, as far as there are any."""
+        return [one for one in (self.refiner, self.enlarger) if one is not None]
+
+    def refine_in_groups(self, refiner: Refiner, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+        """Pictures (B,3,H,W), labels int64 (B,) and noise (B,3,h,w) → pictures (B,3,H,W) with the refiner's detail."""
 
         def refine(*group: Tensor) -> Tensor:
             return refiner.refine(*group, steps=steps)
 
-        together = _together(refiner.network, draft, draft.shape[-2:])
+        together = _together(refiner.network, draft, noise.shape[-2:])
         return hardware.in_groups(refine, draft, label, noise, together=together)
 
     def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
@@ -256,6 +261,13 @@ class Generation(Denoising):
 
         together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
         return hardware.in_groups(denoise, noisy, time, label, together=together)
+
+
+def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> Refiner | None:
+    """The refiner that `settings` describe, as it is used."""
+    if settings is None:
+        return None
+    return frozen(Refiner(instantiate(settings, _convert_="all", classes=classes, **CHANNELS), shrink=shrink))
 
 
 def _together(module: object, part: Tensor, sides: Sequence[int]) -> int:

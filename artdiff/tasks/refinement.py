@@ -1,6 +1,6 @@
 """Learn to paint the detail that a codec loses: denoise the difference between pictures and their drafts."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -13,7 +13,7 @@ from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.noise import DRAFTS, LATENTS, PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import broadcast
-from artdiff.diffusion.refiner import CHANNELS, Residual, given, refined
+from artdiff.diffusion.refiner import CHANNELS, Residual, given, refined, shrunk
 from artdiff.losses import Loss, Losses
 from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising
 
@@ -32,6 +32,8 @@ class Refinement(Denoising):
         draft_noise: drafts get noise of a standard deviation between 0 and this, drawn for each picture, so that the
             refiner does not rely on what a painter's drafts lack (arXiv:2106.15282).
         time_mean, time_std, gate, label_dropout, warmup, classes, ema_half_life, ema_ramp: as in `Generation`.
+        trains: what becomes of it, the painter's `refiner` or its `enlarger`.
+        shrink: learns at a `shrink`-th of the pictures' sides: 2 for a refiner that an enlarger follows.
         seed: of noise, times and dropout.
         loss: only needed to train.
     """
@@ -52,6 +54,8 @@ class Refinement(Denoising):
         label_dropout: float,
         ema_half_life: float,
         ema_ramp: float,
+        trains: Literal["refiner", "enlarger"] = "refiner",
+        shrink: int = 1,
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
@@ -69,6 +73,8 @@ class Refinement(Denoising):
         )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
         self.classes = classes
+        self.trains = trains
+        self.shrink = shrink
         self.draft_noise = draft_noise
         self.schedule = {"time_mean": time_mean, "time_std": time_std, "gate": gate, "label_dropout": label_dropout}
         self.std: Tensor
@@ -77,22 +83,23 @@ class Refinement(Denoising):
     def on_fit_start(self) -> None:
         """Measure the scale of the differences on some training pictures, unless the checkpoint has it."""
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        multiple = getattr(self.network, "multiple", 1)
+        multiple = self.shrink * getattr(self.network, "multiple", 1)
         if data.settings.image_size % multiple:
+            stage = "refine" if self.trains == "refiner" else "enlarge"
             raise UserError(
-                f"the refiner needs image sides that are multiples of {multiple}, got "
-                f"data.image_size={data.settings.image_size}; or set refiner=none stages.refine.share=0"
+                f"the {self.trains} needs image sides that are multiples of {multiple}, got "
+                f"data.image_size={data.settings.image_size}; or set {self.trains}=none stages.{stage}.share=0"
             )
         if self.std == 0:
             image = data.trained(MEASURED).to(self.device)
-            self.std.copy_((image - self.draft(image)).std())
+            self.std.copy_((shrunk(image, self.shrink) - self.draft(image)).std())
             if self.std == 0:
                 raise UserError("this codec loses no detail that a refiner could paint: set codec=f4 or codec=f8")
 
     @torch.no_grad()
     def draft(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W) → what the codec makes of them, float32."""
-        return self.codec.decode(self.codec.encode(image)).float()
+        """Signed pictures (B,3,H,W) → what the codec makes of them, float32 (B,3,h,w); h = H/shrink."""
+        return shrunk(self.codec.decode(self.codec.encode(image)).float(), self.shrink)
 
     def objective(self, draft: Tensor) -> Objective:
         """How pictures with these drafts (B,3,H,W) are denoised."""
@@ -100,15 +107,15 @@ class Refinement(Denoising):
 
     def losses(self, batch: Batch) -> Losses:
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
-        draft = self.draft(batch.image)
+        draft, batch = self.draft(batch.image), self._shrunk(batch)
         std = broadcast(rng.uniform(LATENTS) * self.draft_noise, draft)
         network = given(draft + std * rng.normal(DRAFTS, draft.shape[1:]), self.train_network)
         return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bands)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses of the averaged weights on whole pictures, each with its own time and noise, always the same."""
+        draft, batch = self.draft(batch.image), self._shrunk(batch)
         time, noise = self.fixed_numbers(batch.image, batch.image.shape[1:])
-        draft = self.draft(batch.image)
         found = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
         self.log_validation(self.noted(found, self.val_bands), len(batch.image))
 
@@ -116,6 +123,13 @@ class Refinement(Denoising):
     def sample_grid(self, image: Tensor) -> list[Tensor]:
         """Pictures, their drafts, and what is made of these without a label."""
         draft, label = self.draft(image), torch.full((len(image),), NO_LABEL, device=image.device)
+        image = shrunk(image, self.shrink)
         noise = seeded_noise(range(len(image)), tuple(image.shape[1:])).to(image.device)
         made = refined(self.ema, Residual(draft, self.std), label, noise, steps=PREVIEW_STEPS)
         return [image, draft.clamp(-1, 1), made.clamp(-1, 1)]
+
+    def _shrunk(self, batch: Batch) -> Batch:
+        """The batch as it is learned from. Smaller pictures have no place in the caches of the whole ones."""
+        if self.shrink == 1:
+            return batch
+        return batch._replace(image=shrunk(batch.image, self.shrink), index=None)

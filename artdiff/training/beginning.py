@@ -1,6 +1,7 @@
-"""What a new run begins with: the codec and refiner that it is built on, and the weights of an earlier run."""
+"""What a new run begins with: the codec and refiners that it is built on, and the weights of an earlier run."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ LABELS = "condition.label.weight"
 """End of the name of the table that embeds labels, in networks of ours: a row for each class, then the null label's."""
 
 
-def build_on(config: dict[str, Any], before: Path | None, init: Path | None, *, trust_code: bool) -> dict[str, Trained]:
-    """The trained parts of the checkpoint `before`, or of `init` without one, that the task of `config` uses, by the
+def build_on(
+    config: dict[str, Any], before: Sequence[Path], init: Path | None, *, trust_code: bool
+) -> dict[str, Trained]:
+    """The trained parts of the checkpoints `before`, or of `init` without any, that the task of `config` uses, by the
     setting that describes them; these settings of the task become theirs. Raises `UserError`.
     """
-    task = config["task"]
-    if before is not None:
-        parts = checkpoints.trained_parts(before, trust_code=trust_code)
-    elif init is not None and "codec" in task:
+    task, parts = config["task"], dict[str, Trained]()
+    for path in before:
+        parts |= checkpoints.trained_parts(path, trust_code=trust_code)
+    if init is not None and not before and "codec" in task:
         parts = checkpoints.trained_parts(init, trust_code=trust_code, name="init")
-    else:
+    if not parts:
         return {}
     if "codec" not in task:  # the network of an autoencoder is a codec
         parts = {"network": parts["codec"]}
@@ -52,7 +55,7 @@ def begin_with(parts: dict[str, Trained], task: Task) -> None:
                 log.warning("the %s does not know %s: it paints them as pictures without a label", name,
                             ", ".join(unknown))  # fmt: skip
         _load(getattr(task, name), weights, f"the {name} of the run it is built on")
-    for name in ("codec", "refiner"):
+    for name in ("codec", "refiner", "enlarger"):
         settings = task.hparams.get(name) or {}
         if settings.get("_target_", "").startswith("artdiff.networks.") and name not in parts:
             raise UserError(

@@ -1,6 +1,7 @@
 """One training run, from checked settings to the run's folder."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def fit(
     run: Run,
     ckpt: Path | None,
     *,
-    before: Path | None = None,
+    before: Sequence[Path] = (),
     init: Path | None = None,
     is_last: bool = True,
 ) -> Run:
@@ -45,9 +46,9 @@ def fit(
         settings: of this stage.
         run: of this stage.
         ckpt: to carry on.
-        before: a checkpoint whose codec and refiner the task is built on.
-        init: a checkpoint whose weights the last stage begins with, and whose codec and refiner it is built on unless
-            there is one `before`.
+        before: checkpoints whose codec and refiners the task is built on, of later ones rather than of earlier ones.
+        init: a checkpoint whose weights the last stage begins with, and whose codec and refiners it is built on unless
+            there are some `before`.
         is_last: whether this stage of the run is the last one; the report then proposes commands.
 
     Raises `UserError`, and `Interrupted` if a signal ended the training, which is saved.

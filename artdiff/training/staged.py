@@ -31,18 +31,18 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
     Stages that were finished in the run to carry on are not repeated. Raises `UserError`, for a mistake in any stage
     before the first one is trained.
     """
-    last, before = stages[-1], None
+    last, stopped, built_on = stages[-1], None, [codec] if codec is not None else []
     if ckpt is not None and ckpt.is_dir():
         found = runs.newest(ckpt)
-        ckpt, before = (found, None) if found is not None else (None, Run(ckpt))
+        ckpt, stopped = (found, None) if found is not None else (None, Run(ckpt))
     if ckpt is not None:  # of the last stage: it holds what the others trained
-        return fit(last.settings, run, ckpt, before=codec, init=init)
+        return fit(last.settings, run, ckpt, before=built_on, init=init)
     for stage in stages:
         with torch.device("meta"):
             instantiate(stage.settings.config["task"])
     for number, stage in enumerate(stages, start=1):
         here = Run(run.folder / stage.folder)
-        earlier = Run(before.folder / stage.folder) if before is not None and stage.folder else None
+        earlier = Run(stopped.folder / stage.folder) if stopped is not None and stage.folder else None
         begun = runs.newest(earlier.folder) if earlier is not None else None
         if earlier is not None and begun == earlier.last and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
@@ -53,9 +53,9 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
         else:
             if len(stages) > 1:
                 log.info("stage %s of %s: %s%s", number, len(stages), stage.name, _time(stage))
-            fit(stage.settings, here, begun, before=codec, init=init, is_last=stage is last)
+            fit(stage.settings, here, begun, before=built_on, init=init, is_last=stage is last)
             _give_back_memory()
-        codec = here.last
+        built_on.append(here.last)
     return run
 
 
