@@ -89,9 +89,9 @@ class Inspection:
         number_of = {path: number for number, paths in enumerate(chosen) for path in paths}
         found: list[dict[Path, Image.Image | None]] = [{} for _ in labels]
         decoded = read(number_of, self.settings.limits, enough=images.CELL, processes=min(cores(), len(chosen)))
-        for path, content in decoded:
+        for path, content, _, _ in decoded:
             number = number_of[path]
-            found[number][path] = None if isinstance(content, str) else images.thumbnail(content)
+            found[number][path] = None if content is None else images.thumbnail(content)
             if len(found[number]) == len(chosen[number]):  # do not keep the thumbnails of all classes
                 small = [(one,) for one in map(found[number].pop, chosen[number]) if one is not None]
                 if small:

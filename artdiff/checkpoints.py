@@ -45,10 +45,14 @@ HOMES = {
 
 
 class Restored(NamedTuple):
-    """A model that is ready to paint, and how the pictures it was trained on were made square."""
+    """A model that is ready to paint, and how the pictures it was trained on were made square.
+
+    `data` is the digest of the list of these pictures; None where the file does not say.
+    """
 
     task: Model
     transform: Transform
+    data: str | None = None
 
 
 def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = False, name: str = "ckpt") -> Restored:
@@ -87,7 +91,9 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
         if kind is not Reconstruction:
             raise UserError(f"ranges={ranges} says what a reconstruction's output means, but {name}={path} paints anew")
         settings = settings | {"ranges": ranges}
-    return Restored(_built(kind, settings, state, f"{name}={path}"), transform)
+    listed = (part.get("manifest") for part in found.values() if isinstance(part, dict))
+    data_digest = next((digest for digest in listed if isinstance(digest, str)), None)
+    return Restored(_built(kind, settings, state, f"{name}={path}"), transform, data_digest)
 
 
 class Earlier(NamedTuple):

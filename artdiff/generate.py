@@ -3,15 +3,17 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from artdiff import runs
+from artdiff import UserError, origin, runs
 from artdiff.cli import command, given, plain
 from artdiff.files import user_path
-from artdiff.ingest.tables import shown
-from artdiff.settings import GenerateSettings, defaults
+from artdiff.ingest import pool
+from artdiff.ingest.tables import shown, some
+from artdiff.origin import Origin
+from artdiff.settings import GenerateSettings, PaintSettings, defaults
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -23,18 +25,28 @@ log = logging.getLogger(__name__)
 
 
 def generate(settings: GenerateSettings) -> list[Path]:
-    """Paint what `settings` say; returns the files written: a PNG for each picture, then the sheet."""
-    chosen = runs.to_paint(settings.ckpt, newest_in=user_path(settings.runs_dir))
-    out = user_path(settings.out)
+    """Paint what `settings` say; returns the files written: one for each picture, then the sheet."""
+    out, newest_in = user_path(settings.out), user_path(settings.runs_dir)
+    told = origin.settings_of(user_path(settings.repaint)) if settings.repaint is not None else {}
+    if settings.repaint is None:
+        assert settings.ckpt is not None
+        chosen = runs.to_paint(settings.ckpt, newest_in=newest_in)
+    else:
+        _check_alone()
+        chosen = runs.ToPaint(runs.painted_with(told, settings.ckpt, name=settings.repaint, newest_in=newest_in))
 
     from artdiff import hardware
     from artdiff.painter import load
 
-    painter = load(chosen, device=settings.device, ranges=settings.ranges, trust_code=settings.trust_code)
+    painter = load(chosen, device=settings.device, ranges=settings.ranges, trust_code=settings.trust_code,
+                   weights=told.get("weights"))  # fmt: skip
     settings = _stored(settings, painter)
-    painter.check(settings)
+    if settings.repaint is None:
+        painter.check(settings)
     log.info("painting with %s, on %s", painter.path, hardware.describe(painter.task.device))
     runs.make(out, name="out")
+    if settings.repaint is not None:
+        return _repaint(painter, settings, told, out)
     written = (_paint if painter.paints else _reconstruct)(painter, settings, out)
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
     log.info("all on one sheet: %s", written[-1])
@@ -49,19 +61,58 @@ def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
     return replace(settings, **{name: painter.defaults[name] for name in open_ones})
 
 
+def _check_alone() -> None:
+    """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
+    typed = {word.partition("=")[0].lstrip("+") for word in given()}
+    twice = sorted(typed & (set(PaintSettings.REPAINTED) | {"n", "label", "interpolate", "trajectory"}))
+    if twice:
+        raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")
+
+
+def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any], out: Path) -> list[Path]:
+    """The picture `settings.repaint` once more; says whether it is the same."""
+    from artdiff import images
+
+    assert settings.repaint is not None
+    path = user_path(settings.repaint)
+    muse = settings.muse if settings.refine is None else settings.refine
+    painting = painter.repaint(path, muse=muse, batch_size=settings.batch_size)
+    written = _free(out, painting.name, settings)
+    painting.save(written, keep_settings=settings.keep_settings)
+    log.info("painted again: %s", written)
+    (before,) = pool.read([path], settings.limits)
+    if before.picture is None or path.suffix.lower() != ".png":
+        log.info("%s is not compared: only a PNG keeps every pixel", path)
+        return [written]
+    apart = images.difference(before.picture, painting.picture)
+    if apart == 0:
+        log.info("the same as %s, bit for bit", path)
+    else:
+        changed = [f"{name} {told.get(name)}, now {painter.known[name]}" for name in ("torch", "device", "artdiff")
+                   if told.get(name) != painter.known[name]]  # fmt: skip
+        why = f" ({'; '.join(changed)})" if changed else ""
+        log.warning("not the same as %s: it differs by up to %s of 255%s", path, apart, why)
+    return [written]
+
+
+def _free(out: Path, name: str, settings: GenerateSettings) -> Path:
+    """Where a picture of this name is written."""
+    return runs.free(out / f"{name}.{settings.format}")
+
+
 def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
     """What the model makes of each muse, and a sheet of muses over pictures."""
     from artdiff import images
 
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
     for painting in painter.each(settings):
-        written.append(runs.free(out / f"{painting.name}.png"))
-        painting.save(written[-1])
+        written.append(_free(out, painting.name, settings))
+        painting.save(written[-1], keep_settings=settings.keep_settings)
         if len(pairs) < settings.sheet:
             assert painting.muse is not None
             pairs.append((images.thumbnail(painting.muse), images.thumbnail(painting.picture)))
     written.append(runs.free(out / "sheet.png"))
-    images.save_generated(images.sheet(pairs), written[-1], painter.known)
+    origin.save(images.sheet(pairs), written[-1], Origin(painter.known, "the pictures that were reconstructed"))
     return written
 
 
@@ -78,15 +129,16 @@ def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Pa
     for row in rows:
         sheet.begin(row.muse.picture if row.muse is not None else None)
         for _, made in zip(range(len(row)), paintings, strict=False):
-            written.append(runs.free(out / f"{made.name}.png"))
+            written.append(_free(out, made.name, settings))
             painting = made if reference is None else _judged(made, reference, written[-1])
-            painting.save(written[-1])
+            painting.save(written[-1], keep_settings=settings.keep_settings)
             if painting.trajectory is not None:
-                strip = runs.free(out / f"{painting.name}_trajectory.png")
-                images.save_generated(painting.trajectory, strip, painting.settings)
+                strip = _free(out, f"{painting.name}_trajectory", settings)
+                origin.save(painting.trajectory, strip, painting.origin, keep_settings=settings.keep_settings)
             sheet.add(painting.picture)
     written.append(runs.free(out / "sheet.png"))
-    images.save_generated(sheet.picture(), written[-1], painter.known)
+    muses = [row.muse.credit for row in rows if row.muse is not None]
+    origin.save(sheet.picture(), written[-1], Origin(painter.known, some(muses, most=20) if muses else None))
     return written
 
 

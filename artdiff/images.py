@@ -1,4 +1,4 @@
-"""Pictures: conversions between ranges, which happen only here, grids and sheets, and saving what was painted.
+"""Pictures: conversions between ranges, which happen only here, grids and sheets.
 
 Ranges: `uint8` [0,255] on disk and in loaders; *signed* float [-1,1] inside artdiff; *unit* float [0,1], the output of
 a sigmoid and the input of metrics; *ImageNet-normalised* float (about -2.1 to 2.6), the input of VGG16 and of the
@@ -6,8 +6,7 @@ article's network. Shape letters: B pictures, H and W pixels; channels are red, 
 """
 
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from artdiff.files import write
@@ -28,9 +27,6 @@ CELL_LEAST, CELL = 64, 256
 
 SHEET_COLUMNS = 16
 """Pictures side by side on a `Sheet`, at most."""
-
-GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""The IPTC term for media made by a trained model (Digital Source Type)."""
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -167,27 +163,15 @@ def to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def save_generated(picture: Image.Image, path: Path, settings: Mapping[str, object]) -> None:
-    """Write a PNG whose metadata says that a model made it (IPTC Digital Source Type in XMP), and its settings.
-
-    Raises `UserError` if it cannot be written; a file that was there stays.
-    """
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", _XMP)
-    info.add_itxt("artdiff", json.dumps(settings))
-    save(picture, path, pnginfo=info)
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference between pixels of two RGB pictures, of 255; 255 if their sides differ."""
+    if one.size != other.size:
+        return 255
+    return max(high for _, high in ImageChops.difference(one, other).getextrema())  # type: ignore[misc]
 
 
-def save(picture: Image.Image, path: Path, **how: object) -> None:
-    """Write a PNG, with arguments of Pillow's. Raises `UserError` if it cannot be written."""
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG. Raises `UserError` if it cannot be written."""
     content = io.BytesIO()
-    picture.save(content, format="PNG", **how)
+    picture.save(content, format="PNG")
     write(path, content.getvalue())
-
-
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
- Iptc4xmpExt:DigitalSourceType="{GENERATED}"/>
-</rdf:RDF></x:xmpmeta>
-<?xpacket end="r"?>"""

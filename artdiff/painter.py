@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain, groupby, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, runs
+from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, origin, runs
 from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import DRAFTS, ENLARGED, PictureRandom, between, from_muse, seeded_noise
-from artdiff.files import user_path
+from artdiff.files import sha256, user_path
 from artdiff.ingest.decode import Transform
-from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses
+from artdiff.origin import Origin
+from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses, repainting
 from artdiff.rules import one_of
 from artdiff.runs import Run, ToPaint
 from artdiff.settings import MULTIPLE, Accelerator, CompareSettings, PaintSettings, Ranges, Spacing, Weights
@@ -40,7 +42,8 @@ Asked = TypeVar("Asked", bound=PaintSettings)
 class Painting(NamedTuple):
     """A painted picture, RGB, with the settings that paint it again, a name for its file, and maybe how it emerged.
 
-    `muse` is what it was painted from, at the same size. `trajectory` is a strip from noise to picture.
+    `muse` is what it was painted from, at the same size. `trajectory` is a strip from noise to picture. `source` names
+    what shows through in it, with its rights; None if nothing does.
     """
 
     name: str
@@ -48,10 +51,19 @@ class Painting(NamedTuple):
     settings: dict[str, object]
     muse: Image.Image | None = None
     trajectory: Image.Image | None = None
+    source: str | None = None
 
-    def save(self, path: str | Path) -> None:
-        """Write a PNG that says that a model made it, and with which settings."""
-        images.save_generated(self.picture, user_path(path), self.settings)
+    @property
+    def origin(self) -> Origin:
+        """What its file says of it."""
+        return Origin(self.settings, self.source)
+
+    def save(self, path: str | Path, *, keep_settings: bool = True) -> None:
+        """Write a PNG, JPEG or WebP that says that a model made it and, if not told otherwise, with which settings.
+
+        Raises `artdiff.UserError` for another end of the name, and if it cannot be written.
+        """
+        origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings)
 
 
 def load(
@@ -83,12 +95,12 @@ def load(
     used = weights or (stored.weights if stored is not None else "averaged")
     one_of(*get_args(Weights))("weights", used)
     on = hardware.device(device)
-    task, transform = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
+    task, transform, data = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     if isinstance(task, Refinement):
         raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
     if isinstance(task, Generation) and used == "raw":
         task.ema.load_state_dict(task.network.state_dict())
-    return Painter(task.to(on), transform, path, _stored_settings(path, stored))
+    return Painter(task.to(on), transform, path, _stored_settings(path, stored), weights=used, data=data)  # type: ignore[arg-type]
 
 
 def _stored_settings(path: Path, stored: "runs.Painting | None") -> dict[str, Any]:
@@ -125,6 +137,9 @@ class Painter:
         transform: Transform,
         path: Path,
         defaults: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        weights: Weights = "averaged",
+        data: str | None = None,
     ) -> None:
         self.task = task
         self.transform = transform
@@ -134,7 +149,16 @@ class Painter:
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
         self.defaults = dict(defaults)
-        self.known: dict[str, object] = {"artdiff": __version__, "checkpoint": path.name}
+        self.weights = weights
+        self.data = data
+
+    @cached_property
+    def known(self) -> dict[str, object]:
+        """What the settings of every picture say of the model, and of what computes its last bit."""
+        known: dict[str, object] = {"artdiff": __version__, "torch": str(torch.__version__)}
+        known |= {"device": hardware.describe(self.task.device), "weights": self.weights}
+        known |= {"checkpoint": self.path.name, "checkpoint_sha256": sha256(self.path)}
+        return known if self.data is None else known | {"data_sha256": self.data}
 
     def paint(
         self,
@@ -192,6 +216,37 @@ class Painter:
         }  # fmt: skip
         given = {name: value for name, value in asked.items() if value is not None}
         return list(self.each(PaintSettings.with_defaults(**{**self.defaults, **given})))
+
+    def repaint(
+        self, picture: str | Path, *, muse: str | Path | Image.Image | None = None, batch_size: int | None = None
+    ) -> Painting:
+        """Paint a picture of this model again, by the settings in its file: on the same machine bit for bit.
+
+        Args:
+            picture: a PNG, JPEG or WebP that was painted with this checkpoint.
+            muse: what it was painted from, if anything.
+            batch_size: as in `paint`; does not change the picture.
+
+        Raises `artdiff.UserError`, which says what is missing: the settings, the checkpoint or the muse.
+        """
+        path = user_path(picture)
+        told = origin.settings_of(path)
+        if not self.paints or "seed" not in told:
+            raise UserError(f"{path} is a reconstruction: muse=FILE makes it again, with the same checkpoint")
+        for name in ("checkpoint_sha256", "weights"):
+            theirs, ours = told.get(name), self.known[name]
+            if theirs != ours:
+                raise UserError(f"{path} was painted with {name}={theirs}, and this model has {ours}")
+        row, settings = repainting(told, self.classes, muse, name=str(path))
+        settings = self.bounded(dataclasses.replace(settings, batch_size=batch_size))
+        if muse is not None:
+            (found,) = read_muses(settings, self.transform, multiple=self.multiple)
+            if found.digest != told["muse_sha256"]:
+                raise UserError(f"muse={muse} is not the picture that {path} was painted from: its pixels differ")
+            row.muse = found
+        self.check(settings)
+        (painting,) = self.fill([row], settings)
+        return painting
 
     def interpolate(self, first: int, last: int, *, n: int = 8, **how: object) -> list[Painting]:
         """`n` pictures on the way from the one of seed `first` to that of `last`; `how` as for `paint`.
@@ -274,8 +329,8 @@ class Painter:
     def _reconstructions(self, settings: PaintSettings) -> Iterator[Painting]:
         self.check(settings)
         for muse in read_muses(settings, self.transform):
-            told = self.known | {"muse": muse.file, "size": settings.size}
-            yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture)
+            told = self.known | {"muse": muse.file, "muse_sha256": muse.digest, "size": settings.size}
+            yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture, source=muse.credit)
 
     def _paintings(self, settings: PaintSettings) -> Iterator[Painting]:
         yield from self.fill(self.rows(settings), settings)
@@ -312,7 +367,9 @@ class Painter:
                     if muse is not None and settings.strength == 0 and settings.refine is None:
                         picture = muse  # a codec would change it
                     told = self.known | canvas.settings | {"spacing": self._spacing(settings)} | self._detail(settings)
-                    yield Painting(canvas.name, picture, told, muse, strip)
+                    shown_muse = canvas.muse if settings.strength < 1 else None
+                    source = shown_muse.credit if shown_muse is not None else None
+                    yield Painting(canvas.name, picture, told, muse, strip, source)
 
     def _spacing(self, settings: PaintSettings) -> Spacing:
         if settings.spacing != "auto":

@@ -1,10 +1,12 @@
 """What is to be painted: which seeds, labels and muses, in which order and under which names. No network yet."""
 
+import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
@@ -26,11 +28,26 @@ FROM_NOISE, FROM_MUSE = 8, 1
 
 
 class Muse(NamedTuple):
-    """A picture to start from, RGB, at the size to paint at; `file` is its file's name, empty for one from Python."""
+    """A picture to start from, RGB, at the size to paint at; `file` is its file's name, empty for one from Python.
+
+    `rights` is what its file says of the rights in it.
+    """
 
     name: str
     picture: Image.Image
     file: str
+    rights: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its pixels and sides, which is the same for every file with the same picture."""
+        return hashlib.sha256(f"{self.picture.size}".encode() + self.picture.tobytes()).hexdigest()
+
+    @property
+    def credit(self) -> str:
+        """What a picture in which it shows through says of it."""
+        rights = "; ".join(f"{name}: {text}" for name, text in self.rights.items())
+        return f"{self.file or self.name} ({rights})" if rights else self.file or self.name
 
 
 class Canvas(NamedTuple):
@@ -54,13 +71,16 @@ def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int |
     """
     stays, read = settings.size == "own" and multiple is None, 0
     for name, file, found in _decoded(settings, transform):
-        if isinstance(found, Image.Image) and stays and found.width * found.height > settings.most_pixels:
-            found = f"{found.width} x {found.height} is more than max_pixels={settings.most_pixels:,}"  # noqa: PLW2901
-        if isinstance(found, str):
-            log.warning("set aside: %s (%s)", shown(file), found)
+        picture, reason = found.picture, found.reason
+        if picture is not None and stays and picture.width * picture.height > settings.most_pixels:
+            reason = f"{picture.width} x {picture.height} is more than max_pixels={settings.most_pixels:,}"
+            picture = None
+        if picture is None:
+            log.warning("set aside: %s (%s)", shown(file), reason)
             continue
         read += 1
-        yield Muse(name, _at_size(found, settings, transform, multiple, name=file or name), Path(file).name)
+        at_size = _at_size(picture, settings, transform, multiple, name=file or name)
+        yield Muse(name, at_size, Path(file).name, found.rights)
     if not read:
         raise UserError(f"muse={settings.muse} holds no picture that can be read")
 
@@ -80,7 +100,8 @@ def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple
 class Row(Sequence[Canvas]):
     """The canvases of one label, from noise or from one muse. Each is made when it is asked for: there may be many.
 
-    With two `seeds` the row goes from the first to the second, and from the first of `labels` to the second.
+    With two `seeds` the row goes from the first to the second, and from the first of `labels` to the second; with a
+    `share` it stays there on the way.
     """
 
     def __init__(
@@ -92,6 +113,7 @@ class Row(Sequence[Canvas]):
         labels: tuple[int, int],
         seeds: tuple[int, int] | None,
         count: int,
+        share: float | None = None,
     ) -> None:
         self.settings = settings
         self.classes = classes
@@ -99,6 +121,7 @@ class Row(Sequence[Canvas]):
         self.labels = labels
         self.seeds = seeds
         self.length = count
+        self.share = share
 
     def __len__(self) -> int:
         return self.length
@@ -111,7 +134,7 @@ class Row(Sequence[Canvas]):
         seed = self.settings.seed + index
         seeds, share = (seed, seed), 0.0
         if self.seeds is not None:
-            seeds, share = self.seeds, index / max(1, self.length - 1)
+            seeds, share = self.seeds, index / max(1, self.length - 1) if self.share is None else self.share
         return _canvas(self.settings, self.classes, self.muse, seeds=seeds, labels=self.labels, share=share)
 
 
@@ -134,6 +157,31 @@ def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Mu
             pairs = [(labels[0], labels[1])]
     sources: list[Muse | None] = [*muses] or [None]
     return [Row(settings, classes, muse, labels=pair, seeds=seeds, count=count) for muse in sources for pair in pairs]
+
+
+def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, name: str) -> tuple[Row, PaintSettings]:
+    """The row of one picture that paints the one again whose settings are `told`, and the settings for it.
+
+    `muse` is what the user gives for the muse or the refined picture; the row begins without one. Raises `UserError`
+    if that is missing or too much, or a setting has no meaning here; `name` is the picture's.
+    """
+    begun = "refine" if "refine" in told else "muse"
+    if muse is None and begun in told:
+        raise UserError(f"{name} was painted from the picture {shown(str(told[begun]))}: set muse=FILE to it")
+    if muse is not None and begun not in told:
+        raise UserError(f"{name} was painted from noise: leave muse out")
+    labels = [told.get("label"), told.get("to_label", told.get("label"))]
+    given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
+    try:
+        settings = PaintSettings.with_defaults(**given)
+        seeds = (told["seed"], told.get("to_seed", told["seed"]))
+        first, last = (label_numbers("none" if label is None else [label], classes)[0] for label in labels)
+        share = float(told.get("share", 0.0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name} does not say how it was painted: {type(error).__name__} {error}") from None
+    moving = seeds if "share" in told else None
+    row = Row(settings, classes, None, labels=(first, last), seeds=moving, count=1, share=share)
+    return row, settings
 
 
 def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
@@ -175,6 +223,7 @@ def _canvas(
     if muse is not None:
         stem = f"{_cut(muse.name)}_{stem}"
         told |= {"muse": muse.file, "strength": settings.strength} if settings.refine is None else {"refine": muse.file}
+        told |= {"muse_sha256": muse.digest}
     if settings.size != "train":
         told |= {"size": settings.size}
     if settings.size == "own":
@@ -215,18 +264,19 @@ def _at_size(
     return picture.resize(sides, Image.Resampling.BICUBIC)
 
 
-def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, Image.Image | str]]:
+def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, pool.Read]]:
     """(name, file, the picture or why it cannot be read) of every muse."""
     given = settings.muse if isinstance(settings.muse, list | tuple) else [settings.muse]
     pictures = [one for one in given if isinstance(one, Image.Image)]
     for index, picture in enumerate(pictures):
-        yield f"muse_{index}" if len(pictures) > 1 else "muse", "", flat(picture, WHITE).convert("RGB")
+        name = f"muse_{index}" if len(pictures) > 1 else "muse"
+        yield name, "", pool.Read(Path(name), flat(picture, WHITE).convert("RGB"))
     paths = [path for one in given if not isinstance(one, Image.Image) for path in _paths(one)]
     if paths:
         enough = None if settings.size == "own" else 2 * max(settings.sides or [transform.size])
         decoded = pool.read(paths, settings.limits, enough=enough)
-        for path, found in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
-            yield _writable(path.stem), str(path), found
+        for found in tqdm(decoded, total=len(paths), desc="reading", unit=" pictures", disable=None):
+            yield _writable(found.path.stem), str(found.path), found
 
 
 def _paths(muse: str | Path | None) -> list[Path]:

@@ -1,10 +1,11 @@
 """What a run's folder holds and where: checkpoints, samples, lists of files, and the run's own description."""
 
+import glob
 import json
 import logging
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,23 @@ def to_paint(ckpt: str, *, newest_in: Path) -> ToPaint:
                     run.folder / PAINTING)  # fmt: skip
         return ToPaint(path)
     return ToPaint(chosen, stored)
+
+
+def painted_with(told: Mapping[str, Any], ckpt: str | None, *, name: str, newest_in: Path) -> Path:
+    """The checkpoint that a picture called `name` was painted with, whose settings are `told`.
+
+    It is the file `ckpt`, or lies in that run, or without one in a run below `newest_in`. Raises `UserError`.
+    """
+    file, digest = told.get("checkpoint"), told.get("checkpoint_sha256")
+    if not isinstance(file, str) or not isinstance(digest, str) or Path(file).name != file:
+        raise UserError(f"{name} was painted by artdiff {told.get('artdiff')}, which did not note its checkpoint")
+    path = newest_in if ckpt is None or ckpt == "last" else user_path(ckpt)
+    found = [path] if path.is_file() else sorted(path.glob(f"**/{glob.escape(file)}"))
+    for one in found:
+        if sha256(one) == digest:
+            return one
+    remedy = "set ckpt=FILE to it" if ckpt is None else f"ckpt={ckpt} is another one"
+    raise UserError(f"{name} was painted with {file} (SHA-256 {digest[:16]}), which is not in {path}: {remedy}")
 
 
 def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str, name: str = "ckpt") -> Path:

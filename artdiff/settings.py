@@ -96,7 +96,7 @@ RENAMED |= {"network.data_std": "task.data_std"}
 """Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 
 TEXTS = (
-    *("label", "ckpt", "init", "codec_from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
+    *("label", "ckpt", "init", "codec_from", "from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
     *("search.out", "lpips"),
     *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
@@ -432,6 +432,12 @@ class TrainSettings(Settings):
 class PaintSettings(Settings):
     """What to paint, and how: the settings of `Painter.paint` and the larger part of `conf/generate.yaml`."""
 
+    REPAINTED: ClassVar[tuple[str, ...]] = (
+        *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "strength", "refine_steps", "size"),
+        "max_pixels",
+    )
+    """Those that a picture is painted again with as they are in its file."""
+
     muse: Any
     """A path, a Pillow picture, or a list of these; None paints from noise."""
     n: Annotated[int, POSITIVE_WHOLE] | None
@@ -512,8 +518,12 @@ class PaintSettings(Settings):
 class GenerateSettings(PaintSettings):
     """`conf/generate.yaml`: what to paint, with which model, and where to write it."""
 
-    ckpt: str
+    ckpt: str | None
+    repaint: str | None
+    """Called `from` on the command line: a picture of ours to paint again."""
     out: str
+    format: Literal["png", "jpg", "webp"]
+    keep_settings: bool
     sheet: Annotated[int, POSITIVE_WHOLE]
     originality: bool
     device: Accelerator
@@ -524,6 +534,13 @@ class GenerateSettings(PaintSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_file("out", self.out)
+        if self.ckpt is None and self.repaint is None:
+            raise UserError("ckpt must be given: ckpt=RUN, a checkpoint's file or last")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """As `PaintSettings.of`; `from` is no name that Python lets a field have."""
+        return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
 
 
 Weights = Literal["averaged", "raw"]

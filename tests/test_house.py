@@ -12,7 +12,7 @@ ROOT = Path(artdiff.__file__).parent
 FLOORS = [
     {"files", "locks"},
     {"rules", "ranks"},
-    {"settings", "runs", "store", "images", "compiled", "hardware", "progress"},
+    {"settings", "runs", "store", "images", "origin", "compiled", "hardware", "progress"},
     {"cache", "networks", "diffusion", "picture_cache", "stages"},
     {"ingest", "losses"},
     {"data", "plan"},

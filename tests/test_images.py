@@ -1,8 +1,5 @@
 """Ranges, grids and sheets of pictures, and what a saved picture says about itself."""
 
-import json
-from xml.etree import ElementTree
-
 import numpy as np
 import pytest
 import torch
@@ -65,14 +62,3 @@ def test_pillow_round_trip():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     picture = images.to_pillow(images.from_pillow(Image.fromarray(pixels)))
     assert np.array_equal(np.asarray(picture), pixels)
-
-
-def test_a_generated_picture_says_so(tmp_path):
-    images.save_generated(Image.new("RGB", (2, 2)), tmp_path / "made.png", {"checkpoint": "best.ckpt"})
-    with Image.open(tmp_path / "made.png") as made:
-        assert images.GENERATED in made.info["XML:com.adobe.xmp"]
-        assert json.loads(made.info["artdiff"]) == {"checkpoint": "best.ckpt"}
-        xmp = ElementTree.fromstring(made.info["XML:com.adobe.xmp"])
-    description = xmp.find(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
-    namespace = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
-    assert description.get(f"{namespace}DigitalSourceType") == images.GENERATED

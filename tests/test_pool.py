@@ -176,12 +176,17 @@ def test_whole_pictures(tmp_path):
     paths = [put(tmp_path / f"{index}.jpg", index) for index in range(6)]
     (tmp_path / "page.jpg").write_text("<html>")
     os.mkfifo(tmp_path / "pipe.jpg")
-    found = dict(pool.read([*paths, tmp_path / "page.jpg", tmp_path / "pipe.jpg", tmp_path / "none.jpg"], LIMITS))
+    others = [tmp_path / name for name in ("page.jpg", "pipe.jpg", "none.jpg")]
+    found = {one.path: one for one in pool.read([*paths, *others], LIMITS)}
     for index, path in enumerate(paths):
-        assert np.abs(np.asarray(found[path], int) - np.asarray(picture(index), int)).mean() < 6
-    assert found[tmp_path / "page.jpg"] == "not a picture (HTML)"
-    assert found[tmp_path / "pipe.jpg"] == "not a file but a pipe, a socket or a device"
-    assert found[tmp_path / "none.jpg"] == "cannot be read: No such file or directory"
+        assert np.abs(np.asarray(found[path].picture, int) - np.asarray(picture(index), int)).mean() < 6
+        assert not found[path].reason
+    assert [found[path].picture for path in others] == [None] * 3
+    assert [found[path].reason for path in others] == [
+        "not a picture (HTML)",
+        "not a file but a pipe, a socket or a device",
+        "cannot be read: No such file or directory",
+    ]
 
 
 LIMITED = """

@@ -12,7 +12,7 @@ from conftest import composed, generate, in_process, small, train
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from artdiff import UserError, images
+from artdiff import UserError, images, origin
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.tasks import Reconstruction
 from artdiff.training import report
@@ -92,7 +92,7 @@ def test_a_logger_that_cannot_be_opened_is_left_out(art, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("place", "name", "line"),
     [
-        (images, "save_generated", "a grid of samples is not kept"),
+        (origin, "save", "a grid of samples is not kept"),
         (Reconstruction, "sample_grid", "a grid of samples is not painted"),
         (ArtDataModule, "preview", "no grids of samples are painted"),
         (report, "typed", "the closing report is not complete"),

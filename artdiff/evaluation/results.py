@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from artdiff import images, runs
+from artdiff import origin, runs
 from artdiff.evaluation.distances import Interval, Manifold
 from artdiff.evaluation.originality import Originality, Reference
 from artdiff.evaluation.representation import Asked, Aspect
 from artdiff.files import write
+from artdiff.origin import Origin
 
 FLOOR = "training pictures"
 """What the figures of equally many training pictures are called."""
@@ -99,7 +100,7 @@ class Scores:
         """Write `scores.json`, and what was found about copies."""
         runs.make(folder, name="out")
         if self.nearest is not None:
-            images.save_generated(self.nearest, folder / NEAREST, {"checkpoint": self.protocol["checkpoint"]})
+            origin.save(self.nearest, folder / NEAREST, Origin({"checkpoint": self.protocol["checkpoint"]}))
         if self.reference is not None:
             self.reference.save(folder)
         content = {"protocol": self.protocol, "reconstruction": self.reconstruction,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from artdiff.ingest import decode
 from artdiff.ingest.decode import Transform, Unreadable
+from artdiff.ingest.rights import rights
 
 SETTLED = 2.0
 """Seconds after which a change to a file is sure to change its times, on any file system."""
@@ -76,8 +77,9 @@ class ToPicture:
         self.enough = enough
 
     def __call__(self, job: Job) -> Answer:
-        picture = decode.to_rgb(_content(job), enough=self.enough)
-        return {"facts": None, "reason": None, "size": picture.size}, picture.tobytes()
+        content = _content(job)
+        picture = decode.to_rgb(content, enough=self.enough)
+        return {"facts": None, "reason": None, "rights": rights(content), "size": picture.size}, picture.tobytes()
 
 
 class ToRow:

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from PIL import Image
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
     """What became of a file: its `facts`, or the `reason` why it is rejected.
 
     `crc` is the CRC-32 of the row that was written. `picture` is the whole picture if no transform was given.
-    `lasting` is False if the file may be readable next time.
+    `lasting` is False if the file may be readable next time. `rights` are what it says of those in the whole picture.
     """
 
     facts: Facts | None
@@ -50,6 +51,16 @@ class Outcome(NamedTuple):
     crc: int = 0
     lasting: bool = True
     picture: Image.Image | None = None
+    rights: Mapping[str, str] = MappingProxyType({})
+
+
+class Read(NamedTuple):
+    """A file: its whole `picture` and what it says of the `rights` in it, or the `reason` why it is rejected."""
+
+    path: Path
+    picture: Image.Image | None
+    reason: str = ""
+    rights: Mapping[str, str] = MappingProxyType({})
 
 
 def cores() -> int:
@@ -57,9 +68,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read(
-    paths: Iterable[Path], limits: Limits, *, enough: int | None = None, processes: int = 1
-) -> Iterator[tuple[Path, Image.Image | str]]:
+def read(paths: Iterable[Path], limits: Limits, *, enough: int | None = None, processes: int = 1) -> Iterator[Read]:
     """Decode whole pictures: each as upright sRGB on white, or the reason why it is rejected; about in order.
 
     Pictures may come out smaller if `enough` pixels a side are enough.
@@ -69,14 +78,15 @@ def read(
         try:
             status = path.stat()
         except OSError as error:
-            yield path, f"cannot be read: {error.strerror}"
+            yield Read(path, None, f"cannot be read: {error.strerror}")
             continue
         if stat.S_ISREG(status.st_mode):
             jobs.append(Job(str(path), status.st_size, status.st_mtime_ns, -1))
         else:
-            yield path, "not a file but a pipe, a socket or a device"
+            yield Read(path, None, "not a file but a pipe, a socket or a device")
     for job, outcome in run(jobs, enough, limits, processes=processes):
-        yield Path(job.path), outcome.picture or outcome.reason or "not a picture"
+        reason = "" if outcome.picture is not None else outcome.reason or "not a picture"
+        yield Read(Path(job.path), outcome.picture, reason, outcome.rights)
 
 
 def run(

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from artdiff import images
+from artdiff import images, origin
 from artdiff.data.base import PictureDataModule
+from artdiff.origin import Origin
 from artdiff.settings import POSITIVE_WHOLE
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
@@ -93,7 +94,7 @@ class SampleGrids(L.Callback):
         grid = images.grid(lines, max_side=self.max_side)
         with only_reporting("a grid of samples is not kept"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            images.save_generated(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", {"step": step})
+            origin.save(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", Origin({"step": step}))
         if isinstance(trainer.logger, TensorBoardLogger):
             with only_reporting("a grid of samples is not in TensorBoard"):
                 trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
