@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -64,6 +64,17 @@ class Painting(NamedTuple):
         Raises `artdiff.UserError` for another end of the name, and if it cannot be written.
         """
         origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings)
+
+
+class Emerging(NamedTuple):
+    """How far a batch of pictures is: `done` is a share of all that is to be painted, `shown` makes small pictures."""
+
+    done: float
+    shown: Callable[[], list[Image.Image]]
+
+
+Watch = Callable[[Emerging], None]
+"""Called after each step; what it raises ends the painting."""
 
 
 def load(
@@ -274,11 +285,14 @@ class Painter:
             return settings
         return dataclasses.replace(settings, max_pixels=MOST_PAINTED if self.paints else MOST_RECONSTRUCTED)
 
-    def each(self, settings: PaintSettings) -> Iterator[Painting]:
-        """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first."""
+    def each(self, settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
+        """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first.
+
+        `watch` sees pictures emerge; a reconstruction is made in one go.
+        """
         settings = self.bounded(settings)
         if self.paints:
-            return self._paintings(settings)
+            return self._paintings(settings, watch)
         return self._reconstructions(settings)
 
     def check(self, settings: PaintSettings) -> None:
@@ -332,10 +346,10 @@ class Painter:
             told = self.known | {"muse": muse.file, "muse_sha256": muse.digest, "size": settings.size}
             yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture, source=muse.credit)
 
-    def _paintings(self, settings: PaintSettings) -> Iterator[Painting]:
-        yield from self.fill(self.rows(settings), settings)
+    def _paintings(self, settings: PaintSettings, watch: Watch | None) -> Iterator[Painting]:
+        yield from self.fill(self.rows(settings), settings, watch=watch)
 
-    def fill(self, rows: Sequence[Row], settings: PaintSettings) -> Iterator[Painting]:
+    def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
         """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""
         task, count = self.task, sum(map(len, rows))
         assert isinstance(task, Generation)
@@ -356,6 +370,8 @@ class Painter:
                         stages[0] = task.decode_in_groups(begun).cpu()
                     for step, noisy in steps:
                         bar.update(len(batch) if step else 0)
+                        if watch is not None:
+                            watch(Emerging(bar.n / max(1, bar.total), partial(self._shown, noisy)))
                         if step == len(times) - 1 or (settings.trajectory and step in shown):
                             stages[step] = task.decode_in_groups(noisy).cpu()
                     if settings.refine_steps:
@@ -370,6 +386,11 @@ class Painter:
                     shown_muse = canvas.muse if settings.strength < 1 else None
                     source = shown_muse.credit if shown_muse is not None else None
                     yield Painting(canvas.name, picture, told, muse, strip, source)
+
+    def _shown(self, noisy: Tensor) -> list[Image.Image]:
+        """Small pictures of what is being denoised (B,C,h,w)."""
+        assert isinstance(self.task, Generation)
+        return [images.thumbnail(images.to_pillow(one)) for one in self.task.decode_in_groups(noisy).cpu()]
 
     def _spacing(self, settings: PaintSettings) -> Spacing:
         if settings.spacing != "auto":

@@ -543,6 +543,33 @@ class GenerateSettings(PaintSettings):
         return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class GallerySettings(Settings):
+    """`conf/gallery.yaml`: which runs the page offers, where it keeps pictures, and who may open it."""
+
+    ckpt: str | None
+    runs_dir: str
+    out: str
+    host: str
+    port: Annotated[int, whole(0, 65535)]
+    user: str
+    password: str | None
+    upload_megabytes: Annotated[float, positive]
+    max_pixels: Annotated[int, POSITIVE_WHOLE]
+    device: Accelerator
+    open: bool
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("out", self.out)
+        if self.host not in LOOPBACK and not self.password:
+            raise UserError(f"host={self.host} lets others open the page: give a password=… as well")
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that only this machine reaches."""
+
 Weights = Literal["averaged", "raw"]
 """Of a painter: the moving average, or those that were trained."""
 

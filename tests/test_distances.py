@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from prdc import compute_prdc
 from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from artdiff.evaluation import distances
@@ -59,6 +60,15 @@ def test_a_generator_of_one_picture_is_precise_and_recalls_nothing():
 
 def test_pictures_from_elsewhere_have_neither_precision_nor_coverage():
     assert distances.manifold(gaussian(100, shift=100.0), gaussian(100)) == (0, 0, 0, 0)
+
+
+def test_the_authors_of_density_and_coverage_find_the_same():
+    real, painted = (torch.randn(number, 12, generator=torch.Generator().manual_seed(number)) for number in (60, 50))
+    found = distances.manifold(0.8 * painted + 0.3, real, neighbours=5)
+    theirs = compute_prdc(real.numpy(), (0.8 * painted + 0.3).numpy(), nearest_k=5)
+    for name, value in found._asdict().items():
+        assert value == pytest.approx(theirs[name], abs=1e-6), name
+        assert 0 < value
 
 
 def test_density_and_coverage_count_as_they_are_defined():

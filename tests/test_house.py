@@ -20,9 +20,9 @@ FLOORS = [
     {"checkpoints", "overrides", "sweeps"},
     {"cli", "slurm"},
     {"painter"},
-    {"evaluation"},
+    {"evaluation", "web"},
     {"training"},
-    {"train", "generate", "evaluate", "audit", "pack", "prune", "sweep"},
+    {"train", "generate", "evaluate", "gallery", "audit", "pack", "prune", "sweep"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -20,7 +20,7 @@ from artdiff.origin import COMPOSITE, FORMATS, GENERATED, Origin
 from artdiff.settings import Limits
 
 EXIFTOOL = shutil.which("exiftool")
-SETTINGS = {"label": "<b>&amp; \"Ä\" ]]> 江戸</b>", "seed": 3, "guidance_interval": [0.1, 1.0], "odd": "\ud800\x07"}
+SETTINGS = {"label": '<b>&amp; "Ä" ]]> 江戸</b>', "seed": 3, "guidance_interval": [0.1, 1.0], "odd": "\ud800\x07"}
 TITLE = "Muse <&> 江戸.jpg (creator: Ada; rights: © 1843)"
 
 

@@ -56,11 +56,17 @@ def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork
 
 
 def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
+    from artdiff.losses.perceptual import at_once
+
     asked = "random" if name == "random_vgg16" else weights or "imagenet"
     layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
     found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
     network = found.to(device)
-    return FeatureNetwork(name, source, lambda image: _pooled(network, image))
+
+    def run(image: Tensor) -> Tensor:
+        return torch.cat([_pooled(network, part) for part in image.split(at_once(image))])
+
+    return FeatureNetwork(name, source, run)
 
 
 def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequential, str]:

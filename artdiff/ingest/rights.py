@@ -64,7 +64,7 @@ def _told(picture: Image.Image) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
-    """A text of Exif or IPTC, which is UTF-8 in most files, whatever the standards say; Pillow may read it as Latin-1."""
+    """A text of Exif or IPTC. In most files it is UTF-8, which Pillow may read as Latin-1."""
     try:
         value = str(value).encode("latin-1") if not isinstance(value, bytes) else value
         return value.decode()

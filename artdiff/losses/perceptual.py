@@ -70,8 +70,8 @@ class PerceptualLoss:
             self.features.to(output.device)
         with torch.no_grad():
             wanted = self._target_features(target)
-        at_once = _at_once(output)
-        parts = list(zip(output.split(at_once), wanted.split(at_once), strict=True))
+        size = at_once(output)
+        parts = list(zip(output.split(size), wanted.split(size), strict=True))
         errors = torch.cat(
             [picture_means(F.mse_loss(self.run(part), theirs, reduction="none").float()) for part, theirs in parts]
         )
@@ -95,7 +95,7 @@ class PerceptualLoss:
         """(B,C,H,W), from the cache where it has them."""
 
         def compute(pictures: Tensor) -> Tensor:
-            return torch.cat([self.run(part) for part in pictures.split(_at_once(pictures))])
+            return torch.cat([self.run(part) for part in pictures.split(at_once(pictures))])
 
         image, index = target
         if self.cache is None or index is None:
@@ -108,6 +108,6 @@ def picture_means(errors: Tensor) -> Tensor:
     return errors.flatten(1).mean(dim=1)
 
 
-def _at_once(image: Tensor) -> int:
-    """How many pictures (B,3,H,W) go through VGG16 together."""
+def at_once(image: Tensor) -> int:
+    """How many of the pictures (B,3,H,W) go through VGG16 together."""
     return max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)

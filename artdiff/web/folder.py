@@ -1,0 +1,59 @@
+"""The part of the page for a folder of one's own: look into it, train on it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+import artdiff
+from artdiff import UserError
+from artdiff.cli import composed
+from artdiff.ingest.advice import advice
+from artdiff.web.shown import said
+from artdiff.web.training import EXPERIMENTS, Training
+
+EVERY = 3
+"""Seconds between looks at the training."""
+
+
+def folder(training: Training) -> None:
+    """Look into a folder, then train on it."""
+    gr.Markdown("A folder of pictures on this machine. Subfolders are classes. Nothing in it is changed.")
+    path = gr.Textbox(label="Folder", placeholder="/home/me/Pictures")
+    experiment = gr.Dropdown(list(EXPERIMENTS), value=EXPERIMENTS[0], label="What to train")
+    look = gr.Button("Look into the folder")
+    expected, card = gr.Markdown(), gr.Markdown()
+    minutes = gr.Number(10, label="Minutes of training", minimum=0)
+    with gr.Row():
+        start = gr.Button("Start training", variant="primary")
+        stop, carry_on = gr.Button("Stop and save"), gr.Button("Carry on")
+    status = gr.Textbox(label="Training", interactive=False, lines=8, elem_classes="status")
+    grid = gr.Image(label="Its newest pictures", interactive=False, height=360, visible=False, buttons=["fullscreen"])
+
+    def inspect(path: str, experiment: str) -> tuple[str, str]:
+        if not path:
+            raise UserError("give a folder first")
+        data = composed("train", [f"experiment={experiment}", "run_dir=unused"])["data"]
+        found = artdiff.inspect(path, image_size=data["image_size"], fit=data["fit"])
+        return advice(len(found.index.on("train"))), str(found)
+
+    def now() -> tuple[Any, ...]:
+        said = training.status()
+        return said.text, gr.update(value=str(said.grid) if said.grid else None, visible=said.grid is not None)
+
+    def begin(path: str, experiment: str, minutes: float) -> tuple[Any, ...]:
+        training.start(path, experiment, minutes)
+        return now()
+
+    def does(action: Callable[[], None]) -> Callable[[], tuple[Any, ...]]:
+        def act() -> tuple[Any, ...]:
+            action()
+            return now()
+
+        return act
+
+    look.click(said(inspect), [path, experiment], [expected, card])
+    start.click(said(begin), [path, experiment, minutes], [status, grid])
+    stop.click(said(does(training.stop)), None, [status, grid])
+    carry_on.click(said(does(training.carry_on)), None, [status, grid])
+    gr.Timer(EVERY).tick(now, None, [status, grid], show_progress="hidden")

@@ -1,0 +1,123 @@
+"""The part of the page that paints."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from artdiff import UserError
+from artdiff.settings import defaults
+from artdiff.web.shown import ONE_AT_A_TIME, runs, said, said_often
+from artdiff.web.studio import Made, Shown, Studio
+
+MOST = 64
+"""Pictures of each label at once, at most."""
+
+VARIED = 8
+"""Pictures when one is varied."""
+
+UNLABELLED = "(no label)"
+
+
+class Paint:
+    """Choose a run, say what to paint, watch it emerge, keep it."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                self._ask()
+            with gr.Column(scale=2, min_width=320):
+                self._show()
+        self._wire()
+
+    def _ask(self) -> None:
+        usual = defaults("generate")
+        self.run = runs(self.studio, "Run")
+        self.label = gr.Dropdown([], label="Label", multiselect=True, info="several: a row of each; none: all")
+        self.n = gr.Slider(1, MOST, value=8, step=1, label="Pictures of each label")
+        self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="the same seed paints the same picture")
+        with gr.Row():
+            self.go, self.cancel = gr.Button("Paint", variant="primary"), gr.Button("Cancel")
+        with gr.Accordion("Start from a picture of yours, the muse", open=False):
+            self.muse = gr.File(label="Muse", file_types=["image"], type="filepath", height=120)
+            self.seen_muse = gr.Image(label="The muse", visible=False, interactive=False, height=180, buttons=[],
+                                      elem_id="muse")  # fmt: skip
+            self.strength = gr.Slider(0, 1, value=usual["strength"], step=0.05, label="How far to leave the muse")
+        with gr.Accordion("More settings", open=False):
+            self.steps = gr.Slider(1, 100, value=usual["steps"], step=1, label="Steps")
+            self.guidance = gr.Slider(
+                0, 6, value=usual["guidance"], step=0.1, label="Guidance", info="how much closer to the label; 1 is off"
+            )
+            self.size = gr.Textbox("train", label="Size", info="train, own (the muse's own) or WIDTHxHEIGHT")
+            self.to_seed = gr.Number(
+                None, label="On the way to this seed", precision=0, minimum=0, info="with two labels also between these"
+            )
+
+    def _show(self) -> None:
+        self.status = gr.Textbox(label="Status", interactive=False)
+        self.emerging = gr.Gallery(label="Emerging", columns=4, height="auto", visible=False, buttons=[])
+        self.made = gr.Gallery(label="Painted", columns=4, height="auto", buttons=["download", "fullscreen"])
+        self.again = gr.Textbox(label="To paint the chosen picture again", interactive=False, buttons=["copy"],
+                                elem_id="again")  # fmt: skip
+        self.vary = gr.Button("Vary the chosen picture: the next seeds")
+        self.listed, self.chosen = gr.State([]), gr.State(None)
+
+    def _wire(self) -> None:
+        asked = {self.run, self.label, self.n, self.seed, self.muse, self.strength, self.steps, self.guidance,
+                 self.size, self.to_seed}  # fmt: skip
+        shown = [self.status, self.emerging, self.made, self.listed]
+        self.run.change(said(self.labels), self.run, self.label)
+        self.muse.change(said(self.see), self.muse, self.seen_muse)
+        job = self.go.click(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
+        self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
+        varied = self.vary.click(said(self.varied), self.chosen, [self.label, self.seed, self.n])
+        next_job = varied.success(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
+        self.cancel.click(lambda: "cancelled", None, self.status, cancels=[job, next_job])
+
+    def begin(self) -> tuple[Any, Any]:
+        """The runs there are when the page is opened, and the labels of the first."""
+        found = self.studio.runs()
+        first = found[0] if found else None
+        return gr.update(choices=found, value=first), self.labels(first)
+
+    def labels(self, run: str | None) -> Any:
+        """The labels that a run knows."""
+        classes = self.studio.painter(run).classes if run else []
+        return gr.update(choices=[*classes, UNLABELLED] if classes else [], value=[])
+
+    def see(self, path: str | None) -> Any:
+        """The muse, as the model will see it but larger."""
+        found = self.studio.muse(path)
+        return gr.update(value=found, visible=found is not None)
+
+    def paint(self, given: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
+        """Paint what the page asks for, and show it again and again."""
+        muse, run = given[self.muse], given[self.run]
+        asked: dict[str, Any] = {"size": given[self.size] or None, "muse": muse}
+        if self.studio.painter(run).paints:
+            seed, to_seed = given[self.seed], given[self.to_seed]
+            names = ["none" if name == UNLABELLED else name for name in given[self.label]]
+            asked |= {"label": names or None, "n": given[self.n], "seed": seed, "steps": given[self.steps]}
+            asked |= {"guidance": given[self.guidance], "strength": given[self.strength] if muse is not None else None}
+            asked |= {"interpolate": [seed, to_seed] if to_seed is not None else None}
+        for shown in self.studio.paint(run, asked):
+            yield _seen(shown)
+
+    def choose(self, listed: list[Made], event: gr.SelectData) -> tuple[str, Made]:
+        """The command that paints a picture again, and the picture itself."""
+        return listed[event.index].command, listed[event.index]
+
+    def varied(self, one: Made | None) -> tuple[Any, int, int]:
+        """Label, seed and number of pictures that vary a picture."""
+        if one is None:
+            raise UserError("choose a picture first")
+        told, _ = self.studio.about(one.path)
+        label = told.get("label")
+        return gr.update(value=[UNLABELLED if label is None else label]), int(told.get("seed", 0)) + 1, VARIED
+
+
+def _seen(shown: Shown) -> tuple[Any, ...]:
+    """What the page shows of a job: status, what emerges, what is finished."""
+    made = [(str(one.path), one.title) for one in shown.made]
+    return shown.status, gr.update(value=shown.emerging, visible=bool(shown.emerging)), made, shown.made

@@ -1,0 +1,48 @@
+"""What the parts of the page share: the list of runs, and mistakes that are shown as one sentence."""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from artdiff import UserError
+from artdiff.web.studio import Studio
+
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+"""For jobs that use a model: they wait for each other."""
+
+SECONDS = 20
+"""That a sentence stays on the screen."""
+
+
+def runs(studio: Studio, name: str) -> gr.Dropdown:
+    """A list of runs to choose from; a folder or a checkpoint can be typed as well."""
+    found = studio.runs()
+    return gr.Dropdown(found, value=found[0] if found else None, label=name, allow_custom_value=True)
+
+
+def said(act: Callable[..., Any]) -> Callable[..., Any]:
+    """`act`, whose user's mistakes are shown as one sentence."""
+
+    @wraps(act)
+    def safely(*args: Any) -> Any:
+        try:
+            return act(*args)
+        except UserError as error:
+            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
+
+    return safely
+
+
+def said_often(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The same for what shows something again and again."""
+
+    @wraps(act)
+    def safely(*args: Any) -> Iterator[Any]:
+        try:
+            yield from act(*args)
+        except UserError as error:
+            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
+
+    return safely

@@ -1,0 +1,173 @@
+"""What the page can do, without the page: paint with any run, look through what was painted, inspect a folder."""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from PIL import Image
+
+from artdiff import UserError, origin, painter, runs
+from artdiff.cli import typed
+from artdiff.files import user_path
+from artdiff.ingest import pool
+from artdiff.origin import FORMATS
+from artdiff.painter import Emerging, Painter
+from artdiff.runs import Run
+from artdiff.settings import GallerySettings, PaintSettings
+from artdiff.web.work import Report, reported
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""Models that stay loaded: those that were used last."""
+
+EVERY = 0.3
+"""Seconds between pictures of what is emerging."""
+
+MOST_LISTED = 200
+"""Painted pictures that are listed, at most: the newest."""
+
+OFFERED = ("Generation", "Reconstruction")
+"""Tasks of the runs that can be chosen, in this order; the others are stages."""
+
+
+class Made(NamedTuple):
+    """A picture that was written, its label as a heading, and the command that paints it again."""
+
+    path: Path
+    title: str
+    command: str
+
+
+class Shown(NamedTuple):
+    """How far a job is, in words; small pictures of what emerges now; and what is finished."""
+
+    status: str
+    emerging: list[Image.Image]
+    made: list[Made]
+
+
+class Studio:
+    """Paints for the page. One job at a time uses a model; the page sees to that."""
+
+    def __init__(self, settings: GallerySettings) -> None:
+        self.settings = settings
+        self.runs_dir = user_path(settings.runs_dir)
+        self.out = user_path(settings.out)
+        runs.make(self.out, name="out")
+        self.loaded: OrderedDict[str, Painter] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def runs(self) -> list[str]:
+        """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
+        found = sorted(self.runs_dir.glob(f"**/{runs.LAST}"), key=lambda path: -path.stat().st_mtime)
+        tasks = {path.parents[1]: _task(path.parents[1]) for path in found}
+        folders = [str(runs.shortest(run)) for task in OFFERED for run, its in tasks.items() if its == task]
+        asked = self.settings.ckpt
+        first = [] if asked is None or asked == "last" else [str(user_path(asked))]
+        return [*first, *(folder for folder in folders if folder not in first)]
+
+    def painter(self, run: str | None) -> Painter:
+        """The model of a run, loaded once. Raises `UserError`."""
+        if not run:
+            raise UserError("choose a run first; python -m artdiff.train makes one")
+        chosen = runs.to_paint(run, newest_in=self.runs_dir)
+        key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored}"
+        with self.lock:
+            if key not in self.loaded:
+                while len(self.loaded) >= KEPT:
+                    self.loaded.popitem(last=False)
+                self.loaded[key] = painter.load(chosen, device=self.settings.device)
+            self.loaded.move_to_end(key)
+            return self.loaded[key]
+
+    def paint(self, run: str | None, asked: Mapping[str, Any]) -> Iterator[Shown]:
+        """Paint what is `asked` for (settings of `Painter.paint`; None is as usual), and write it to the folder.
+
+        Close the iterator to stop after the present step. Raises `UserError`.
+        """
+        model = self.painter(run)
+        given = {name: value for name, value in asked.items() if value is not None}
+        fixed = {"max_pixels": self.settings.max_pixels, "limits": dataclasses.asdict(self.settings.limits)}
+        settings = PaintSettings.with_defaults(**{**model.defaults, **given, **fixed})
+        model.check(settings)
+
+        def work(report: Report[Shown]) -> None:
+            made, said = list[Made](), 0.0
+
+            def watch(now: Emerging) -> None:
+                nonlocal said
+                report.check()
+                if time.monotonic() - said >= EVERY:
+                    said = time.monotonic()
+                    report(Shown(f"painting: {now.done:.0%}", now.shown(), list(made)))
+
+            for painting in model.each(settings, watch=watch):
+                path = runs.free(self.out / f"{painting.name}.png")
+                painting.save(path)
+                made.append(self._made(path, painting.settings, run))
+                report(Shown(f"{len(made)} painted", [], list(made)))
+            report(Shown(f"done: {len(made)} in {self.out}", [], list(made)))
+
+        yield from reported(work)
+
+    def muse(self, path: str | None) -> Image.Image | None:
+        """A picture that was uploaded, decoded in a bounded process. Raises `UserError` if it cannot be read."""
+        if path is None:
+            return None
+        (found,) = pool.read([Path(path)], self.settings.limits, enough=1024)
+        if found.picture is None:
+            raise UserError(f"{Path(path).name} cannot be used: {found.reason}")
+        return found.picture
+
+    def painted(self) -> list[Path]:
+        """Everything in the folder, the newest first."""
+        found = [path for path in self.out.iterdir() if path.suffix.lower() in FORMATS and path.stem != "sheet"]
+        return sorted(found, key=lambda path: -path.stat().st_mtime)[:MOST_LISTED]
+
+    def about(self, path: Path) -> tuple[dict[str, Any], str]:
+        """The settings of a picture in the folder, and the command that paints it again. Raises `UserError`."""
+        told = origin.settings_of(path)
+        return told, self._made(path, told, None).command
+
+    def _made(self, path: Path, told: Mapping[str, Any], run: str | None) -> Made:
+        label, seed = told.get("label"), told.get("seed")
+        title = " ".join(str(part) for part in (label, seed) if part is not None) or path.stem
+        return Made(path, title, command(path, told, run=run, out=self.settings.out))
+
+    def report(self, run: str | None) -> Path | None:
+        """The report of a run that was evaluated; None if it was not. Raises `UserError`."""
+        if not run:
+            raise UserError("choose a run first")
+        found = Run.of(runs.find_checkpoint(run, newest_in=self.runs_dir, prefer=runs.BEST))
+        path = found.folder / runs.EVALUATION / "report.html" if found is not None else None
+        return path if path is not None and path.is_file() else None
+
+
+def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -> str:
+    """What to type to paint a picture again whose settings are `told`: all of them, or the picture itself."""
+    begun = next((name for name in ("refine", "muse") if name in told), None)
+    if run is None or begun is not None or "share" in told or "seed" not in told:
+        muse = [f"{begun}={told[begun] or 'MUSE'}"] if begun is not None else []
+        return typed("artdiff.generate", f"from={runs.shortest(path)}", *muse, f"out={out}")
+    label = "none" if told.get("label") is None else told["label"]
+    names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "size", "max_pixels")
+    same = [f"{name}={told[name]}" for name in names if name in told]
+    interval = ",".join(str(time) for time in told["guidance_interval"])
+    words = [f"ckpt={run}", f"label={label}", "n=1", *same, f"guidance_interval=[{interval}]", f"out={out}"]
+    return typed("artdiff.generate", *words)
+
+
+def _task(run: Path) -> str:
+    """What a run trained, by the name of its task; empty if it does not say."""
+    try:
+        config = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
+        return str(config["task"]["_target_"]).rpartition(".")[2]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""

@@ -1,0 +1,341 @@
+"""The page in a browser: what somebody does who does not type."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import composed, picture, small, train
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from artdiff import UserError, origin
+from artdiff.settings import GallerySettings
+from artdiff.web.studio import Studio, command
+from artdiff.web.training import Training
+from artdiff.web.work import Stopped, reported
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed (Debian: apt install chromium)"
+)
+TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
+
+
+@pytest.fixture(scope="module")
+def home(art, tmp_path_factory):
+    """A folder with a painter and a reconstruction that have learned next to nothing."""
+    folder = tmp_path_factory.mktemp("home")
+    train(small(art, folder / "runs/copier", "data.image_size=16", "loss=mse"))
+    train(small(art, folder / "runs/painter", "task=generation", *TINY))
+    return folder
+
+
+def settings(home, *words):
+    asked = (f"runs_dir={home / 'runs'}", f"out={home / 'pictures'}", "device=cpu", "open=false", *words)
+    return GallerySettings.of(composed("gallery", *asked))
+
+
+@pytest.fixture(scope="module")
+def address(home):
+    """Where the page of these runs is served, by the command itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ("runs_dir=runs", "out=pictures", "device=cpu", "open=false", f"port={port}", "upload_megabytes=1")
+    served = subprocess.Popen(
+        [sys.executable, "-m", "artdiff.gallery", *words], cwd=home, stderr=subprocess.PIPE, text=True
+    )
+    for line in served.stderr:
+        if "in a browser" in line:
+            break
+    else:
+        pytest.fail("the page is not served")
+    yield f"http://127.0.0.1:{port}"
+    served.send_signal(signal.SIGINT)
+    assert served.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM is not None, "CI installs Chromium"
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, as it is when it was just opened; nothing may be fetched from elsewhere."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.get_by_role("button", name="Paint", exact=True).wait_for()
+    expect(page.get_by_label("Run", exact=True).first).to_have_value(re.compile("painter"))
+    yield page
+    page.close()
+    assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked
+
+
+def status(page):
+    return page.get_by_label("Status").first
+
+
+def paint(page, expected="done"):
+    page.get_by_role("button", name="Paint", exact=True).click()
+    expect(status(page)).to_have_value(re.compile(f"^{expected}"), timeout=60_000)
+
+
+def steps(page, number):
+    page.get_by_text("More settings").first.click()
+    page.get_by_label("number input for Steps").fill(str(number))
+
+
+@in_a_browser
+def test_it_paints_and_says_how_to_paint_again(page, home):
+    before = set((home / "pictures").iterdir())
+    page.get_by_label("number input for Pictures of each label").fill("2")
+    paint(page, "done: 10")
+    made = set((home / "pictures").iterdir()) - before
+    assert len(made) == 10
+    page.locator(".grid-wrap button").first.click()
+    again = page.locator("#again textarea, #again input")
+    expect(again).to_have_value(re.compile("artdiff.generate ckpt=.*painter label=colour_field n=1 seed=0 "))
+
+
+@in_a_browser
+def test_a_muse_is_seen_and_a_broken_one_is_a_sentence(page, home, tmp_path):
+    picture(1, (64, 48)).save(tmp_path / "mine.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    page.get_by_text("Start from a picture of yours").click()
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "broken.jpg")
+    expect(page.get_by_text("broken.jpg cannot be used")).to_be_visible()
+    page.get_by_role("button", name="Clear").first.click()
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "mine.jpg")
+    expect(page.locator("#muse img")).to_be_visible()
+    page.get_by_label("number input for Pictures of each label").fill("1")
+    before = set((home / "pictures").iterdir())
+    paint(page, "done: 1")
+    (made,) = set((home / "pictures").iterdir()) - before
+    assert origin.settings_of(made)["strength"] == 0.6
+
+
+@in_a_browser
+def test_a_large_upload_is_refused(page, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    page.get_by_text("Start from a picture of yours").click()
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
+    expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible()
+
+
+@in_a_browser
+def test_cancel_ends_it(page, home):
+    page.get_by_label("number input for Pictures of each label").fill("64")
+    steps(page, 100)
+    page.get_by_role("button", name="Paint", exact=True).click()
+    expect(status(page)).to_have_value(re.compile("^painting"))
+    page.get_by_role("button", name="Cancel").first.click()
+    expect(status(page)).to_have_value("cancelled")
+    page.get_by_label("number input for Pictures of each label").fill("1")
+    page.get_by_label("number input for Steps").fill("2")
+    paint(page, "done: 5")  # the model is free again
+
+
+@in_a_browser
+def test_a_mistake_is_a_sentence(page):
+    page.get_by_text("More settings").first.click()
+    page.get_by_label("Size").fill("17x16")
+    page.get_by_role("button", name="Paint", exact=True).click()
+    expect(page.get_by_text("size must have sides that are multiples of 2")).to_be_visible()
+
+
+@in_a_browser
+def test_the_keyboard_is_enough(page):
+    page.get_by_label("number input for Pictures of each label").focus()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("1")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == "Paint":
+            break
+    else:
+        pytest.fail("the button is not reached")
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_value(re.compile("^done: 5"), timeout=60_000)
+
+
+@in_a_browser
+@pytest.mark.parametrize("tab", ["Paint", "Compare", "Painted before", "Your folder", "Report"])
+def test_a_narrow_screen_shows_everything(page, tab):
+    page.set_viewport_size({"width": 360, "height": 740})
+    menu = page.locator(".overflow-menu > button")  # of the tabs that do not fit
+    if menu.is_visible():
+        menu.click()
+    listed = page.locator(".overflow-dropdown button", has_text=tab)
+    (listed if listed.count() else page.get_by_role("tab", name=tab, exact=True)).click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@in_a_browser
+def test_what_was_painted_is_found_again(page):
+    page.get_by_label("number input for Pictures of each label").fill("1")
+    paint(page, "done")
+    page.get_by_role("tab", name="Painted before").click()
+    page.get_by_role("button", name="Look again").click()
+    page.locator(".grid-wrap:visible button").first.click()
+    expect(page.locator("#once_more textarea, #once_more input")).to_have_value(
+        re.compile(r"artdiff\.generate from=pictures/\S+\.png")
+    )
+
+
+@in_a_browser
+def test_two_runs_are_compared(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_label("number input for Pictures of each label").last.fill("1")
+    page.get_by_role("button", name="Paint with both").click()
+    expect(page.get_by_label("Status").last).to_have_value(re.compile("^B: done: 5"), timeout=60_000)
+
+
+@in_a_browser
+def test_a_folder_is_looked_into_and_trained_on(page, art, home):
+    page.get_by_role("tab", name="Your folder").click()
+    page.get_by_label("Folder").fill(str(art))
+    page.get_by_role("button", name="Look into the folder").click()
+    expect(page.get_by_text("learn them by heart")).to_be_visible()
+    page.get_by_label("Minutes of training").fill("30")
+    page.get_by_role("button", name="Start training").click()
+    log = page.get_by_label("Training", exact=True)
+    expect(log).to_have_value(re.compile("running"))
+    until(lambda: any((home / "runs").glob("paint32/*/tensorboard")))
+    page.get_by_role("button", name="Stop and save").click()
+    expect(log).to_have_value(re.compile("exit code 130; it can be carried on"), timeout=90_000)
+    assert any((home / "runs").glob("paint32/*/checkpoints/last.ckpt"))
+
+
+def until(found, seconds=90):
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@in_a_browser
+def test_a_report_is_shown_or_asked_for(page, home):
+    page.get_by_role("tab", name="Report").click()
+    page.get_by_role("button", name="Show its report").click()
+    expect(page.get_by_text("this run was not evaluated yet")).to_be_visible()
+    folder = home / "runs/painter/evaluation"
+    folder.mkdir()
+    (folder / "report.html").write_text("<h1>What this model is</h1>")
+    page.get_by_role("button", name="Show its report").click()
+    expect(page.frame_locator("iframe[title=report]").get_by_role("heading")).to_have_text("What this model is")
+    shutil.rmtree(folder)
+
+
+def test_others_need_a_password(home):
+    with pytest.raises(UserError, match=r"host=0\.0\.0\.0 lets others open the page: give a password"):
+        settings(home, "host=0.0.0.0")
+    assert settings(home, "host=0.0.0.0", "password=secret").password == "secret"
+
+
+def test_runs_that_paint_come_first(home):
+    assert [Path(run).name for run in Studio(settings(home)).runs()] == ["painter", "copier"]
+    asked = Studio(settings(home, f"ckpt={home / 'runs/copier'}"))
+    assert [Path(run).name for run in asked.runs()] == ["copier", "painter"]
+
+
+def test_a_model_is_loaded_once_and_few_are_kept(home):
+    studio = Studio(settings(home))
+    first, second = studio.runs()
+    assert studio.painter(first) is studio.painter(first)
+    studio.painter(second)
+    assert len(studio.loaded) == 2
+    with pytest.raises(UserError, match="choose a run first"):
+        studio.painter(None)
+
+
+def test_the_command_paints_the_same_picture(home, tmp_path):
+    studio = Studio(settings(home))
+    *_, shown = studio.paint(str(home / "runs/painter"), {"label": "truchet", "n": 1, "seed": 4, "steps": 2})
+    (made,) = shown.made
+    words = made.command.split("artdiff.generate ")[1].split()
+    words = [word.strip("'") for word in words if not word.startswith("out=")]
+    from conftest import generate
+
+    path, _ = generate(composed("generate", *words, f"out={tmp_path}", "device=cpu"))
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(made.path)))
+
+
+def test_a_command_for_a_picture_from_a_muse_names_it():
+    told = {"label": None, "seed": 1, "muse": "mine.jpg"}
+    assert command(Path("pictures/a.png"), told, run="runs/x", out="out").endswith(
+        "from=pictures/a.png muse=mine.jpg out=out"
+    )
+
+
+def test_work_that_nobody_listens_to_ends():
+    ended = []
+
+    def work(report):
+        try:
+            while True:
+                report(1)
+                time.sleep(0.01)
+        except Stopped:
+            ended.append(True)
+            raise
+
+    listening = reported(work)
+    assert next(listening) == 1
+    listening.close()
+    assert ended == [True]
+
+
+def test_an_error_in_the_work_is_raised_where_it_is_seen():
+    def work(report):
+        report(1)
+        raise UserError("no")
+
+    listening = reported(work)
+    assert next(listening) == 1
+    with pytest.raises(UserError, match="no"):
+        next(listening)
+
+
+@pytest.mark.parametrize(
+    ("folder", "experiment", "minutes", "message"),
+    [
+        ("", "paint32", 1, "an empty name is no folder"),
+        ("/nowhere", "paint32", 1, "/nowhere is no folder"),
+        (".", "other", 1, "experiment must be one of"),
+        (".", "paint32", 0, "minutes must be more than 0"),
+    ],
+)
+def test_a_training_that_cannot_start_is_one_line(tmp_path, folder, experiment, minutes, message):
+    with pytest.raises(UserError, match=message):
+        Training(tmp_path).start(folder, experiment, minutes)
+
+
+def test_there_is_nothing_to_stop_or_to_carry_on(tmp_path):
+    training = Training(tmp_path)
+    with pytest.raises(UserError, match="no training runs"):
+        training.stop()
+    with pytest.raises(UserError, match="no training to carry on"):
+        training.carry_on()
+    assert json.dumps(training.status()) == '[false, "no training was started here", null, null]'
