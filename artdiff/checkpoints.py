@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from PIL import ImageColor
 
-from artdiff import UserError, __version__
+from artdiff import UserError, __version__, exported
 from artdiff.ingest.decode import Transform
 from artdiff.settings import NETWORK_RENAMED, Ranges
 from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
@@ -159,10 +159,10 @@ def _is_default(component: Mapping[str, Any], name: str) -> bool:
 def earlier(path: Path, *, name: str = "ckpt") -> Earlier:
     """Read the checkpoint that training resumes from. Raises `UserError`, which calls the setting `name`."""
     found = _load(path, name)
-    if "hyper_parameters" not in found:
+    if "hyper_parameters" not in found or ("global_step" not in found and name == "ckpt"):
         raise UserError(f"{name}={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
     task = found.get("artdiff", {}).get("task")
-    return Earlier(path, found["global_step"], _upgraded(found["hyper_parameters"]), task)
+    return Earlier(path, found.get("global_step", 0), _upgraded(found["hyper_parameters"]), task)
 
 
 class Trained(NamedTuple):
@@ -239,9 +239,20 @@ def _is_ours(name: str, settings: dict[str, Any]) -> bool:
     return isinstance(found, type) and found.__module__ in modules
 
 
+def described(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its model, without weights. Raises `UserError`."""
+    found = _load(path)
+    data = next((part for part in found.values() if isinstance(part, dict) and "manifest" in part), {})
+    about = {name: value for name, value in found.items() if name in exported.KEPT}
+    return about | {"data": {"manifest": data.get("manifest"), "classes": data.get("classes")}}
+
+
 def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        is_exported = path.suffix == ".safetensors"
+        found = exported.read(path) if is_exported else torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # a strange file can make torch's readers raise anything
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise UserError(f"{name}={path} cannot be read as a checkpoint: {reason}") from None

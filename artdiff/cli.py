@@ -41,7 +41,7 @@ BY_SIGNAL = 128
 """Added to a signal's number for the exit code of what it ended, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-COMMANDS = ("train", "generate", "evaluate", "gallery", "audit", "pack", "prune", "sweep")
+COMMANDS = ("train", "generate", "evaluate", "gallery", "export", "audit", "pack", "prune", "sweep")
 
 NOISE = (
     "LeafSpec",

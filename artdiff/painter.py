@@ -358,7 +358,8 @@ class Painter:
         sampler = samplers.get(settings.solver)
         self._compile(settings, rows, calls=len(times) * sampler.calls_per_step)
         shown = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
-        with tqdm(total=count * (len(times) - 1), desc="painting", unit=" steps", disable=None) as bar:
+        total, done = count * (len(times) - 1), 0
+        with tqdm(total=total, desc="painting", unit=" steps", disable=None) as bar:
             for batch, shape in self._batches(rows, settings):
                 stages = dict[int, Tensor]()
                 with torch.inference_mode(), _autocast(task.device):
@@ -370,8 +371,9 @@ class Painter:
                         stages[0] = task.decode_in_groups(begun).cpu()
                     for step, noisy in steps:
                         bar.update(len(batch) if step else 0)
+                        done += len(batch) if step else 0
                         if watch is not None:
-                            watch(Emerging(bar.n / max(1, bar.total), partial(self._shown, noisy)))
+                            watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
                         if step == len(times) - 1 or (settings.trajectory and step in shown):
                             stages[step] = task.decode_in_groups(noisy).cpu()
                     if settings.refine_steps:

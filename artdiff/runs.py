@@ -27,6 +27,9 @@ METADATA = "metadata.json"
 PAINTING = "painting.json"
 """How the run paints best: what `Painting` holds."""
 
+EXPORTED = "model.safetensors"
+"""The weights in a folder that `artdiff.export` has written, which stands for a run's."""
+
 EVALUATION = "evaluation"
 """In a run's folder, where its scores go, and below it what is kept for the next call."""
 
@@ -160,6 +163,8 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
     path = user_path(ckpt)
     if not path.exists():
         raise UserError(f"{name}={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")
+    if (path / EXPORTED).is_file():
+        return path / EXPORTED
     return path if path.is_file() else _in_run(path, prefer, name)
 
 

@@ -96,7 +96,23 @@ RENAMED |= {"network.data_std": "task.data_std"}
 """Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 
 TEXTS = (
-    *("label", "ckpt", "init", "codec_from", "from", "muse", "refine", "out", "run_dir", "runs_dir", "cache_dir"),
+    *(
+        "label",
+        "ckpt",
+        "init",
+        "codec_from",
+        "from",
+        "to",
+        "license",
+        "name",
+        "intended_use",
+        "muse",
+        "refine",
+        "out",
+        "run_dir",
+        "runs_dir",
+        "cache_dir",
+    ),
     *("search.out", "lpips"),
     *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
@@ -541,6 +557,28 @@ class GenerateSettings(PaintSettings):
     def of(cls, config: Mapping[str, Any]) -> Self:
         """As `PaintSettings.of`; `from` is no name that Python lets a field have."""
         return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """`conf/export.yaml`: which model to give away, where to, and what its card says."""
+
+    ckpt: str
+    to: str
+    license: str
+    name: str | None
+    intended_use: str | None
+    samples: Annotated[int, whole(0)]
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    device: Accelerator
+    runs_dir: str
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("to", self.to)
+        if not self.license.strip():
+            raise UserError("license is empty: name one, such as cc-by-4.0 or unknown")
 
 
 @dataclass(frozen=True, kw_only=True)

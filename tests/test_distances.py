@@ -68,7 +68,7 @@ def test_the_authors_of_density_and_coverage_find_the_same():
     theirs = compute_prdc(real.numpy(), (0.8 * painted + 0.3).numpy(), nearest_k=5)
     for name, value in found._asdict().items():
         assert value == pytest.approx(theirs[name], abs=1e-6), name
-        assert 0 < value
+        assert value > 0
 
 
 def test_density_and_coverage_count_as_they_are_defined():

@@ -13,7 +13,7 @@ FLOORS = [
     {"files", "locks"},
     {"rules", "ranks"},
     {"settings", "runs", "store", "images", "origin", "compiled", "hardware", "progress"},
-    {"cache", "networks", "diffusion", "picture_cache", "stages"},
+    {"exported", "cache", "networks", "diffusion", "picture_cache", "stages"},
     {"ingest", "losses"},
     {"data", "plan"},
     {"tasks"},
@@ -21,8 +21,8 @@ FLOORS = [
     {"cli", "slurm"},
     {"painter"},
     {"evaluation", "web"},
-    {"training"},
-    {"train", "generate", "evaluate", "gallery", "audit", "pack", "prune", "sweep"},
+    {"training", "model_card"},
+    {"train", "generate", "evaluate", "gallery", "export", "audit", "pack", "prune", "sweep"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

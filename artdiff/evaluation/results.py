@@ -120,7 +120,7 @@ def _plain(one: Scored | Choice) -> dict[str, Any]:
 
 def _aspect(one: Aspect) -> dict[str, Any]:
     lines = [{**asdict(line), "painted": line.painted.plain()} for line in one.lines]
-    return {"name": one.name, "accuracy": one.accuracy, "lines": lines}
+    return {"name": one.name, "accuracy": one.accuracy, "are_shares": one.are_shares, "lines": lines}
 
 
 def _table(scored: list[Scored]) -> Iterator[str]:

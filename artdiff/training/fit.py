@@ -14,9 +14,11 @@ from artdiff import Interrupted, UserError, __version__, checkpoints, runs
 from artdiff.checkpoints import Earlier
 from artdiff.data.base import PictureDataModule
 from artdiff.files import duplicate, remove_unfinished, write
+from artdiff.ingest.advice import advice
 from artdiff.ranks import Ranks
 from artdiff.runs import Run
 from artdiff.settings import TrainSettings
+from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Task
 from artdiff.training import disk, report
 from artdiff.training import trainer as trainers
@@ -74,6 +76,8 @@ def fit(
     trainers.cache_and_compile(config, task, data, trainer.strategy.root_device, batch_size=own)
     if trainer.is_global_zero:
         disk.check(trainer, task, data, run.folder)
+        if not before and ckpt is None and init is None and not isinstance(task, Reconstruction):
+            log.info("expect: %s", advice(len(data.train_set)))
         _describe(run, config, trainer, task, data=data, ckpt=ckpt)
     open_loggers(trainer)
     if ckpt is not None:

@@ -1,0 +1,116 @@
+"""The card of a model that is given away: what it is, what it was trained on, how good it is, what it is not for.
+
+A Markdown file with the front matter of a Hugging Face model card: https://huggingface.co/docs/hub/model-cards
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from artdiff.evaluation.distances import Interval
+from artdiff.evaluation.originality import Originality, Share
+from artdiff.evaluation.representation import Aspect, Line
+from artdiff.ingest.tables import shown
+from artdiff.painter import Painter
+from artdiff.settings import ExportSettings
+
+UNKNOWN = "unknown"
+
+
+def text(
+    settings: ExportSettings,
+    *,
+    name: str,
+    painter: Painter,
+    facts: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    sheet: str | None,
+) -> str:
+    """The card of the model called `name`.
+
+    Args:
+        settings: licence and intended use.
+        name: of the model.
+        painter: the model.
+        facts: what its run says of itself; may be empty.
+        scores: what `artdiff.evaluate` wrote; may be empty.
+        sheet: the file with samples.
+    """
+    front = {"license": settings.license, "library_name": "artdiff", "tags": ["art", "diffusion", "generated"]}
+    front |= {"pipeline_tag": "unconditional-image-generation"} if painter.paints else {}
+    does = "paints new pictures" if painter.paints else "reconstructs pictures"
+    parts = [
+        f"# {shown(name)}",
+        f"A model that {does} of {painter.image_size} px, made with artdiff. Everything it writes says that a model "
+        f"made it.",
+        f"![Samples, not selected: one row for each label]({sheet})" if sheet is not None else "",
+        "## Use",
+        "```python\nimport artdiff\n\nfor painting in artdiff.load('DIR').paint(n=4):\n"
+        "    painting.save(f'{painting.name}.png')\n```"
+        if painter.paints
+        else "```python\nimport artdiff\n\nartdiff.load('DIR').reconstruct(picture)\n```",
+        "## Intended use",
+        settings.intended_use or f"{UNKNOWN.capitalize()}: whoever gives this model away has not said.",
+        "## Data",
+        *_data(painter, facts),
+        "## Scores",
+        *_scores(scores),
+        "## Originality",
+        *_originality(scores),
+        "## What it prefers",
+        *_preferences(scores),
+        "## Cost",
+        *_cost(facts),
+        "## Limits",
+        "Scores compare sets of pictures and say nothing about a single one. A low share of copies does not show that "
+        "there are none. Whether a model may be trained on these pictures, and under which licence it may be given "
+        "away, this card cannot tell.",
+    ]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
+    data = facts.get("data", {})
+    if "train" in data:
+        yield f"Trained on {data['train']:,} pictures; {data.get('validation', 0):,} were held out."
+    if painter.classes:
+        yield f"Labels: {', '.join(shown(label) for label in painter.classes)}."
+    yield f"SHA-256 of the list of these pictures (the manifest of their data card): {painter.data or UNKNOWN}."
+
+
+def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
+    found = [one for one in scores.get("scores", []) if one["label"] is None]
+    if scores.get("reconstruction"):
+        yield ", ".join(f"{name.upper()} {value:.4g}" for name, value in scores["reconstruction"].items()) + "."
+    elif found:
+        lines = ["| set | pictures | seen by | Fréchet distance | KID x 1000 | precision | recall |", "|" + "---|" * 7]
+        for one in found:
+            near = one["manifold"]
+            cells = (one["set"], f"{one['count']:,}", one["features"], f"{one['frechet']['value']:.4g}",
+                     f"{1000 * one['kernel']:.3g}", f"{near['precision']:.2f}", f"{near['recall']:.2f}")  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+        yield "\n".join(lines)
+        yield "A smaller Fréchet distance is better; a perfect painter has about that of real pictures."
+    else:
+        yield "Not evaluated."
+
+
+def _originality(scores: Mapping[str, Any]) -> Iterator[str]:
+    shares = ("painted", "held_out", "painted_fixed", "held_out_fixed")
+    found = [Originality(**{**one, **{name: Share(*one[name]) for name in shares}})
+             for one in scores.get("originality", [])]  # fmt: skip
+    yield "\n".join(f"- {one}" for one in found) or "Not looked at."
+
+
+def _preferences(scores: Mapping[str, Any]) -> Iterator[str]:
+    sentences = list[str]()
+    for one in scores.get("representation", []):
+        lines = [Line(**{**line, "painted": Interval(**line["painted"])}) for line in one["lines"]]
+        sentences += Aspect(one["name"], lines, one["accuracy"], one["are_shares"]).sentences()
+    yield "\n".join(f"- {sentence}" for sentence in sentences) or "Not looked at."
+
+
+def _cost(facts: Mapping[str, Any]) -> Iterator[str]:
+    told = [f"{name}: {facts[name]}" for name in ("device", "precision", "parameters", "steps") if name in facts]
+    yield f"{'; '.join(told)}." if told else f"{UNKNOWN.capitalize()}."

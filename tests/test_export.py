@@ -1,0 +1,140 @@
+"""A model that is given away: the same pictures, nothing that runs, and a card that says what is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import composed, in_process, small, train
+from PIL import Image
+from safetensors.torch import load_file
+
+import artdiff
+from artdiff import UserError, exported
+from artdiff.export import export
+from artdiff.settings import ExportSettings
+
+TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
+CASCADE = (
+    *("experiment=cascade128", "data.image_size=32", "data.batch_size=8", "network.channels=[32,32]"),
+    *("refiner.channels=[16,32]", "stages.refine.data.train_crop=16", "callbacks.grids=null"),
+)
+
+
+def written(run, to, *words):
+    asked = composed("export", f"ckpt={run}", f"to={to}", "license=cc-by-4.0", "device=cpu", "samples=1", *words)
+    return export(ExportSettings.of(asked))
+
+
+@pytest.fixture(scope="module")
+def run(art, tmp_path_factory):
+    """A painter with a codec and a refiner."""
+    folder = tmp_path_factory.mktemp("run") / "cascade"
+    train(small(art, folder, *CASCADE))
+    return folder
+
+
+def pictures(model):
+    painter = artdiff.load(model, device="cpu")
+    return [np.asarray(one.picture) for one in painter.paint(n=2, label=["truchet", "engraving"], seed=3, steps=2)]
+
+
+def test_the_folder_paints_the_same_pictures(run, tmp_path):
+    files = written(run, tmp_path / "model")
+    assert sorted(path.name for path in files) == ["README.md", "config.json", "model.safetensors", "sheet.png"]
+    ours, theirs = pictures(run), pictures(tmp_path / "model")
+    assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    again = artdiff.load(tmp_path / "model/model.safetensors", device="cpu")
+    assert again.data == artdiff.load(run, device="cpu").data is not None
+
+
+def test_it_holds_what_paints_and_no_more(run, tmp_path):
+    written(run, tmp_path / "model", "samples=0")
+    assert not (tmp_path / "model/sheet.png").exists()
+    names = load_file(tmp_path / "model/model.safetensors")
+    assert {name.split(".")[0] for name in names} == {"ema", "refiner"}
+    size = (tmp_path / "model/model.safetensors").stat().st_size
+    assert size < 0.5 * (run / "checkpoints/last.ckpt").stat().st_size
+
+
+def test_a_reconstruction_and_a_stage_can_be_given_away(art, tmp_path):
+    train(small(art, tmp_path / "copier", "data.image_size=16", "loss=mse"))
+    written(tmp_path / "copier", tmp_path / "model")
+    picture = Image.open(next((art / "truchet").iterdir())).convert("RGB")
+    ours, theirs = (artdiff.load(tmp_path / name, device="cpu").reconstruct(picture) for name in ("copier", "model"))
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    assert "reconstructs pictures" in (tmp_path / "model/README.md").read_text()
+
+
+def test_the_card_says_what_is_known(run, tmp_path):
+    written(run, tmp_path / "model", "name='Model <1>'", "intended_use='To be looked at.'")
+    _, front, text = (tmp_path / "model/README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "cc-by-4.0"
+    for part in ("# Model <1>", "To be looked at.", "Labels: colour_field, engraving", "Not evaluated.", "sheet.png",
+                 json.loads((run / "metadata.json").read_text())["data"]["manifest"]):  # fmt: skip
+        assert part in text
+
+
+def test_scores_of_an_evaluation_stand_in_the_card(run, tmp_path):
+    asked = {"n": 8, "steps": 2, "bootstrap": 0, "representation": 10, "device": "cpu", "refine_steps": 1}
+    artdiff.evaluate(run, **asked)
+    written(run, tmp_path / "model", "samples=0")
+    text = (tmp_path / "model/README.md").read_text()
+    assert "| averaged weights | 8 | random_vgg16 |" in text
+    assert "of 8 painted pictures are as near to a training picture as" in text
+    assert "Not looked at" not in text
+
+
+def test_what_is_there_stays(run, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        written(run, tmp_path / "model")
+
+
+def test_the_licence_must_be_given(run, tmp_path):
+    said = in_process("artdiff.export", f"ckpt={run}", "to=model", cwd=tmp_path, expect=1)
+    assert said.strip() == "license must be given: license=…"
+    with pytest.raises(UserError, match="license is empty"):
+        written(run, tmp_path / "model", "license=''")
+
+
+def test_an_exported_model_is_not_carried_on(run, art, tmp_path):
+    written(run, tmp_path / "model", "samples=0")
+    with pytest.raises(UserError, match="holds weights alone|cannot be read|no optimizer"):
+        train(small(art, tmp_path / "more", *CASCADE, f"ckpt={tmp_path / 'model/model.safetensors'}"))
+
+
+def test_a_new_run_begins_with_an_exported_model(run, art, tmp_path):
+    written(run, tmp_path / "model", "samples=0")
+    new = train(small(art, tmp_path / "new", *CASCADE, f"init={tmp_path / 'model'}"))
+    refiner = torch.load(new.last, weights_only=True)["state_dict"]["refiner.std"]
+    assert refiner == artdiff.load(run, device="cpu").task.refiner.std
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "needs config.json beside it"),
+        ("{", "cannot be read as a checkpoint"),
+        ("[]", "holds a list, expected|cannot be read"),
+        ("{}", "does not fit|holds weights alone|is not a checkpoint"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(run, tmp_path, settings, message):
+    written(run, tmp_path / "model", "samples=0")
+    path = tmp_path / "model/config.json"
+    path.unlink() if settings is None else path.write_text(settings)
+    with pytest.raises(UserError, match=message):
+        artdiff.load(tmp_path / "model", device="cpu")
+
+
+def test_code_of_others_is_refused(run, tmp_path):
+    written(run, tmp_path / "model", "samples=0")
+    path = tmp_path / "model" / exported.SETTINGS
+    settings = json.loads(path.read_text())
+    settings["hyper_parameters"]["network"]["_target_"] = "os.system"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="names code outside artdiff"):
+        artdiff.load(tmp_path / "model", device="cpu")
