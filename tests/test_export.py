@@ -18,7 +18,7 @@ from artdiff.settings import ExportSettings
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 CASCADE = (
     *("experiment=cascade128", "data.image_size=32", "data.batch_size=8", "network.channels=[32,32]"),
-    *("refiner.channels=[16,32]", "stages.refine.data.train_crop=16", "callbacks.grids=null"),
+    *("refiner.channels=[16,32]", "stages.refine.data.train_crop=16", "callbacks.grids=null", "data.val_fraction=0.3"),
 )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import composed
 
+from artdiff import cli
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHOWN = re.compile(r"python -m artdiff\.(train|generate|audit|prune|sweep)((?: +[^\s`|#]+)+)")
+SHOWN = re.compile(rf"python -m artdiff\.({'|'.join(cli.COMMANDS)})((?: +[^\s`|#]+)+)")
 COMMANDS = sorted({found for page in PAGES for found in SHOWN.findall(page.read_text())})
 OWN = [
     command for command in COMMANDS if "--config-dir" not in command[1]
@@ -36,6 +38,17 @@ def test_a_command_composes(command, words):
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_troubleshooting_quotes_lines_that_are_said():
+    sources = [*(ROOT / "artdiff").rglob("*.py"), ROOT / "Makefile"]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in sources))
+    lines = (ROOT / "docs/TROUBLESHOOTING.md").read_text().splitlines()
+    rows = [line.split("|")[1] for line in lines if line.startswith("| ")]
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    of_others = {"make: python3: No such file or directory", "Could not override", "Could not find"}  # make's, Hydra's
+    assert len(quoted) > 20
+    assert [text for text in quoted if text not in of_others and text not in code] == []
 
 
 def test_the_readme_is_short():
