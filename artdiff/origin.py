@@ -45,11 +45,11 @@ class Origin(NamedTuple):
 
 
 def save(picture: Image.Image, path: Path, origin: Origin, *, keep_settings: bool = True) -> None:
-    """Write a picture in the format of its name's end (`FORMATS`), with its origin.
+    """Write a picture in the format of its name's end (`FORMATS`; a PNG without one), with its origin.
 
     Raises `UserError` for another end, and if it cannot be written; a file that was there stays.
     """
-    kind = FORMATS.get(path.suffix.lower())
+    kind = FORMATS.get(path.suffix.lower()) if path.suffix else "PNG"
     if kind is None:
         raise UserError(f"{path.name} must end in {', '.join(FORMATS)}")
     settings = json.dumps(origin.settings) if keep_settings else None

@@ -168,7 +168,9 @@ class Painter:
         """What the settings of every picture say of the model, and of what computes its last bit."""
         known: dict[str, object] = {"artdiff": __version__, "torch": str(torch.__version__)}
         known |= {"device": hardware.describe(self.task.device), "weights": self.weights}
-        known |= {"checkpoint": self.path.name, "checkpoint_sha256": sha256(self.path)}
+        known |= {"checkpoint": self.path.name}
+        if self.path.is_file():  # a model that is being trained may have none yet
+            known |= {"checkpoint_sha256": sha256(self.path)}
         return known if self.data is None else known | {"data_sha256": self.data}
 
     def paint(
@@ -245,7 +247,7 @@ class Painter:
         if not self.paints or "seed" not in told:
             raise UserError(f"{path} is a reconstruction: muse=FILE makes it again, with the same checkpoint")
         for name in ("checkpoint_sha256", "weights"):
-            theirs, ours = told.get(name), self.known[name]
+            theirs, ours = told.get(name), self.known.get(name)
             if theirs != ours:
                 raise UserError(f"{path} was painted with {name}={theirs}, and this model has {ours}")
         row, settings = repainting(told, self.classes, muse, name=str(path))

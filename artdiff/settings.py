@@ -551,7 +551,7 @@ class GenerateSettings(PaintSettings):
         super().__post_init__()
         refuse_file("out", self.out)
         if self.ckpt is None and self.repaint is None:
-            raise UserError("ckpt must be given: ckpt=RUN, a checkpoint's file or last")
+            raise UserError("ckpt must be given: ckpt=… (a run's folder, a checkpoint's file, or last)")
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:

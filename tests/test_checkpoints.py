@@ -26,7 +26,7 @@ def article_file(tmp_path):
 
 
 def test_a_state_dict_of_the_article_is_restored(article_file):
-    model, transform = restore(article_file)
+    model, transform, _ = restore(article_file)
     assert (model.ranges, transform.size, model.training) == ("published", 128, False)
     for key, value in torch.load(article_file, weights_only=True).items():
         assert torch.equal(model.network.state_dict()[key], value)

@@ -55,7 +55,7 @@ def test_a_mistake_exits_with_1_and_prints_no_traceback(home, words, line):
         ((AUDIT, "data.root=pictures", "out=pictures/audit"), "out=pictures/audit lies in data.root=pictures"),
         ((PRUNE, "cache_dir=nowhere"), "there is no cache in nowhere"),
         ((PRUNE, "unused_days=-1"), "unused_days must be 0 or more, got -1"),
-        ((GENERATE,), "ckpt and out must be given"),
+        ((GENERATE,), "out must be given"),
         ((GENERATE, "ckpt=run", "out=x"), "ckpt=run is a folder without checkpoints/last.ckpt"),
         ((GENERATE, "ckpt=run", "out=x", "muse=nowhere"), "muse=nowhere does not exist"),
         ((GENERATE, "ckpt=run", "out=x", "size=huge"), "size must be train, own or WIDTHxHEIGHT, got huge"),

@@ -60,7 +60,7 @@ MODES = {
     "P opaque": (palette(transparent=False), GREEN),
     "P clear": (palette(transparent=True), BLUE),
     "CMYK": (encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), RED),
-    "YCbCr": (encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
+    "YCbCr": (encoded(Image.new("YCbCr", (4, 4), (255, 128, 128)), "TIFF", compression="jpeg"), WHITE),
     "LAB": (encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF"), WHITE),
     "RGBA clear": (encoded(Image.new("RGBA", (4, 4), (*RED, 0))), BLUE),
     "RGBA one fifth": (encoded(Image.new("RGBA", (4, 4), (*RED, 51))), (51, 0, 204)),

@@ -299,7 +299,7 @@ def test_both_weights_are_saved_and_the_average_paints(run):
     average = {name.removeprefix("ema."): value for name, value in saved["state_dict"].items() if "ema." in name}
     assert raw.keys() == average.keys()
     assert any(not torch.equal(raw[name], average[name]) for name in raw)
-    model, transform = restore(run / "checkpoints/last.ckpt")
+    model, transform, _ = restore(run / "checkpoints/last.ckpt")
     assert transform.size == 16
     assert model.classes == ["colour_field", "engraving", "flow_field", "landscape", "truchet"]
     for name, value in model.ema.state_dict().items():

@@ -197,8 +197,8 @@ from artdiff.ingest import child, pool
 from artdiff.settings import Limits
 resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]),) * 2)
 try:
-    for path, found in pool.read([Path(word) for word in sys.argv[3:]], Limits(seconds=20, gigabytes=4)):
-        print(path.name, found if isinstance(found, str) else found.size)
+    for path, found, reason, _ in pool.read([Path(word) for word in sys.argv[3:]], Limits(seconds=20, gigabytes=4)):
+        print(path.name, reason if found is None else found.size)
 except UserError as error:
     print("error:", error)
 """

@@ -87,7 +87,7 @@ def test_generate_paints_from_a_run(trained, home, art):
     assert made == {f"{path.stem}.png" for path in art.rglob("*.jpg")} | {"sheet.png"}
     with Image.open(home / "made/truchet_000.png") as picture:
         assert picture.size == (32, 32)
-        assert "trainedAlgorithmicMedia" in picture.info["XML:com.adobe.xmp"]
+        assert "compositeWithTrainedAlgorithmicMedia" in picture.info["XML:com.adobe.xmp"]
 
 
 @pytest.fixture(scope="module")

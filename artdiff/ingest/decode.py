@@ -184,5 +184,6 @@ def _refusal(name: str, content: bytes) -> Exception:
     try:
         Image.OPEN[name][0](io.BytesIO(content), "")
     except Exception as error:
-        return error
-    return ValueError("its header cannot be read")
+        if not isinstance(error.__cause__, IndexError | struct.error):  # it looked for more than there is
+            return error
+    return ValueError("no header")

@@ -86,9 +86,9 @@ def fit(
         try:
             with trainers.leaving_no_group(trainer):
                 trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
-        except SystemExit:  # Lightning's answer to an interruption
-            if _stopped_by(trainer) is None:
-                raise
+        except SystemExit as end:  # Lightning's answer to an interruption
+            if _stopped_by(trainer) is None:  # it came before anything could be saved
+                raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
         if trainer.global_step == start and _stopped_by(trainer) is None:
             _is_at_its_end(run, ckpt, config, trainer, is_last=is_last, was_finished=was_finished)
     finally:

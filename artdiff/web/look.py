@@ -1,7 +1,7 @@
 """The parts of the page that look: at two runs side by side, at what was painted before, at a run's report."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.cli import typed
-from artdiff.web.shown import ONE_AT_A_TIME, runs, said, said_often
+from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, visitor
 from artdiff.web.studio import Studio
 
 
@@ -28,16 +28,16 @@ def compare(studio: Studio) -> None:
     with gr.Row():
         made = [gr.Gallery(label=name, columns=4, height="auto", buttons=["download", "fullscreen"]) for name in "AB"]
 
-    def paint(*given: Any) -> Iterator[tuple[Any, ...]]:
-        *names, label, n, seed = given
+    def paint(given: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        names, asked = [given[run] for run in both], {"label": given[label] or None, "n": given[n], "seed": given[seed]}
         found: list[Any] = [[] for _ in names]
         for place, name in enumerate(names):
-            for shown in studio.paint(name, {"label": label or None, "n": n, "seed": seed}):
+            for shown in studio.paint(name, asked, visitor=visitor(request)):
                 found[place] = [(str(made.path), made.title) for made in shown.made]
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 
-    job = go.click(said_often(paint), [*both, label, n, seed], [status, *made], **ONE_AT_A_TIME)
-    cancel.click(lambda: "cancelled", None, status, cancels=[job])
+    job = go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **ONE_AT_A_TIME)
+    cancel.click(cancelled(studio), None, status, cancels=[job], queue=False)
 
 
 def browse(studio: Studio) -> None:

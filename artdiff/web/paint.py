@@ -7,7 +7,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.settings import defaults
-from artdiff.web.shown import ONE_AT_A_TIME, runs, said, said_often
+from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
@@ -64,8 +64,8 @@ class Paint:
         self.listed, self.chosen = gr.State([]), gr.State(None)
 
     def _wire(self) -> None:
-        asked = {self.run, self.label, self.n, self.seed, self.muse, self.strength, self.steps, self.guidance,
-                 self.size, self.to_seed}  # fmt: skip
+        asked: set[Any] = {self.run, self.label, self.n, self.seed, self.muse, self.strength}
+        asked |= {self.steps, self.guidance, self.size, self.to_seed}
         shown = [self.status, self.emerging, self.made, self.listed]
         self.run.change(said(self.labels), self.run, self.label)
         self.muse.change(said(self.see), self.muse, self.seen_muse)
@@ -73,7 +73,7 @@ class Paint:
         self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
         varied = self.vary.click(said(self.varied), self.chosen, [self.label, self.seed, self.n])
         next_job = varied.success(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
-        self.cancel.click(lambda: "cancelled", None, self.status, cancels=[job, next_job])
+        self.cancel.click(cancelled(self.studio), None, self.status, cancels=[job, next_job], queue=False)
 
     def begin(self) -> tuple[Any, Any]:
         """The runs there are when the page is opened, and the labels of the first."""
@@ -91,7 +91,7 @@ class Paint:
         found = self.studio.muse(path)
         return gr.update(value=found, visible=found is not None)
 
-    def paint(self, given: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
+    def paint(self, given: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Paint what the page asks for, and show it again and again."""
         muse, run = given[self.muse], given[self.run]
         asked: dict[str, Any] = {"size": given[self.size] or None, "muse": muse}
@@ -101,7 +101,7 @@ class Paint:
             asked |= {"label": names or None, "n": given[self.n], "seed": seed, "steps": given[self.steps]}
             asked |= {"guidance": given[self.guidance], "strength": given[self.strength] if muse is not None else None}
             asked |= {"interpolate": [seed, to_seed] if to_seed is not None else None}
-        for shown in self.studio.paint(run, asked):
+        for shown in self.studio.paint(run, asked, visitor=visitor(request)):
             yield _seen(shown)
 
     def choose(self, listed: list[Made], event: gr.SelectData) -> tuple[str, Made]:

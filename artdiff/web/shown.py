@@ -46,3 +46,18 @@ def said_often(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
             raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
 
     return safely
+
+
+def visitor(request: gr.Request) -> str:
+    """Who asks: an open page."""
+    return str(request.session_hash)
+
+
+def cancelled(studio: Studio) -> Callable[[gr.Request], str]:
+    """What a button calls to end what its visitor has begun; it says so."""
+
+    def cancel(request: gr.Request) -> str:
+        studio.cancel(visitor(request))
+        return "cancelled"
+
+    return cancel

@@ -63,6 +63,8 @@ class Studio:
         runs.make(self.out, name="out")
         self.loaded: OrderedDict[str, Painter] = OrderedDict()
         self.lock = threading.Lock()
+        self.jobs = dict[str, Report[Shown]]()
+        """What is painted now, by visitor."""
 
     def runs(self) -> list[str]:
         """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
@@ -87,10 +89,16 @@ class Studio:
             self.loaded.move_to_end(key)
             return self.loaded[key]
 
-    def paint(self, run: str | None, asked: Mapping[str, Any]) -> Iterator[Shown]:
+    def cancel(self, visitor: str) -> None:
+        """End what is painted for a visitor, after the present step."""
+        report = self.jobs.get(visitor)
+        if report is not None:
+            report.stop()
+
+    def paint(self, run: str | None, asked: Mapping[str, Any], *, visitor: str = "") -> Iterator[Shown]:
         """Paint what is `asked` for (settings of `Painter.paint`; None is as usual), and write it to the folder.
 
-        Close the iterator to stop after the present step. Raises `UserError`.
+        Close the iterator, or `cancel` for the `visitor`, to stop after the present step. Raises `UserError`.
         """
         model = self.painter(run)
         given = {name: value for name, value in asked.items() if value is not None}
@@ -115,7 +123,11 @@ class Studio:
                 report(Shown(f"{len(made)} painted", [], list(made)))
             report(Shown(f"done: {len(made)} in {self.out}", [], list(made)))
 
-        yield from reported(work)
+        report = self.jobs[visitor] = Report[Shown]()
+        try:
+            yield from reported(work, report)
+        finally:
+            self.jobs.pop(visitor, None)
 
     def muse(self, path: str | None) -> Image.Image | None:
         """A picture that was uploaded, decoded in a bounded process. Raises `UserError` if it cannot be read."""

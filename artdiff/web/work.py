@@ -24,17 +24,21 @@ class Report(Generic[T]):
         self.check()
         self.said.put(shown)
 
+    def stop(self) -> None:
+        """End the work at its next report."""
+        self.stopped.set()
+
     def check(self) -> None:
         """Raises `Stopped` if the work is to end."""
         if self.stopped.is_set():
             raise Stopped
 
 
-def reported(work: Callable[[Report[T]], None]) -> Iterator[T]:
+def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None) -> Iterator[T]:
     """What `work` reports, until it ends; its errors are raised here. Closing the iterator ends the work at its next
-    report, and waits for that.
+    report, and waits for that. Whoever has the `report` can end it with `report.stop()`.
     """
-    report = Report[T]()
+    report = Report[T]() if report is None else report
 
     def run() -> None:
         try:
@@ -53,5 +57,5 @@ def reported(work: Callable[[Report[T]], None]) -> Iterator[T]:
                 raise shown
             yield shown
     finally:
-        report.stopped.set()
+        report.stop()
         thread.join()
