@@ -44,7 +44,7 @@ def planned(settings: TrainSettings) -> list[Stage]:
     if settings.finetune_codec and not given:
         raise UserError("finetune_codec=true needs the codec of a run: set codec=RUN")
     if settings.codec_from is not None and isinstance(settings.task, ReconstructionSettings):
-        raise UserError("codec=RUN needs a task with a codec, such as experiment=paint128 or task=generation")
+        raise UserError("codec=RUN needs a task with a codec, such as experiment=latent128 or task=generation")
     skipped = {"codec"} if given else set()
     skipped |= {"enlarge", "refine"} if settings.init is not None else set()
     skipped = set() if settings.finetune_codec else skipped

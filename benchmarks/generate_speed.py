@@ -1,7 +1,7 @@
 """Pictures per second of artdiff and of two libraries, with equally large networks called equally often.
 
     python benchmarks/generate_speed.py --n 64 --calls 50 --peers DIR experiment=paint32
-    python benchmarks/generate_speed.py --n 256 --calls 50 --trainer gpu --peers DIR experiment=paint128
+    python benchmarks/generate_speed.py --n 256 --calls 50 --trainer gpu --peers DIR experiment=latent128
 
 Each paints from noise, without guidance, in one process, in turns: artdiff as artdiff.generate does it (Euler's steps),
 denoising-diffusion-pytorch by its own `sample` (DDIM), diffusers' UNet2DModel by its DDIM scheduler. Weights are as

@@ -35,6 +35,7 @@ TWICE = (
     *("data.image_size=64", "stages.enlarge.data.train_crop=16", "stages.refine.data.train_crop=32"),
     *("refiner.channels=[16,32]", "enlarger.channels=[16,32]"),
 )
+CASCADE_SIZES = ("data.image_size=64", "stages.refine.data.train_crop=16", "refiner.channels=[16,32]")
 CASCADE = ("task=generation", "network=unet", "codec=resize", "codec.factor=8", "refiner=fine")
 NEEDS = {
     "data=stream": ("data.root=PACKED", "data.image_size=16"),
@@ -49,7 +50,8 @@ NEEDS = {
     ),
     "enlarger=unet": (*CASCADE, "stages=twice", *TWICE),
     "stages=twice": (*CASCADE, "enlarger=unet", *TWICE),
-    "experiment=paint128": LATENT,
+    "experiment=latent128": LATENT,
+    **dict.fromkeys(("experiment=paint128", "experiment=cascade128"), CASCADE_SIZES),
     "experiment=paint256": TWICE,
     "experiment=codec": ("data.train_crop=16",),
     **{f"network={name}": ("task=generation",) for name in ("unet", "unet_base", "unet_latent", "vit", "vit_base")},

@@ -464,7 +464,7 @@ def test_a_mistake_is_reported_in_one_line(art, tmp_path, overrides, message):
 
 
 def test_every_painting_experiment_takes_every_denoiser():
-    for name in ("paint32", "paint64", "paint128"):
+    for name in ("paint32", "paint64", "latent128"):
         for network in ("unet", "vit", "unet_base", "vit_base"):
             config = composed("train", f"experiment={name}", f"network={network}", "run_dir=unused")
             assert config["network"]["image_size"] == int(name.removeprefix("paint"))

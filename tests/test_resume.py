@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import small, train
+from conftest import in_process, small, train
 
 from artdiff import UserError
 from artdiff.tasks import Reconstruction
@@ -244,3 +244,13 @@ def test_a_run_killed_while_it_validated_resumes_exactly(art, uninterrupted, tmp
         _train(art, tmp_path / "killed", "trainer.max_steps=9", "callbacks.last.pause=0")
     resumed = _train(art, tmp_path / "resumed", "trainer.max_steps=11", f"ckpt={tmp_path}/killed.ckpt")
     _assert_equal(resumed, _train(art, tmp_path / "whole", "trainer.max_steps=11"))
+
+
+def test_ctrl_c_before_the_first_step_ends_as_ctrl_c_does(art, tmp_path, monkeypatch):
+    def interrupted(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reconstruction, "configure_optimizers", interrupted)
+    words = ("debug=two_steps", "trainer=cpu", f"data.root={art}", "data.image_size=16", "loss=mse")
+    said = in_process("artdiff.train", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, expect=130)
+    assert said.strip().endswith("interrupted")

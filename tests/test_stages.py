@@ -17,7 +17,7 @@ from artdiff.stages import merged, planned
 from artdiff.tasks import Refinement
 
 TINY = (
-    "experiment=paint128",
+    "experiment=latent128",
     "data.image_size=32",
     "data.batch_size=8",
     "network.channels=[32,32]",
@@ -56,7 +56,7 @@ def trained(art, tmp_path_factory):
 
 
 def _stages(*overrides):
-    return planned(TrainSettings.of(composed("train", "experiment=paint128", "run_dir=runs/x", *overrides)))
+    return planned(TrainSettings.of(composed("train", "experiment=latent128", "run_dir=runs/x", *overrides)))
 
 
 def test_stages_share_the_time():

@@ -69,7 +69,7 @@ class Paint:
         shown = [self.status, self.emerging, self.made, self.listed]
         self.run.change(said(self.labels), self.run, self.label)
         self.muse.change(said(self.see), self.muse, self.seen_muse)
-        job = self.go.click(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
+        job = self.go.click(said_often(self.paint), asked, shown, api_name="paint", **ONE_AT_A_TIME)
         self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
         varied = self.vary.click(said(self.varied), self.chosen, [self.label, self.seed, self.n])
         next_job = varied.success(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from artdiff import UserError, runs
 from artdiff.files import user_path
 
-EXPERIMENTS = ("paint32", "cascade128", "paint128", "paint256", "baseline")
+EXPERIMENTS = ("paint32", "paint128", "paint256", "baseline")
 """What can be trained from the page: conf/experiment says what each is."""
 
 LINES = 12
