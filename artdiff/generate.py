@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from artdiff import UserError, origin, runs
-from artdiff.cli import command, given, plain
+from artdiff.cli import command, given, plain, typed
 from artdiff.files import user_path
 from artdiff.ingest import pool
 from artdiff.ingest.tables import shown, some
@@ -18,10 +18,12 @@ from artdiff.settings import GenerateSettings, PaintSettings, defaults
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
 
-    from artdiff.evaluation.originality import Reference
     from artdiff.painter import Painter, Painting
 
 log = logging.getLogger(__name__)
+
+HELD_BACK = "held_back"
+"""The folder in `out` for pictures that lie too near to a training picture."""
 
 
 def generate(settings: GenerateSettings) -> list[Path]:
@@ -118,38 +120,61 @@ def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> l
 
 def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
     """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
-    from artdiff import images
-    from artdiff.evaluation.originality import Reference
+    from PIL import Image
 
-    rows = painter.rows(settings)
-    run = runs.Run.of(painter.path) if settings.originality else None
-    reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
+    from artdiff import images
+
+    rows, copies = painter.rows(settings), _Copies(painter, settings, out)
     paintings = painter.fill(rows, settings)
     written, sheet = list[Path](), images.Sheet(settings.sheet)
     for row in rows:
         sheet.begin(row.muse.picture if row.muse is not None else None)
         for _, made in zip(range(len(row)), paintings, strict=False):
-            written.append(_free(out, made.name, settings))
-            painting = made if reference is None else _judged(made, reference, written[-1])
+            painting, place = copies.judged(made)
+            written.append(_free(place, painting.name, settings))
             painting.save(written[-1], keep_settings=settings.keep_settings)
             if painting.trajectory is not None:
-                strip = _free(out, f"{painting.name}_trajectory", settings)
+                strip = _free(place, f"{painting.name}_trajectory", settings)
                 origin.save(painting.trajectory, strip, painting.origin, keep_settings=settings.keep_settings)
-            sheet.add(painting.picture)
+            sheet.add(painting.picture if place == out else Image.new("RGB", painting.picture.size, "grey"))
+    if copies.held:
+        log.warning("%s held back, grey on the sheet: %s", f"{copies.held:,}", copies.folder)
     written.append(runs.free(out / "sheet.png"))
     muses = [row.muse.credit for row in rows if row.muse is not None]
     origin.save(sheet.picture(), written[-1], Origin(painter.known, some(muses, most=20) if muses else None))
     return written
 
 
-def _judged(painting: "Painting", reference: "Reference", path: Path) -> "Painting":
-    """A painting that also says how near it lies to a training picture; warns if that is suspiciously near."""
-    near = reference.nearness(painting.picture)
-    if near.ratio < reference.threshold:
+class _Copies:
+    """Looks at painted pictures for those that lie too near to a training picture, as far as the run was evaluated."""
+
+    def __init__(self, painter: "Painter", settings: GenerateSettings, out: Path) -> None:
+        from artdiff.evaluation.originality import Reference
+
+        run = runs.Run.of(painter.path) if settings.originality or settings.hold_back else None
+        self.reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
+        if settings.hold_back and self.reference is None:
+            raise UserError(f"hold_back=true needs a run that was evaluated: {typed('artdiff.evaluate', 'ckpt=RUN')}")
+        self.out, self.folder = out, out / HELD_BACK
+        self.hold_back = settings.hold_back
+        self.held = 0
+
+    def judged(self, painting: "Painting") -> "tuple[Painting, Path]":
+        """The painting, which says how near it lies to a training picture, and the folder it is for."""
+        if self.reference is None:
+            return painting, self.out
+        near, threshold = self.reference.nearness(painting.picture), self.reference.threshold
+        painting = painting._replace(settings=painting.settings | {"nearest_ratio": round(near.ratio, 3)})
+        if near.ratio >= threshold:
+            return painting, self.out
         other = "a training picture" if near.file is None else f"the training picture {shown(near.file)}"
-        log.warning("%s may be a copy of %s: look at both (ratio %.2f, threshold %.2f)", path, other, near.ratio,
-                    reference.threshold)  # fmt: skip
-    return painting._replace(settings=painting.settings | {"nearest_ratio": round(near.ratio, 3)})
+        told = (painting.name, other, near.ratio, threshold)
+        log.warning("%s may be a copy of %s: look at both (ratio %.2f, threshold %.2f)", *told)
+        if not self.hold_back:
+            return painting, self.out
+        self.held += 1
+        runs.make(self.folder, name="out")
+        return painting, self.folder
 
 
 def _job(cfg: DictConfig) -> None:

@@ -542,6 +542,7 @@ class GenerateSettings(PaintSettings):
     keep_settings: bool
     sheet: Annotated[int, POSITIVE_WHOLE]
     originality: bool
+    hold_back: bool
     device: Accelerator
     runs_dir: str
     ranges: Ranges | None

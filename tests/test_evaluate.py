@@ -393,6 +393,11 @@ def test_a_picture_that_lies_near_a_training_picture_is_named_when_it_is_painted
         "artdiff.generate", f"ckpt={own.folder}", "n=1", "label=none", "steps=2", "out=two", cwd=tmp_path
     )
     assert f"may be a copy of the training picture {near.file}: look at both" in warned
+    held = in_process("artdiff.generate", f"ckpt={own.folder}", "n=2", "label=none", "steps=2", "hold_back=true",
+                      "out=held", cwd=tmp_path)  # fmt: skip
+    assert "2 held back, grey on the sheet: held/held_back" in held
+    assert sorted(path.name for path in (tmp_path / "held").rglob("*.png")) == ["0.png", "1.png", "sheet.png"]
+    assert len(set(Image.open(tmp_path / "held/sheet.png").convert("RGB").getdata())) == 1
     off = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "originality=false", "steps=2", "out=three",
                      cwd=tmp_path)  # fmt: skip
     assert "may be a copy" not in off
