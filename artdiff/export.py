@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from artdiff import UserError, origin, runs
+from artdiff import UserError, hub, origin, runs
 from artdiff.cli import command, plain, typed
 from artdiff.files import user_path, write
 from artdiff.origin import Origin
@@ -54,6 +54,8 @@ def export(settings: ExportSettings) -> list[Path]:
     write(written[-1], card)
     log.info("written to %s: %s", to, ", ".join(path.name for path in written))
     log.info("read its card before you give it away: %s", to / CARD)
+    if settings.push is not None:
+        log.info("pushed to %s", hub.push(to, settings.push, public=settings.public))
     log.info("next:\n  %s", typed("artdiff.generate", f"ckpt={to}", "out=DIR"))
     return written
 

@@ -16,7 +16,7 @@ from artdiff import UserError, runs
 from artdiff.files import write
 
 MODEL = runs.EXPORTED
-SETTINGS = "config.json"
+SETTINGS = runs.EXPORTED_SETTINGS
 KEPT = ("artdiff", "hyper_parameters", "datamodule_hyper_parameters", "data")
 """What `config.json` has of a checkpoint. `data` says what it was trained on."""
 

@@ -26,7 +26,7 @@ def gallery(settings: GallerySettings) -> None:
     from artdiff.web.studio import Studio
     from artdiff.web.training import Training
 
-    for name in ("httpx", "matplotlib"):
+    for name in ("httpx", "httpx2", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     studio = Studio(settings)
     training = Training(studio.runs_dir)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from artdiff import UserError
+from artdiff import UserError, hub
 from artdiff.files import UNFINISHED, duplicate, sha256, user_path, write
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ METADATA = "metadata.json"
 PAINTING = "painting.json"
 """How the run paints best: what `Painting` holds."""
 
-EXPORTED = "model.safetensors"
-"""The weights in a folder that `artdiff.export` has written, which stands for a run's."""
+EXPORTED, EXPORTED_SETTINGS = "model.safetensors", "config.json"
+"""Weights and settings in a folder that `artdiff.export` has written, which stands for a run's."""
 
 EVALUATION = "evaluation"
 """In a run's folder, where its scores go, and below it what is kept for the next call."""
@@ -160,6 +160,8 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
         if not saved:
             raise UserError(f"{name}=last: no run below {newest_in} has saved a checkpoint; give a path: {name}=RUN")
         return _in_run(saved[-1].parents[1], prefer, name)
+    if ckpt.startswith(hub.SCHEME):
+        return hub.fetch(ckpt, [EXPORTED, EXPORTED_SETTINGS]) / EXPORTED
     path = user_path(ckpt)
     if not path.exists():
         raise UserError(f"{name}={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")

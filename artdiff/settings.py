@@ -18,7 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from artdiff import UserError
+from artdiff import UserError, hub
 from artdiff.files import is_url, user_path
 from artdiff.rules import (
     POSITIVE_WHOLE,
@@ -569,6 +569,8 @@ class ExportSettings(Settings):
     license: str
     name: str | None
     intended_use: str | None
+    push: str | None
+    public: bool
     samples: Annotated[int, whole(0)]
     seed: Annotated[int, whole(0, 2**63 - 1)]
     device: Accelerator
@@ -580,6 +582,8 @@ class ExportSettings(Settings):
         refuse_file("to", self.to)
         if not self.license.strip():
             raise UserError("license is empty: name one, such as cc-by-4.0 or unknown")
+        if self.push is not None:
+            hub.named(self.push, f"push={self.push}")
 
 
 @dataclass(frozen=True, kw_only=True)

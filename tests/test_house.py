@@ -10,7 +10,7 @@ import artdiff
 ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
-    {"files", "locks"},
+    {"files", "locks", "hub"},
     {"rules", "ranks"},
     {"settings", "runs", "store", "images", "origin", "compiled", "hardware", "progress"},
     {"exported", "cache", "networks", "diffusion", "picture_cache", "stages"},
