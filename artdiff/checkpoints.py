@@ -20,10 +20,12 @@ from artdiff.ingest.decode import Transform
 from artdiff.settings import NETWORK_RENAMED, Ranges
 from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
 from artdiff.tasks.base import FORMAT
+from artdiff.tasks.generation import ENLARGE
 
 Model = Generation | Reconstruction | Autoencoding | Refinement
 
 ARTICLE_NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
+ARTICLE_SETTINGS = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
 ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 
 TASKS: dict[str, type[Model]] = {task.__name__: task for task in (Generation, Reconstruction, Autoencoding, Refinement)}
@@ -84,7 +86,7 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
                 f"you trust this file"
             )
     else:
-        settings = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
+        settings = ARTICLE_SETTINGS
         state = {f"network.{key}": value for key, value in found.items()}
         transform, kind = ARTICLE_TRANSFORM, Reconstruction
     if ranges is not None:
@@ -172,6 +174,8 @@ class Trained(NamedTuple):
     weights: dict[str, Any]
     classes: list[str] | None
     """The labels it knows; None if it has none, as a codec."""
+    shrink: int = 1
+    """Of a refiner: it works at this part of the sides."""
 
 
 def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[str, Trained]:
@@ -192,7 +196,9 @@ def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[
             continue
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
-        parts[part] = Trained(settings[named], weights, None if part == "codec" else settings["classes"])
+        shrink = settings.get("shrink", 1) if is_refinement else 1 if settings.get("enlarger") is None else ENLARGE
+        classes = None if part == "codec" else settings["classes"]
+        parts[part] = Trained(settings[named], weights, classes, shrink if part == "refiner" else 1)
     if name == "codec" and not any(part.weights for part in parts.values()):
         raise UserError(f"codec={path} holds no trained codec; expected a run of task=autoencoder or one on latents")
     return parts
@@ -240,16 +246,23 @@ def _is_ours(name: str, settings: dict[str, Any]) -> bool:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its model, without weights. Raises `UserError`."""
+    """What a checkpoint says of its model, without weights: `artdiff`, `hyper_parameters`,
+    `datamodule_hyper_parameters` and `data`. Raises `UserError`.
+    """
     found = _load(path)
+    if "hyper_parameters" not in found:  # a bare state_dict
+        size, fit, background = ARTICLE_TRANSFORM
+        square = {"image_size": size, "fit": fit, "background": "#{:02x}{:02x}{:02x}".format(*background)}
+        found = {"artdiff": {"format": FORMAT, "version": __version__, "task": Reconstruction.__name__},
+                 "hyper_parameters": ARTICLE_SETTINGS, "datamodule_hyper_parameters": square}  # fmt: skip
     data = next((part for part in found.values() if isinstance(part, dict) and "manifest" in part), {})
-    about = {name: value for name, value in found.items() if name in exported.KEPT}
-    return about | {"data": {"manifest": data.get("manifest"), "classes": data.get("classes")}}
+    names = ("artdiff", "hyper_parameters", "datamodule_hyper_parameters")
+    return {name: found.get(name, {}) for name in names} | {"data": {"manifest": data.get("manifest")}}
 
 
 def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:
     try:
-        is_exported = path.suffix == ".safetensors"
+        is_exported = path.suffix == exported.SUFFIX
         found = exported.read(path) if is_exported else torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise

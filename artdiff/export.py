@@ -6,6 +6,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -16,9 +17,17 @@ from artdiff.origin import Origin
 from artdiff.runs import Run
 from artdiff.settings import ExportSettings
 
+if TYPE_CHECKING:  # torch is imported once the settings are accepted
+    from PIL import Image
+
+    from artdiff.painter import Painter
+
 log = logging.getLogger(__name__)
 
 CARD, SHEET = "README.md", "sheet.png"
+
+ROWS = 24
+"""Of the sheet, at most."""
 
 
 def export(settings: ExportSettings) -> list[Path]:
@@ -28,28 +37,22 @@ def export(settings: ExportSettings) -> list[Path]:
         raise UserError(f"to={to} is there already: choose a folder that is not, or an empty one")
     chosen = runs.to_paint(settings.ckpt, newest_in=user_path(settings.runs_dir))
 
-    from artdiff import checkpoints, exported, images, model_card
+    from artdiff import checkpoints, exported, model_card
     from artdiff.painter import load
 
     painter = load(chosen, device=settings.device, trust_code=settings.trust_code)
     run = Run.of(chosen.checkpoint)
-    runs.make(to, name="to")
-    exported.save_to(to, checkpoints.described(chosen.checkpoint), painter.task.state_dict())
-    written = [to / exported.MODEL, to / exported.SETTINGS]
-    if chosen.stored is not None:
-        log.info("its stored way to paint is written into the card; who loads the folder has to ask for it")
-    if painter.paints and settings.samples:
-        sheet = images.Sheet(24)
-        for label in painter.classes or ["none"]:
-            sheet.begin(None)
-            for painting in painter.paint(n=settings.samples, label=label, seed=settings.seed):
-                sheet.add(painting.picture)
-        written.append(to / SHEET)
-        origin.save(sheet.picture(), written[-1], Origin(painter.known))
-    scores = _scores(run)
     facts = run.metadata if run is not None else {}
+    has_sheet = painter.paints and settings.samples > 0
     card = model_card.text(settings, name=settings.name or to.resolve().name, painter=painter, facts=facts,
-                           scores=scores, sheet=SHEET if len(written) > 2 else None)  # fmt: skip
+                           scores=_scores(run, painter), sheet=SHEET if has_sheet else None)  # fmt: skip
+    runs.make(to, name="to")
+    described = checkpoints.described(chosen.checkpoint)
+    exported.save_to(to, described, painter.task.state_dict(), chosen.stored)
+    written = [to / exported.MODEL, to / exported.SETTINGS]
+    if has_sheet:
+        written.append(to / SHEET)
+        origin.save(_sheet(painter, settings), written[-1], Origin(painter.known | {"kind": "sheet"}))
     written.append(to / CARD)
     write(written[-1], card)
     log.info("written to %s: %s", to, ", ".join(path.name for path in written))
@@ -60,10 +63,28 @@ def export(settings: ExportSettings) -> list[Path]:
     return written
 
 
-def _scores(run: Run | None) -> dict[str, object]:
-    """What `artdiff.evaluate` has found out about a run; empty if nothing."""
+def _sheet(painter: "Painter", settings: ExportSettings) -> "Image.Image":
+    """A row of samples for each label, of the first ones if there are many."""
+    from artdiff import images
+
+    sheet = images.Sheet(ROWS)
+    for label in (painter.classes or ["none"])[:ROWS]:
+        sheet.begin(None)
+        for painting in painter.paint(n=settings.samples, label=label, seed=settings.seed):
+            sheet.add(painting.picture)
+    return sheet.picture()
+
+
+def _scores(run: Run | None, painter: "Painter") -> dict[str, Any]:
+    """What `artdiff.evaluate` has found out about the checkpoint of a painter; empty if nothing."""
     path = run.folder / runs.EVALUATION / runs.SCORES if run is not None else None
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    if path is None or not path.is_file():
+        return {}
+    scores = dict(json.loads(path.read_text(encoding="utf-8")))
+    if scores.get("protocol", {}).get("checkpoint", {}).get("sha256") != painter.digest:
+        log.warning("the scores in %s are of another checkpoint and are left out: evaluate the run again", path)
+        return {}
+    return scores
 
 
 def _job(cfg: DictConfig) -> None:

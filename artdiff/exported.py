@@ -1,7 +1,7 @@
 """The folder of a model that is given away: weights that load without running anything, and settings as plain text.
 
 `model.safetensors` holds what paints: averaged weights, codec and refiners, but no optimizer. `config.json` holds the
-settings that build it, as a checkpoint has them, and says how pictures were made square.
+settings that build it, how pictures were made square, and how it paints best; no paths, nothing of how it was trained.
 """
 
 import json
@@ -14,23 +14,41 @@ from torch import Tensor
 
 from artdiff import UserError, runs
 from artdiff.files import write
+from artdiff.runs import Painting
 
 MODEL = runs.EXPORTED
 SETTINGS = runs.EXPORTED_SETTINGS
-KEPT = ("artdiff", "hyper_parameters", "datamodule_hyper_parameters", "data")
-"""What `config.json` has of a checkpoint. `data` says what it was trained on."""
+SUFFIX = ".safetensors"
+
+SQUARE = ("image_size", "fit", "background")
+"""What is kept of the data's settings."""
+
+UNTRAINED: dict[str, Any] = {"optimizer": {}, "scheduler": None}
+"""Settings of the task that say how it was trained."""
 
 AVERAGED, TRAINED = "ema.", "network."
 """How the names of weights begin. A painter's trained weights are left out; its averaged ones stand in for them."""
 
 
-def save_to(folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write a model to a folder that is there: settings (`KEPT`) and weights by name. Raises `UserError`."""
+def save_to(folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor], stored: Painting | None) -> None:
+    """Write a model to a folder that is there. Raises `UserError`.
+
+    Args:
+        folder: where.
+        content: what a checkpoint says of it (`checkpoints.described`).
+        state: weights by name.
+        stored: how its run paints best, if that is known.
+    """
     averages = any(name.startswith(AVERAGED) for name in state)
     used = {name: weight for name, weight in state.items() if not (averages and name.startswith(TRAINED))}
     whole = {name: weight.detach().cpu().contiguous().clone() for name, weight in used.items()}
     write(folder / MODEL, save(whole, metadata={"format": "pt"}))
-    write(folder / SETTINGS, json.dumps({name: content[name] for name in KEPT if name in content}, indent=1) + "\n")
+    square = {name: content["datamodule_hyper_parameters"][name] for name in SQUARE}
+    told = {"artdiff": content["artdiff"], "hyper_parameters": {**content["hyper_parameters"], **UNTRAINED},
+            "datamodule_hyper_parameters": square, "data": content["data"]}  # fmt: skip
+    if stored is not None:
+        told["painting"] = {"settings": stored.settings, "chosen_by": stored.chosen_by}
+    write(folder / SETTINGS, json.dumps(told, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,12 +56,20 @@ def read(path: Path) -> dict[str, Any]:
 
     What else may be wrong raises whatever the readers raise.
     """
+    content, state = _settings(path), load_file(path)
+    averages = {name: weight for name, weight in state.items() if name.startswith(AVERAGED)}
+    state |= {TRAINED + name.removeprefix(AVERAGED): weight for name, weight in averages.items()}
+    return {**content, "state_dict": state}
+
+
+def painting(path: Path) -> Painting | None:
+    """How the model of this file paints best; None if that was not known. Raises `UserError`."""
+    told = _settings(path).get("painting")
+    return None if told is None else Painting(path.name, "", "averaged", told["settings"], told["chosen_by"])
+
+
+def _settings(path: Path) -> dict[str, Any]:
     settings = path.with_name(SETTINGS)
     if not settings.is_file():
         raise UserError(f"{path} needs {SETTINGS} beside it: give the folder that artdiff.export has written")
-    content = json.loads(settings.read_text(encoding="utf-8"))
-    state = load_file(path)
-    if any(name.startswith(AVERAGED) for name in state):
-        state |= {TRAINED + name.removeprefix(AVERAGED): weight for name, weight in state.items()
-                  if name.startswith(AVERAGED)}  # fmt: skip
-    return {**content, "state_dict": state}
+    return dict(json.loads(settings.read_text(encoding="utf-8")))

@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
+import tempfile
 import threading
+from types import FrameType
 
 from omegaconf import DictConfig
 
@@ -16,12 +18,16 @@ log = logging.getLogger(__name__)
 
 def gallery(settings: GallerySettings) -> None:
     """Serve the page until it is interrupted. Raises `UserError`."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError:
-        raise UserError("the gallery needs gradio: pip install 'artdiff[gallery]'") from None
+    with tempfile.TemporaryDirectory(prefix="artdiff") as folder:  # for this user alone, and gone at the end
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        try:
+            import gradio  # noqa: F401
+        except ImportError:
+            raise UserError("the gallery needs gradio: pip install 'artdiff[gallery]'") from None
+        _serve(settings)
 
+
+def _serve(settings: GallerySettings) -> None:
     from artdiff.web.page import CSS, THEME, page
     from artdiff.web.studio import Studio
     from artdiff.web.training import Training
@@ -30,7 +36,7 @@ def gallery(settings: GallerySettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     studio = Studio(settings)
     training = Training(studio.runs_dir)
-    blocks: gradio.Blocks = page(studio, training)
+    blocks = page(studio, training)
     blocks.queue(max_size=256)
     others = settings.host not in LOOPBACK
     try:
@@ -44,22 +50,31 @@ def gallery(settings: GallerySettings) -> None:
             quiet=True,
             show_error=True,
             max_file_size=int(settings.upload_megabytes * 1e6),
-            allowed_paths=[str(studio.out.absolute()), str(studio.runs_dir.absolute())],
             footer_links=[],
             ssr_mode=False,
             theme=THEME,
             css=CSS,
         )
-    except OSError as error:
-        raise UserError(f"the page cannot be served on {settings.host}:{settings.port} ({error}): set port=0") from None
+    except Exception as error:  # a port that is taken, a host that is none: each raises something else
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise UserError(
+            f"the page cannot be served on {settings.host}:{settings.port} ({reason}): set port=0"
+        ) from None
     log.info("open %s in a browser; Ctrl-C ends it", address)
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends at once
+        ended.set()
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
     ended.wait()
-    log.info("ending%s", "; the training is saved first" if training.running else "")
+    blocks.close(verbose=False)
+    if training.running:
+        log.info("the training is saved first; a second Ctrl-C leaves it to itself")
     training.end()
-    blocks.close()
 
 
 def _job(cfg: DictConfig) -> None:

@@ -66,7 +66,8 @@ def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
 def _check_alone() -> None:
     """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
     typed = {word.partition("=")[0].lstrip("+") for word in given()}
-    twice = sorted(typed & (set(PaintSettings.REPAINTED) | {"n", "label", "interpolate", "trajectory"}))
+    own = {*PaintSettings.REPAINTED, "n", "label", "interpolate", "trajectory", "sheet", "ranges"}
+    twice = sorted(typed & own)
     if twice:
         raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")
 
@@ -78,8 +79,9 @@ def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any
     assert settings.repaint is not None
     path = user_path(settings.repaint)
     muse = settings.muse if settings.refine is None else settings.refine
-    painting = painter.repaint(path, muse=muse, batch_size=settings.batch_size)
-    written = _free(out, painting.name, settings)
+    painting = painter.repaint(path, muse=muse, batch_size=settings.batch_size, compile=settings.compile)
+    painting, place = _Copies(painter, settings, out).judged(painting)
+    written = _free(place, painting.name, settings)
     painting.save(written, keep_settings=settings.keep_settings)
     log.info("painted again: %s", written)
     (before,) = pool.read([path], settings.limits)
@@ -114,7 +116,8 @@ def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> l
             assert painting.muse is not None
             pairs.append((images.thumbnail(painting.muse), images.thumbnail(painting.picture)))
     written.append(runs.free(out / "sheet.png"))
-    origin.save(images.sheet(pairs), written[-1], Origin(painter.known, "the pictures that were reconstructed"))
+    shown_through = Origin(painter.known | {"kind": "sheet"}, "the pictures that were reconstructed")
+    origin.save(images.sheet(pairs), written[-1], shown_through, keep_settings=settings.keep_settings)
     return written
 
 
@@ -135,13 +138,15 @@ def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Pa
             painting.save(written[-1], keep_settings=settings.keep_settings)
             if painting.trajectory is not None:
                 strip = _free(place, f"{painting.name}_trajectory", settings)
-                origin.save(painting.trajectory, strip, painting.origin, keep_settings=settings.keep_settings)
+                emerged = Origin(painting.settings | {"kind": "trajectory"}, painting.source)
+                origin.save(painting.trajectory, strip, emerged, keep_settings=settings.keep_settings)
             sheet.add(painting.picture if place == out else Image.new("RGB", painting.picture.size, "grey"))
     if copies.held:
         log.warning("%s held back, grey on the sheet: %s", f"{copies.held:,}", copies.folder)
     written.append(runs.free(out / "sheet.png"))
     muses = [row.muse.credit for row in rows if row.muse is not None]
-    origin.save(sheet.picture(), written[-1], Origin(painter.known, some(muses, most=20) if muses else None))
+    of_sheet = Origin(painter.known | {"kind": "sheet"}, some(muses, most=20) if muses else None)
+    origin.save(sheet.picture(), written[-1], of_sheet, keep_settings=settings.keep_settings)
     return written
 
 

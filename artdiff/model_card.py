@@ -44,12 +44,13 @@ def text(
         f"# {shown(name)}",
         f"A model that {does} of {painter.image_size} px, made with artdiff. Everything it writes says that a model "
         f"made it.",
-        f"![Samples, not selected: one row for each label]({sheet})" if sheet is not None else "",
+        f"![Samples, not selected: a row for each label]({sheet})" if sheet is not None else "",
         "## Use",
         "```python\nimport artdiff\n\nfor painting in artdiff.load('DIR').paint(n=4):\n"
         "    painting.save(f'{painting.name}.png')\n```"
         if painter.paints
         else "```python\nimport artdiff\n\nartdiff.load('DIR').reconstruct(picture)\n```",
+        *_way(painter),
         "## Intended use",
         settings.intended_use or f"{UNKNOWN.capitalize()}: whoever gives this model away has not said.",
         "## Data",
@@ -68,6 +69,12 @@ def text(
         "away, this card cannot tell.",
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _way(painter: Painter) -> Iterator[str]:
+    if painter.defaults:
+        own = ", ".join(f"`{name}={value}`" for name, value in painter.defaults.items())
+        yield f"It paints with {own} where nothing else is asked for: that was best of what was compared."
 
 
 def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +114,8 @@ def _preferences(scores: Mapping[str, Any]) -> Iterator[str]:
     sentences = list[str]()
     for one in scores.get("representation", []):
         lines = [Line(**{**line, "painted": Interval(**line["painted"])}) for line in one["lines"]]
-        sentences += Aspect(one["name"], lines, one["accuracy"], one["are_shares"]).sentences()
+        are_shares = one.get("are_shares", one["name"] != "looks")  # earlier evaluations did not say
+        sentences += Aspect(one["name"], lines, one["accuracy"], are_shares).sentences()
     yield "\n".join(f"- {sentence}" for sentence in sentences) or "Not looked at."
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artdiff import UserError, __version__, checkpoints, compiled, hardware, images, origin, runs
+from artdiff import UserError, __version__, checkpoints, compiled, exported, hardware, images, origin, runs
 from artdiff.diffusion import guidance, samplers
 from artdiff.diffusion.noise import DRAFTS, ENLARGED, PictureRandom, between, from_muse, seeded_noise
 from artdiff.files import sha256, user_path
@@ -24,7 +24,16 @@ from artdiff.origin import Origin
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses, repainting
 from artdiff.rules import one_of
 from artdiff.runs import Run, ToPaint
-from artdiff.settings import MULTIPLE, Accelerator, CompareSettings, PaintSettings, Ranges, Spacing, Weights
+from artdiff.settings import (
+    MULTIPLE,
+    Accelerator,
+    CompareSettings,
+    CompileMode,
+    PaintSettings,
+    Ranges,
+    Spacing,
+    Weights,
+)
 from artdiff.tasks import Generation, Reconstruction, Refinement
 
 log = logging.getLogger(__name__)
@@ -105,19 +114,27 @@ def load(
     path, stored = run
     used = weights or (stored.weights if stored is not None else "averaged")
     one_of(*get_args(Weights))("weights", used)
-    on = hardware.device(device)
+    on, digest = hardware.device(device), sha256(path)
     task, transform, data = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     if isinstance(task, Refinement):
         raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
     if isinstance(task, Generation) and used == "raw":
         task.ema.load_state_dict(task.network.state_dict())
-    return Painter(task.to(on), transform, path, _stored_settings(path, stored), weights=used, data=data)  # type: ignore[arg-type]
+    if path.suffix == exported.SUFFIX:
+        if used == "raw":
+            raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
+        stored = exported.painting(path)
+    defaults = _stored_settings(path, stored, trust_code=trust_code)
+    return Painter(task.to(on), transform, path, defaults, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
-def _stored_settings(path: Path, stored: "runs.Painting | None") -> dict[str, Any]:
+def _stored_settings(path: Path, stored: "runs.Painting | None", *, trust_code: bool) -> dict[str, Any]:
     """The settings of painting that a run has stored for its checkpoint, which are shown. Raises `UserError`."""
     if stored is None:
         return {}
+    if not samplers.is_ours(stored.settings.get("solver", "heun")) and not trust_code:
+        raise UserError(f"{path} is painted with a solver that is code outside artdiff: pass trust_code=true if you "
+                        f"trust it")  # fmt: skip
     try:
         unknown = set(stored.settings) - set(CompareSettings.PAINTING)
         if unknown:
@@ -151,6 +168,7 @@ class Painter:
         *,
         weights: Weights = "averaged",
         data: str | None = None,
+        digest: str | None = None,
     ) -> None:
         self.task = task
         self.transform = transform
@@ -162,6 +180,7 @@ class Painter:
         self.defaults = dict(defaults)
         self.weights = weights
         self.data = data
+        self.digest = digest
 
     @cached_property
     def known(self) -> dict[str, object]:
@@ -169,8 +188,8 @@ class Painter:
         known: dict[str, object] = {"artdiff": __version__, "torch": str(torch.__version__)}
         known |= {"device": hardware.describe(self.task.device), "weights": self.weights}
         known |= {"checkpoint": self.path.name}
-        if self.path.is_file():  # a model that is being trained may have none yet
-            known |= {"checkpoint_sha256": sha256(self.path)}
+        if self.digest is not None:  # a model that is being trained has none yet
+            known |= {"checkpoint_sha256": self.digest}
         return known if self.data is None else known | {"data_sha256": self.data}
 
     def paint(
@@ -231,7 +250,12 @@ class Painter:
         return list(self.each(PaintSettings.with_defaults(**{**self.defaults, **given})))
 
     def repaint(
-        self, picture: str | Path, *, muse: str | Path | Image.Image | None = None, batch_size: int | None = None
+        self,
+        picture: str | Path,
+        *,
+        muse: str | Path | Image.Image | None = None,
+        batch_size: int | None = None,
+        compile: CompileMode = "auto",
     ) -> Painting:
         """Paint a picture of this model again, by the settings in its file: on the same machine bit for bit.
 
@@ -239,11 +263,14 @@ class Painter:
             picture: a PNG, JPEG or WebP that was painted with this checkpoint.
             muse: what it was painted from, if anything.
             batch_size: as in `paint`; does not change the picture.
+            compile: as in `paint`; on a GPU it may change the last bit.
 
         Raises `artdiff.UserError`, which says what is missing: the settings, the checkpoint or the muse.
         """
         path = user_path(picture)
         told = origin.settings_of(path)
+        if "kind" in told:
+            raise UserError(f"{path} is a {told['kind']} and not a single picture: give one of its pictures")
         if not self.paints or "seed" not in told:
             raise UserError(f"{path} is a reconstruction: muse=FILE makes it again, with the same checkpoint")
         for name in ("checkpoint_sha256", "weights"):
@@ -251,12 +278,14 @@ class Painter:
             if theirs != ours:
                 raise UserError(f"{path} was painted with {name}={theirs}, and this model has {ours}")
         row, settings = repainting(told, self.classes, muse, name=str(path))
-        settings = self.bounded(dataclasses.replace(settings, batch_size=batch_size))
+        settings = self.bounded(dataclasses.replace(settings, batch_size=batch_size, compile=compile))
         if muse is not None:
-            (found,) = read_muses(settings, self.transform, multiple=self.multiple)
-            if found.digest != told["muse_sha256"]:
+            found = list(read_muses(settings, self.transform, multiple=self.multiple))
+            if len(found) > 1:
+                raise UserError(f"muse={muse} holds {len(found)} pictures: give the one that {path} was painted from")
+            if found[0].digest != told.get("muse_sha256"):
                 raise UserError(f"muse={muse} is not the picture that {path} was painted from: its pixels differ")
-            row.muse = found
+            row.muse = found[0]
         self.check(settings)
         (painting,) = self.fill([row], settings)
         return painting
@@ -379,6 +408,8 @@ class Painter:
                         if step == len(times) - 1 or (settings.trajectory and step in shown):
                             stages[step] = task.decode_in_groups(noisy).cpu()
                     if settings.refine_steps:
+                        if watch is not None and task.refiners:
+                            watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
                         stages[len(times) - 1] = self._refined(batch, stages[len(times) - 1], settings)
                 for index, canvas in enumerate(batch):
                     strip = _strip([stages[step][index] for step in shown]) if settings.trajectory else None

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from artdiff import UserError, cache
+from artdiff.diffusion import samplers
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.files import user_path
 from artdiff.ingest import pool, sample_art, scan
@@ -172,11 +173,15 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
         raise UserError(f"{name} was painted from noise: leave muse out")
     labels = [told.get("label"), told.get("to_label", told.get("label"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
+    if not samplers.is_ours(told.get("solver")):
+        raise UserError(f"{name} was painted with a solver that is code outside artdiff, which its file cannot ask for")
     try:
         settings = PaintSettings.with_defaults(**given)
         seeds = (told["seed"], told.get("to_seed", told["seed"]))
         first, last = (label_numbers("none" if label is None else [label], classes)[0] for label in labels)
         share = float(told.get("share", 0.0))
+    except UserError as error:
+        raise UserError(f"{name} cannot be painted again: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name} does not say how it was painted: {type(error).__name__} {error}") from None
     moving = seeds if "share" in told else None
@@ -225,9 +230,7 @@ def _canvas(
         told |= {"muse": muse.file, "strength": settings.strength} if settings.refine is None else {"refine": muse.file}
         told |= {"muse_sha256": muse.digest}
     if settings.size != "train":
-        told |= {"size": settings.size}
-    if settings.size == "own":
-        told |= {"max_pixels": settings.most_pixels}
+        told |= {"size": settings.size, "max_pixels": settings.most_pixels}
     return Canvas(stem, seeds, labels, share, muse, told)
 
 

@@ -139,7 +139,10 @@ def painted_with(told: Mapping[str, Any], ckpt: str | None, *, name: str, newest
     file, digest = told.get("checkpoint"), told.get("checkpoint_sha256")
     if not isinstance(file, str) or not isinstance(digest, str) or Path(file).name != file:
         raise UserError(f"{name} was painted by artdiff {told.get('artdiff')}, which did not note its checkpoint")
-    path = newest_in if ckpt is None or ckpt == "last" else user_path(ckpt)
+    path = newest_in
+    if ckpt is not None and ckpt != "last":
+        path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)  # which says what is wrong with it
+        path = user_path(ckpt) if user_path(ckpt).is_dir() else path
     found = [path] if path.is_file() else sorted(path.glob(f"**/{glob.escape(file)}"))
     for one in found:
         if sha256(one) == digest:

@@ -106,6 +106,8 @@ TEXTS = (
         "license",
         "name",
         "intended_use",
+        "user",
+        "password",
         "muse",
         "refine",
         "out",
@@ -557,6 +559,8 @@ class GenerateSettings(PaintSettings):
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """As `PaintSettings.of`; `from` is no name that Python lets a field have."""
+        if config.get("from") == "":
+            raise UserError("from is empty; expected a picture that artdiff painted")
         return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
 
 
@@ -600,6 +604,7 @@ class GallerySettings(Settings):
     upload_megabytes: Annotated[float, positive]
     max_pixels: Annotated[int, POSITIVE_WHOLE]
     device: Accelerator
+    trust_code: bool
     open: bool
     limits: Limits
 
@@ -610,7 +615,7 @@ class GallerySettings(Settings):
             raise UserError(f"host={self.host} lets others open the page: give a password=… as well")
 
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 """Hosts that only this machine reaches."""
 
 Weights = Literal["averaged", "raw"]

@@ -52,6 +52,7 @@ def planned(settings: TrainSettings) -> list[Stage]:
     shares = {name: share for name, share in shares.items() if share > 0}
     if not given and settings.ckpt is None:
         _check_trained(settings, tuple(shares))
+    _check_enlarged(settings.config, tuple(shares))
     if not shares:
         return [Stage("", "", 1.0, settings)]
     total, found = sum(shares.values()), []
@@ -72,6 +73,20 @@ def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
                 f"the {part} has weights that no stage trains: give stages.{stage} a share of the time "
                 f"(stages={stages_with_it}), take those of a run with codec=RUN, or {remedy}"
             )
+
+
+def _check_enlarged(config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    """Raise `UserError` unless the refiner learns at the sides that an enlarger leaves to it."""
+    has_one = config["task"].get("enlarger") is not None
+    if "enlarge" in stages and not has_one:
+        raise UserError("stages.enlarge trains an enlarger: set enlarger=unet, or stages=cascade")
+    shrink, needed = config["stages"].get("refine", {}).get("task", {}).get("shrink", 1), 2 if has_one else 1
+    if "refine" in stages and shrink != needed:
+        with_it, remedy = ("with", "stages=twice") if has_one else ("without", "stages=cascade")
+        raise UserError(f"stages.refine.task.shrink must be {needed} {with_it} an enlarger, got {shrink}: set {remedy}")
+    factor = config["stages"].get("enlarge", {}).get("task", {}).get("codec", {}).get("factor", 2)
+    if "enlarge" in stages and factor != 2:
+        raise UserError(f"stages.enlarge.task.codec.factor must be 2, got {factor}: an enlarger doubles the sides")
 
 
 def _share(name: str, stage: Any) -> float:

@@ -1,6 +1,7 @@
 """A model that is given away: the same pictures, nothing that runs, and a card that says what is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import artdiff
 from artdiff import UserError, exported
 from artdiff.export import export
+from artdiff.networks import ConvDiffusionModel
 from artdiff.settings import ExportSettings
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
@@ -84,6 +86,47 @@ def test_scores_of_an_evaluation_stand_in_the_card(run, tmp_path):
     assert "| averaged weights | 8 | random_vgg16 |" in text
     assert "of 8 painted pictures are as near to a training picture as" in text
     assert "Not looked at" not in text
+
+
+def test_nothing_of_the_owner_is_given_away(run, art, tmp_path):
+    written(run, tmp_path / "model", "samples=0")
+    for path in (tmp_path / "model").iterdir():
+        assert str(art).encode() not in path.read_bytes()
+        assert str(run).encode() not in path.read_bytes()
+    settings = json.loads((tmp_path / "model/config.json").read_text())
+    assert sorted(settings["datamodule_hyper_parameters"]) == ["background", "fit", "image_size"]
+    assert settings["hyper_parameters"]["optimizer"] == {}
+
+
+def test_its_best_way_to_paint_goes_with_it(run, tmp_path):
+    asked = {"n": 8, "bootstrap": 0, "representation": 0, "originality": False, "device": "cpu", "refine_steps": 1}
+    artdiff.evaluate(run, **asked, compare={"steps": [2, 3]}, store=True)
+    ours = artdiff.load(run, device="cpu").defaults
+    written(run, tmp_path / "model", "samples=0")
+    assert artdiff.load(tmp_path / "model", device="cpu").defaults == ours != {}
+    assert f"`steps={ours['steps']}`" in (tmp_path / "model/README.md").read_text()
+    (run / "painting.json").unlink()
+    with pytest.raises(UserError, match="has averaged weights alone"):
+        artdiff.load(tmp_path / "model", device="cpu", weights="raw")
+
+
+def test_scores_of_another_checkpoint_are_left_out(run, tmp_path, caplog):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/evaluation/scores.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"protocol": {"checkpoint": {"sha256": "other"}}, "reconstruction": {"psnr": 99}}))
+    written(tmp_path / "run", tmp_path / "model", "samples=0")
+    assert "are of another checkpoint and are left out" in caplog.text
+    assert "Not evaluated." in (tmp_path / "model/README.md").read_text()
+
+
+def test_a_file_of_the_article_is_given_away(tmp_path):
+    torch.save(ConvDiffusionModel().state_dict(), tmp_path / "article.pth")
+    written(tmp_path / "article.pth", tmp_path / "model")
+    picture = Image.new("RGB", (40, 24), "teal")
+    painters = (artdiff.load(tmp_path / name, device="cpu") for name in ("article.pth", "model"))
+    ours, theirs = (painter.reconstruct(picture) for painter in painters)
+    assert ours.tobytes() == theirs.tobytes()
 
 
 def test_what_is_there_stays(run, tmp_path):

@@ -146,6 +146,12 @@ def test_a_large_upload_is_refused(page, tmp_path):
 
 
 @in_a_browser
+def test_files_of_the_machine_are_not_served(page, address, home):
+    for path in (home / "runs/painter/config.yaml", home / "runs/painter/checkpoints/last.ckpt", Path("/etc/passwd")):
+        assert page.request.get(f"{address}/gradio_api/file={path}").status in (403, 404)
+
+
+@in_a_browser
 def test_cancel_ends_it(page, home):
     page.get_by_label("number input for Pictures of each label").fill("64")
     steps(page, 100)
@@ -267,6 +273,34 @@ def test_runs_that_paint_come_first(home):
     assert [Path(run).name for run in asked.runs()] == ["copier", "painter"]
 
 
+@pytest.mark.parametrize("run", ["/etc/passwd", "runs/none", "hf://me/model"])
+def test_only_runs_that_are_offered_are_loaded(home, run):
+    with pytest.raises(UserError, match="none of the runs that this page offers"):
+        Studio(settings(home)).painter(run)
+
+
+def test_a_visitor_ends_what_is_painted_for_them_alone(home):
+    studio = Studio(settings(home))
+    asked = {"label": "truchet", "n": 50, "steps": 50}
+    mine = studio.paint(str(home / "runs/painter"), asked, visitor="me")
+    next(mine)
+    studio.cancel("somebody else")
+    next(mine)
+    studio.cancel("me")
+    assert not [one.status for one in mine if one.status.startswith("done")]
+    *_, shown = studio.paint(str(home / "runs/painter"), {"label": "truchet", "n": 1, "steps": 2})
+    assert shown.status.startswith("done")
+
+
+def test_sheets_and_strips_are_not_listed_as_pictures(home):
+    studio = Studio(settings(home))
+    for name in ("sheet", "sheet_2", "truchet_0_trajectory", "truchet_0_trajectory_2", "truchet_0"):
+        origin.save(picture(1), studio.out / f"{name}.png", origin.Origin({"seed": 0}))
+    names = {path.stem for path in studio.painted()}
+    assert "truchet_0" in names
+    assert not [name for name in names if "sheet" in name or "trajectory" in name]
+
+
 def test_a_model_is_loaded_once_and_few_are_kept(home):
     studio = Studio(settings(home))
     first, second = studio.runs()
@@ -311,7 +345,7 @@ def test_work_that_nobody_listens_to_ends():
     listening = reported(work)
     assert next(listening) == 1
     listening.close()
-    assert ended == [True]
+    until(lambda: ended == [True])
 
 
 def test_an_error_in_the_work_is_raised_where_it_is_seen():

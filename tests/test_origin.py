@@ -249,6 +249,54 @@ def test_other_formats_are_painted_again_too(runs, tmp_path, caplog):
     assert Image.open(tmp_path / "mine.jpg").format == "JPEG"
 
 
+@pytest.mark.parametrize(
+    "solver", ["os.system", {"_target_": "os.getcwd"}, {"_target_": "subprocess.run"}]
+)
+def test_a_picture_cannot_ask_for_code(runs, tmp_path, solver):
+    path, _ = paint(runs, tmp_path / "out", "ckpt=last", "label=truchet", "n=1", "steps=2")
+    origin.save(picture(1), tmp_path / "hostile.png", Origin(origin.settings_of(path) | {"solver": solver}))
+    with pytest.raises(UserError, match="painted with a solver that is code outside artdiff"):
+        paint(runs, tmp_path / "again", f"from={tmp_path / 'hostile.png'}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": -1}, "cannot be painted again: seed must be"),
+        ({"label": "none of these"}, "cannot be painted again: label=none of these is not known"),
+        ({"steps": "many"}, "cannot be painted again: steps must be"),
+        ({"seed": None}, "does not say how it was painted|cannot be painted again"),
+        ({"weights": "other"}, "weights must be one of"),
+    ],
+)
+def test_settings_that_were_changed_are_one_line(runs, tmp_path, changed, message):
+    path, _ = paint(runs, tmp_path / "out", "ckpt=last", "label=truchet", "n=1", "steps=2")
+    origin.save(picture(1), tmp_path / "changed.png", Origin(origin.settings_of(path) | changed))
+    with pytest.raises(UserError, match=message):
+        paint(runs, tmp_path / "again", f"from={tmp_path / 'changed.png'}")
+
+
+def test_sheets_and_strips_are_not_painted_again(runs, tmp_path):
+    paint(runs, tmp_path / "out", "ckpt=last", "label=truchet", "n=1", "steps=2", "trajectory=true")
+    for name, kind in (("sheet", "sheet"), ("truchet_0_trajectory", "trajectory")):
+        with pytest.raises(UserError, match=f"is a {kind} and not a single picture"):
+            paint(runs, tmp_path / "again", f"from={tmp_path / 'out' / name}.png")
+
+
+def test_several_muses_are_too_many(runs, art, tmp_path):
+    muse = next((art / "truchet").iterdir())
+    path, _ = paint(runs, tmp_path / "out", "ckpt=last", f"muse={muse}", "steps=2")
+    with pytest.raises(UserError, match="holds 8 pictures: give the one"):
+        paint(runs, tmp_path / "again", f"from={path}", f"muse={art / 'truchet'}")
+
+
+def test_a_large_picture_is_painted_again(runs, tmp_path):
+    words = ("label=truchet", "n=1", "steps=1", "size=1008x1000", "max_pixels=1100000")
+    path, _ = paint(runs, tmp_path / "out", "ckpt=last", *words)
+    (again,) = paint(runs, tmp_path / "again", f"from={path}")
+    assert is_same(path, again)
+
+
 def test_a_reconstruction_is_not_repainted(art, runs, tmp_path):
     train(small(art, tmp_path / "copier", "data.image_size=16", "loss=mse"))
     path, _ = paint(runs, tmp_path / "out", f"ckpt={tmp_path / 'copier'}", f"muse={next((art / 'truchet').iterdir())}")

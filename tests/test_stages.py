@@ -303,6 +303,36 @@ def test_a_run_with_an_enlarger_gives_its_parts_to_another(art, enlarged, tmp_pa
     assert names and all(torch.equal(now[name], before[name]) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("enlarger=none",), "stages.enlarge trains an enlarger: set enlarger=unet, or stages=cascade"),
+        (
+            ("enlarger=none", "stages.enlarge.share=0"),
+            "must be 1 without an enlarger, got 2: set stages=cascade",
+        ),
+        (("stages.refine.task.shrink=4",), "task.shrink must be 2 with an enlarger, got 4"),
+        (("stages.enlarge.task.codec.factor=4",), "codec.factor must be 2, got 4"),
+    ],
+)
+def test_a_refiner_learns_at_the_sides_that_it_is_used_at(words, message):
+    with pytest.raises(UserError, match=message):
+        planned(TrainSettings.of(composed("train", "experiment=paint256", "run_dir=runs/x", *words)))
+
+
+def test_a_refiner_of_other_sides_is_not_taken_over(art, enlarged, tmp_path):
+    cascade = ("codec=resize", "stages=cascade", "stages.refine.share=0", "task.data_std=0.5", "loss=mse")
+    words = [word for word in TINY if not word.startswith(("codec.", "stages.", "loss."))]
+    with pytest.raises(UserError, match="works at 1/2 of the sides, and is needed at 1/1"):
+        train(small(art, tmp_path / "run", *words, *cascade, f"codec_from={enlarged / 'refine'}"))
+
+
+def test_an_enlarger_keeps_its_own_codec(art, enlarged, tmp_path):
+    run = train(small(art, tmp_path / "run", *TWICE, f"codec_from={enlarged}"))
+    learned = Refinement.load_from_checkpoint(run.folder / "enlarge/checkpoints/last.ckpt", map_location="cpu")
+    assert learned.codec.factor == 2
+
+
 def test_a_refiner_alone_does_not_paint(trained):
     with pytest.raises(UserError, match="is a refiner, which cannot paint alone"):
         artdiff.load(trained / "refine", device="cpu")

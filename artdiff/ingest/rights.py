@@ -27,7 +27,7 @@ IPTC = {(2, 80): "creator", (2, 116): "rights"}
 TEXTS = {"Author": "creator", "Copyright": "rights"}
 """Keywords of PNG (https://www.w3.org/TR/png-3/#11keywords)."""
 
-C2PA = (b"jumbc2pa", b"jumdc2pa", b"c2pa.claim", b"caBX")
+C2PA = (b"jumbc2pa", b"jumdc2pa", b"c2pa.claim")
 """How signed content credentials show in a file."""
 
 
@@ -52,7 +52,9 @@ def _told(picture: Image.Image) -> Iterator[tuple[str, str]]:
     packet = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
     if packet:
         yield from _in_xmp(packet)
-    exif = picture.getexif()
+    exif = Image.Exif() if picture.format == "PNG" else picture.getexif()  # of a PNG it would decode the pixels
+    if picture.format == "PNG":
+        exif.load(picture.info.get("exif", b""))
     for tag, name in EXIF.items():
         yield name, _text(exif.get(tag, ""))
     iptc = IptcImagePlugin.getiptcinfo(picture) or {}  # type: ignore[arg-type]  # it is a file's

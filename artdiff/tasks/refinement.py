@@ -85,10 +85,10 @@ class Refinement(Denoising):
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         multiple = self.shrink * getattr(self.network, "multiple", 1)
         if data.settings.image_size % multiple:
-            stage = "refine" if self.trains == "refiner" else "enlarge"
+            remedy = {"refiner": "refiner=none stages.refine.share=0", "enlarger": "enlarger=none stages=cascade"}
             raise UserError(
                 f"the {self.trains} needs image sides that are multiples of {multiple}, got "
-                f"data.image_size={data.settings.image_size}; or set {self.trains}=none stages.{stage}.share=0"
+                f"data.image_size={data.settings.image_size}; or set {remedy[self.trains]}"
             )
         if self.std == 0:
             image = data.trained(MEASURED).to(self.device)

@@ -11,6 +11,7 @@ from artdiff import UserError, checkpoints
 from artdiff.checkpoints import Trained
 from artdiff.tasks.base import Task
 from artdiff.tasks.denoising import Denoising
+from artdiff.tasks.generation import ENLARGE
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ def build_on(
         parts |= checkpoints.trained_parts(path, trust_code=trust_code)
     if init is not None and not before and "codec" in task:
         parts = checkpoints.trained_parts(init, trust_code=trust_code, name="init")
+    if task.get("trains") == "enlarger":
+        parts.pop("codec", None)  # its own only halves the sides
     if not parts:
         return {}
     if "codec" not in task:  # the network of an autoencoder is a codec
@@ -39,6 +42,11 @@ def build_on(
         task["network"]["image_size"] = checkpoints.earlier(init, name="init").settings["network"].get("image_size")
     parts = {name: part for name, part in parts.items() if name in task}
     task |= {name: part.settings for name, part in parts.items()}
+    if "refiner" in parts:
+        needed, its = 1 if task.get("enlarger") is None else ENLARGE, parts["refiner"].shrink
+        if its != needed:
+            raise UserError(f"the refiner of the run it is built on works at 1/{its} of the sides, and is needed at "
+                            f"1/{needed}: an enlarger halves what a refiner works at")  # fmt: skip
     return parts
 
 

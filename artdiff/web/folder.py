@@ -9,7 +9,7 @@ import artdiff
 from artdiff import UserError
 from artdiff.cli import composed
 from artdiff.ingest.advice import advice
-from artdiff.web.shown import said
+from artdiff.web.shown import said, served
 from artdiff.web.training import EXPERIMENTS, Training
 
 EVERY = 3
@@ -38,11 +38,12 @@ def folder(training: Training) -> None:
         return advice(len(found.index.on("train"))), str(found)
 
     def now() -> tuple[Any, ...]:
-        said = training.status()
-        return said.text, gr.update(value=str(said.grid) if said.grid else None, visible=said.grid is not None)
+        status = training.status()
+        grid = served(status.grid) if status.grid is not None else None
+        return status.text, gr.update(value=grid, visible=grid is not None)
 
-    def begin(path: str, experiment: str, minutes: float) -> tuple[Any, ...]:
-        training.start(path, experiment, minutes)
+    def begin(path: str, experiment: str, minutes: float | None) -> tuple[Any, ...]:
+        training.start(path, experiment, minutes or 0)
         return now()
 
     def does(action: Callable[[], None]) -> Callable[[], tuple[Any, ...]]:

@@ -9,11 +9,12 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.cli import typed
-from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, visitor
+from artdiff.settings import CompareSettings, defaults
+from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, served, visitor
 from artdiff.web.studio import Studio
 
 
-def compare(studio: Studio) -> None:
+def compare(studio: Studio) -> list[gr.Dropdown]:
     """The same seeds and settings, painted by two runs."""
     gr.Markdown("The same seeds and settings, painted by two runs.")
     with gr.Row():
@@ -28,16 +29,20 @@ def compare(studio: Studio) -> None:
     with gr.Row():
         made = [gr.Gallery(label=name, columns=4, height="auto", buttons=["download", "fullscreen"]) for name in "AB"]
 
+    usual = {name: defaults("generate")[name] for name in CompareSettings.PAINTING}  # not what each run has stored
+
     def paint(given: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        names, asked = [given[run] for run in both], {"label": given[label] or None, "n": given[n], "seed": given[seed]}
+        names = [given[run] for run in both]
+        asked = usual | {"label": given[label] or None, "n": given[n], "seed": given[seed]}
         found: list[Any] = [[] for _ in names]
         for place, name in enumerate(names):
             for shown in studio.paint(name, asked, visitor=visitor(request)):
-                found[place] = [(str(made.path), made.title) for made in shown.made]
+                found[place] = [(served(made.path), made.title) for made in shown.made]
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 
     job = go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **ONE_AT_A_TIME)
     cancel.click(cancelled(studio), None, status, cancels=[job], queue=False)
+    return both
 
 
 def browse(studio: Studio) -> None:
@@ -51,7 +56,7 @@ def browse(studio: Studio) -> None:
 
     def listed() -> tuple[Any, ...]:
         there = studio.painted()
-        return [(str(path), path.stem) for path in there], there
+        return [(served(path), path.stem) for path in there], there
 
     def choose(paths: list[Path], event: gr.SelectData) -> tuple[str, Any]:
         settings, command = studio.about(paths[event.index])
@@ -61,7 +66,7 @@ def browse(studio: Studio) -> None:
     found.select(said(choose), paths, [again, told])
 
 
-def report(studio: Studio) -> None:
+def report(studio: Studio) -> gr.Dropdown:
     """What `artdiff.evaluate` found out about a run."""
     run = runs(studio, "Run")
     look = gr.Button("Show its report")
@@ -75,3 +80,4 @@ def report(studio: Studio) -> None:
         return f'<iframe sandbox srcdoc="{inside}" title="report" style="width:100%;height:80vh;border:0"></iframe>'
 
     look.click(said(show), run, shown)
+    return run

@@ -1,5 +1,7 @@
 """The page: its tabs, and what it looks like."""
 
+from typing import Any
+
 import gradio as gr
 
 from artdiff.web.folder import folder
@@ -14,23 +16,33 @@ CSS = """
 footer {display: none !important}
 """
 
+KEPT = 3600
+"""Seconds that uploads and copies of pictures for the page are kept."""
+
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 """With the fonts of the machine: nothing is fetched from elsewhere."""
 
 
 def page(studio: Studio, training: Training) -> gr.Blocks:
     """The whole page."""
-    with gr.Blocks(title="artdiff", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="artdiff", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown("# artdiff\nPaints new pictures. Everything it writes says that a model made it.")
         with gr.Tab("Paint"):
             paint = Paint(studio)
         with gr.Tab("Compare"):
-            compare(studio)
+            compared = compare(studio)
         with gr.Tab("Painted before"):
             browse(studio)
         with gr.Tab("Your folder"):
             folder(training)
         with gr.Tab("Report"):
-            report(studio)
-        blocks.load(said(paint.begin), None, [paint.run, paint.label])
+            reported = report(studio)
+        lists = [paint.run, *compared, reported]
+
+        def listed() -> list[Any]:
+            found = studio.runs()
+            return [gr.update(choices=found, value=found[0] if found else None) for _ in lists]
+
+        opened = blocks.load(listed, None, lists)
+        opened.then(said(paint.labels), paint.run, [paint.label, paint.steps, paint.guidance])
     return blocks

@@ -7,7 +7,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.settings import defaults
-from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, visitor
+from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, served, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
@@ -67,24 +67,22 @@ class Paint:
         asked: set[Any] = {self.run, self.label, self.n, self.seed, self.muse, self.strength}
         asked |= {self.steps, self.guidance, self.size, self.to_seed}
         shown = [self.status, self.emerging, self.made, self.listed]
-        self.run.change(said(self.labels), self.run, self.label)
+        self.run.change(said(self.labels), self.run, [self.label, self.steps, self.guidance])
         self.muse.change(said(self.see), self.muse, self.seen_muse)
         job = self.go.click(said_often(self.paint), asked, shown, api_name="paint", **ONE_AT_A_TIME)
         self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
-        varied = self.vary.click(said(self.varied), self.chosen, [self.label, self.seed, self.n])
+        varied = self.vary.click(
+            said(self.varied), [self.run, self.chosen], [self.label, self.seed, self.n, self.to_seed]
+        )
         next_job = varied.success(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
         self.cancel.click(cancelled(self.studio), None, self.status, cancels=[job, next_job], queue=False)
 
-    def begin(self) -> tuple[Any, Any]:
-        """The runs there are when the page is opened, and the labels of the first."""
-        found = self.studio.runs()
-        first = found[0] if found else None
-        return gr.update(choices=found, value=first), self.labels(first)
-
-    def labels(self, run: str | None) -> Any:
-        """The labels that a run knows."""
-        classes = self.studio.painter(run).classes if run else []
-        return gr.update(choices=[*classes, UNLABELLED] if classes else [], value=[])
+    def labels(self, run: str | None) -> tuple[Any, float, float]:
+        """The labels that a run knows, and the steps and guidance that it paints with."""
+        painter = self.studio.painter(run) if run else None
+        classes = painter.classes if painter is not None else []
+        way = defaults("generate") | (painter.defaults if painter is not None else {})
+        return gr.update(choices=[*classes, UNLABELLED] if classes else [], value=[]), way["steps"], way["guidance"]
 
     def see(self, path: str | None) -> Any:
         """The muse, as the model will see it but larger."""
@@ -108,16 +106,19 @@ class Paint:
         """The command that paints a picture again, and the picture itself."""
         return listed[event.index].command, listed[event.index]
 
-    def varied(self, one: Made | None) -> tuple[Any, int, int]:
+    def varied(self, run: str, one: Made | None) -> tuple[Any, int, int, None]:
         """Label, seed and number of pictures that vary a picture."""
         if one is None:
             raise UserError("choose a picture first")
         told, _ = self.studio.about(one.path)
-        label = told.get("label")
-        return gr.update(value=[UNLABELLED if label is None else label]), int(told.get("seed", 0)) + 1, VARIED
+        classes, label = self.studio.painter(run).classes, told.get("label")
+        if label is not None and label not in classes:
+            raise UserError(f"this run does not know the label {label}: choose the run that painted the picture")
+        names = [UNLABELLED if label is None else label] if classes else []
+        return gr.update(value=names), int(told.get("seed", 0)) + 1, VARIED, None
 
 
 def _seen(shown: Shown) -> tuple[Any, ...]:
     """What the page shows of a job: status, what emerges, what is finished."""
-    made = [(str(one.path), one.title) for one in shown.made]
+    made = [(served(one.path), one.title) for one in shown.made]
     return shown.status, gr.update(value=shown.emerging, visible=bool(shown.emerging)), made, shown.made

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
 
 from artdiff import UserError
 from artdiff.web.studio import Studio
@@ -20,6 +23,11 @@ def runs(studio: Studio, name: str) -> gr.Dropdown:
     """A list of runs to choose from; a folder or a checkpoint can be typed as well."""
     found = studio.runs()
     return gr.Dropdown(found, value=found[0] if found else None, label=name, allow_custom_value=True)
+
+
+def served(path: Path) -> str:
+    """A copy of a picture that the page can show and offer, in the folder that only this page uses."""
+    return processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder())
 
 
 def said(act: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -33,6 +34,9 @@ EVERY = 0.3
 MOST_LISTED = 200
 """Painted pictures that are listed, at most: the newest."""
 
+OTHERS = re.compile(r"sheet(_\d+)?|.*_trajectory(_\d+)?")
+"""Names of files that are no single pictures."""
+
 OFFERED = ("Generation", "Reconstruction")
 """Tasks of the runs that can be chosen, in this order; the others are stages."""
 
@@ -54,7 +58,7 @@ class Shown(NamedTuple):
 
 
 class Studio:
-    """Paints for the page. One job at a time uses a model; the page sees to that."""
+    """Paints for the page, one job at a time."""
 
     def __init__(self, settings: GallerySettings) -> None:
         self.settings = settings
@@ -63,6 +67,7 @@ class Studio:
         runs.make(self.out, name="out")
         self.loaded: OrderedDict[str, Painter] = OrderedDict()
         self.lock = threading.Lock()
+        self.busy = threading.Lock()
         self.jobs = dict[str, Report[Shown]]()
         """What is painted now, by visitor."""
 
@@ -79,13 +84,17 @@ class Studio:
         """The model of a run, loaded once. Raises `UserError`."""
         if not run:
             raise UserError("choose a run first; python -m artdiff.train makes one")
+        if run not in self.runs():  # the page takes no other paths
+            raise UserError(f"{run} is none of the runs that this page offers")
         chosen = runs.to_paint(run, newest_in=self.runs_dir)
         key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored}"
         with self.lock:
             if key not in self.loaded:
                 while len(self.loaded) >= KEPT:
                     self.loaded.popitem(last=False)
-                self.loaded[key] = painter.load(chosen, device=self.settings.device)
+                self.loaded[key] = painter.load(
+                    chosen, device=self.settings.device, trust_code=self.settings.trust_code
+                )
             self.loaded.move_to_end(key)
             return self.loaded[key]
 
@@ -108,6 +117,8 @@ class Studio:
 
         def work(report: Report[Shown]) -> None:
             made, said = list[Made](), 0.0
+            while not self.busy.acquire(timeout=EVERY):  # a job that was cancelled may still be at its last step
+                report.check()
 
             def watch(now: Emerging) -> None:
                 nonlocal said
@@ -116,11 +127,14 @@ class Studio:
                     said = time.monotonic()
                     report(Shown(f"painting: {now.done:.0%}", now.shown(), list(made)))
 
-            for painting in model.each(settings, watch=watch):
-                path = runs.free(self.out / f"{painting.name}.png")
-                painting.save(path)
-                made.append(self._made(path, painting.settings, run))
-                report(Shown(f"{len(made)} painted", [], list(made)))
+            try:
+                for painting in model.each(settings, watch=watch):
+                    path = runs.free(self.out / f"{painting.name}.png")
+                    painting.save(path)
+                    made.append(self._made(path, painting.settings, run))
+                    report(Shown(f"{len(made)} painted", [], list(made)))
+            finally:
+                self.busy.release()
             report(Shown(f"done: {len(made)} in {self.out}", [], list(made)))
 
         report = self.jobs[visitor] = Report[Shown]()
@@ -140,7 +154,8 @@ class Studio:
 
     def painted(self) -> list[Path]:
         """Everything in the folder, the newest first."""
-        found = [path for path in self.out.iterdir() if path.suffix.lower() in FORMATS and path.stem != "sheet"]
+        there = [path for path in self.out.iterdir() if path.suffix.lower() in FORMATS]
+        found = [path for path in there if not OTHERS.fullmatch(path.stem)]
         return sorted(found, key=lambda path: -path.stat().st_mtime)[:MOST_LISTED]
 
     def about(self, path: Path) -> tuple[dict[str, Any], str]:
@@ -155,7 +170,7 @@ class Studio:
 
     def report(self, run: str | None) -> Path | None:
         """The report of a run that was evaluated; None if it was not. Raises `UserError`."""
-        if not run:
+        if not run or run not in self.runs():
             raise UserError("choose a run first")
         found = Run.of(runs.find_checkpoint(run, newest_in=self.runs_dir, prefer=runs.BEST))
         path = found.folder / runs.EVALUATION / "report.html" if found is not None else None

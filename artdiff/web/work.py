@@ -35,8 +35,9 @@ class Report(Generic[T]):
 
 
 def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None) -> Iterator[T]:
-    """What `work` reports, until it ends; its errors are raised here. Closing the iterator ends the work at its next
-    report, and waits for that. Whoever has the `report` can end it with `report.stop()`.
+    """What `work` reports, until it ends; its errors are raised here.
+
+    Closing the iterator, or `report.stop()`, ends the work at its next report; nobody waits for that.
     """
     report = Report[T]() if report is None else report
 
@@ -49,8 +50,7 @@ def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None)
             report.said.put(error)
         report.said.put(None)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
         while (shown := report.said.get()) is not None:
             if isinstance(shown, BaseException):
@@ -58,4 +58,3 @@ def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None)
             yield shown
     finally:
         report.stop()
-        thread.join()

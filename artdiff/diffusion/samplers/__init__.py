@@ -45,6 +45,11 @@ def times(steps: int, start: float = 0.0, spacing: Spacing = "uniform") -> list[
     return [start, *(1 / (1 + ratio) for ratio in ratios), 1.0]
 
 
+def is_ours(solver: object) -> bool:
+    """Whether a solver is named by a file of this folder, and not a class from elsewhere, which would be run."""
+    return isinstance(solver, str) and solver.isidentifier()
+
+
 def get(solver: str | Mapping[str, Any]) -> Sampler:
     """The sampler of a name, that is a file of this folder, of a dotted path, or of a mapping with `_target_`.
 
