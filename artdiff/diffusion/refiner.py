@@ -17,6 +17,13 @@ from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.path import Network, Preconditioned
 
+NOISE = 1.05
+"""How much stronger than in training the noise is that detail is painted from.
+
+Estimates are smoother than pictures, and this makes up for a part of that. Measured on `paint128` after an hour (100
+pictures, VGG): Fréchet distance 69.9 with 1, 63.8 with 1.05, 93.9 with 1.1.
+"""
+
 CHANNELS = {"in_channels": 6, "out_channels": 3}
 """What the network of a refiner is built with: it gets noise and draft, and gives the difference."""
 
@@ -56,7 +63,7 @@ def given(draft: Tensor, network: Network) -> Network:
 def refined(network: Network, residual: Residual, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
     """The drafts of `residual` with the detail that `network` paints for labels int64 (B,) from noise (B,3,H,W)."""
     denoise = guided(given(residual.draft, network), label, guidance=1.0, interval=(0, 1))
-    *_, difference = samplers.get("heun")(denoise, noise, samplers.times(steps))
+    *_, difference = samplers.get("heun")(denoise, NOISE * noise, samplers.times(steps))
     return residual.decode(difference)
 
 
