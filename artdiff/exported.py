@@ -72,4 +72,7 @@ def _settings(path: Path) -> dict[str, Any]:
     settings = path.with_name(SETTINGS)
     if not settings.is_file():
         raise UserError(f"{path} needs {SETTINGS} beside it: give the folder that artdiff.export has written")
-    return dict(json.loads(settings.read_text(encoding="utf-8")))
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "hyper_parameters" not in content:
+        raise UserError(f"{settings} is damaged: it does not describe a model")
+    return content

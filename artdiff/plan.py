@@ -173,7 +173,10 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
         raise UserError(f"{name} was painted from noise: leave muse out")
     labels = [told.get("label"), told.get("to_label", told.get("label"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
-    if not samplers.is_ours(told.get("solver")):
+    missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]
+    if missing:
+        raise UserError(f"{name} does not say how it was painted: {missing[0]} is missing")
+    if not samplers.is_ours(told["solver"]):
         raise UserError(f"{name} was painted with a solver that is code outside artdiff, which its file cannot ask for")
     try:
         settings = PaintSettings.with_defaults(**given)

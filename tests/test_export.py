@@ -161,8 +161,8 @@ def test_a_new_run_begins_with_an_exported_model(run, art, tmp_path):
     [
         (None, "needs config.json beside it"),
         ("{", "cannot be read as a checkpoint"),
-        ("[]", "holds a list, expected|cannot be read"),
-        ("{}", "does not fit|holds weights alone|is not a checkpoint"),
+        ("[]", "is damaged: it does not describe a model"),
+        ("{}", "is damaged: it does not describe a model"),
     ],
 )
 def test_a_damaged_folder_is_one_line(run, tmp_path, settings, message):

@@ -239,6 +239,7 @@ def test_a_folder_is_looked_into_and_trained_on(page, art, home):
     until(lambda: any((home / "runs").glob("paint32/*/checkpoints/last.ckpt")))
     page.get_by_role("button", name="Stop and save").click()
     expect(log).to_have_value(re.compile("exit code 130; it can be carried on"), timeout=90_000)
+    shutil.rmtree(home / "runs/paint32")  # the other tests expect the painter to be the newest
 
 
 def until(found, seconds=90):
@@ -287,7 +288,7 @@ def test_a_visitor_ends_what_is_painted_for_them_alone(home):
     studio.cancel("somebody else")
     next(mine)
     studio.cancel("me")
-    assert not [one.status for one in mine if one.status.startswith("done")]
+    assert list(mine)[-1].status == "cancelled"
     *_, shown = studio.paint(str(home / "runs/painter"), {"label": "truchet", "n": 1, "steps": 2})
     assert shown.status.startswith("done")
 

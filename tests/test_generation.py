@@ -464,8 +464,8 @@ def test_a_mistake_is_reported_in_one_line(art, tmp_path, overrides, message):
 
 
 def test_every_painting_experiment_takes_every_denoiser():
-    for name in ("paint32", "paint64", "latent128"):
+    for name, side in {"paint32": 32, "paint64": 64, "paint128": 128, "latent128": 128, "paint256": 256}.items():
         for network in ("unet", "vit", "unet_base", "vit_base"):
             config = composed("train", f"experiment={name}", f"network={network}", "run_dir=unused")
-            assert config["network"]["image_size"] == int(name.removeprefix("paint"))
+            assert config["network"]["image_size"] == side
             TrainSettings.of(config)

@@ -10,7 +10,7 @@ import gradio as gr
 from artdiff import UserError
 from artdiff.cli import typed
 from artdiff.settings import CompareSettings, defaults
-from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, cancelled, runs, said, said_often, served, visitor
 from artdiff.web.studio import Studio
 
 
@@ -40,8 +40,8 @@ def compare(studio: Studio) -> list[gr.Dropdown]:
                 found[place] = [(served(made.path), made.title) for made in shown.made]
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 
-    job = go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **ONE_AT_A_TIME)
-    cancel.click(cancelled(studio), None, status, cancels=[job], queue=False)
+    go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **AT_ONCE)
+    cancel.click(cancelled(studio), None, status, queue=False)
     return both
 
 

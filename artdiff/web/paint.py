@@ -7,7 +7,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.settings import defaults
-from artdiff.web.shown import ONE_AT_A_TIME, cancelled, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, cancelled, runs, said, said_often, served, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
@@ -69,13 +69,13 @@ class Paint:
         shown = [self.status, self.emerging, self.made, self.listed]
         self.run.change(said(self.labels), self.run, [self.label, self.steps, self.guidance])
         self.muse.change(said(self.see), self.muse, self.seen_muse)
-        job = self.go.click(said_often(self.paint), asked, shown, api_name="paint", **ONE_AT_A_TIME)
+        self.go.click(said_often(self.paint), asked, shown, api_name="paint", **AT_ONCE)
         self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
         varied = self.vary.click(
             said(self.varied), [self.run, self.chosen], [self.label, self.seed, self.n, self.to_seed]
         )
-        next_job = varied.success(said_often(self.paint), asked, shown, **ONE_AT_A_TIME)
-        self.cancel.click(cancelled(self.studio), None, self.status, cancels=[job, next_job], queue=False)
+        varied.success(said_often(self.paint), asked, shown, **AT_ONCE)
+        self.cancel.click(cancelled(self.studio), None, self.status, queue=False)
 
     def labels(self, run: str | None) -> tuple[Any, float, float]:
         """The labels that a run knows, and the steps and guidance that it paints with."""

@@ -12,8 +12,8 @@ from gradio.utils import get_upload_folder
 from artdiff import UserError
 from artdiff.web.studio import Studio
 
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-"""For jobs that use a model: they wait for each other."""
+AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
+"""For jobs that use a model. The studio lets them wait for each other, and they can be cancelled while they do."""
 
 SECONDS = 20
 """That a sentence stays on the screen."""

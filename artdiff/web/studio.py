@@ -50,11 +50,12 @@ class Made(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """How far a job is, in words; small pictures of what emerges now; and what is finished."""
+    """How far a job is, in words; small pictures of what emerges now; what is finished; and whether this is the end."""
 
     status: str
     emerging: list[Image.Image]
     made: list[Made]
+    is_last: bool = False
 
 
 class Studio:
@@ -68,8 +69,8 @@ class Studio:
         self.loaded: OrderedDict[str, Painter] = OrderedDict()
         self.lock = threading.Lock()
         self.busy = threading.Lock()
-        self.jobs = dict[str, Report[Shown]]()
-        """What is painted now, by visitor."""
+        self.jobs = dict[str, list[Report[Shown]]]()
+        """What is painted now, or waits for it, by visitor."""
 
     def runs(self) -> list[str]:
         """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
@@ -100,8 +101,7 @@ class Studio:
 
     def cancel(self, visitor: str) -> None:
         """End what is painted for a visitor, after the present step."""
-        report = self.jobs.get(visitor)
-        if report is not None:
+        for report in self.jobs.get(visitor, ()):
             report.stop()
 
     def paint(self, run: str | None, asked: Mapping[str, Any], *, visitor: str = "") -> Iterator[Shown]:
@@ -117,8 +117,8 @@ class Studio:
 
         def work(report: Report[Shown]) -> None:
             made, said = list[Made](), 0.0
-            while not self.busy.acquire(timeout=EVERY):  # a job that was cancelled may still be at its last step
-                report.check()
+            while not self.busy.acquire(timeout=EVERY):
+                report(Shown("waiting for other pictures", [], []))
 
             def watch(now: Emerging) -> None:
                 nonlocal said
@@ -135,13 +135,18 @@ class Studio:
                     report(Shown(f"{len(made)} painted", [], list(made)))
             finally:
                 self.busy.release()
-            report(Shown(f"done: {len(made)} in {self.out}", [], list(made)))
+            report(Shown(f"done: {len(made)} in {self.out}", [], list(made), is_last=True))
 
-        report = self.jobs[visitor] = Report[Shown]()
+        report = Report[Shown]()
+        self.jobs.setdefault(visitor, []).append(report)
+        shown = Shown("", [], [])
         try:
-            yield from reported(work, report)
+            for shown in reported(work, report):
+                yield shown
+            if not shown.is_last:
+                yield Shown("cancelled", [], shown.made, is_last=True)
         finally:
-            self.jobs.pop(visitor, None)
+            self.jobs[visitor].remove(report)
 
     def muse(self, path: str | None) -> Image.Image | None:
         """A picture that was uploaded, decoded in a bounded process. Raises `UserError` if it cannot be read."""
