@@ -159,6 +159,7 @@ def test_cancel_ends_it(page, home):
     expect(status(page)).to_have_value(re.compile("^painting"))
     page.get_by_role("button", name="Cancel").first.click()
     expect(status(page)).to_have_value("cancelled")
+    page.wait_for_timeout(1000)  # until the page knows that the job has ended
     page.get_by_label("number input for Pictures of each label").fill("1")
     page.get_by_label("number input for Steps").fill("2")
     paint(page, "done: 5")  # the model is free again

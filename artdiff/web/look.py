@@ -10,7 +10,7 @@ import gradio as gr
 from artdiff import UserError
 from artdiff.cli import typed
 from artdiff.settings import CompareSettings, defaults
-from artdiff.web.shown import AT_ONCE, cancelled, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, cancelling, runs, said, said_often, served, visitor
 from artdiff.web.studio import Studio
 
 
@@ -41,7 +41,7 @@ def compare(studio: Studio) -> list[gr.Dropdown]:
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 
     go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **AT_ONCE)
-    cancel.click(cancelled(studio), None, status, queue=False)
+    cancel.click(cancelling(studio), queue=False)
     return both
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.settings import defaults
-from artdiff.web.shown import AT_ONCE, cancelled, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, cancelling, runs, said, said_often, served, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
@@ -75,7 +75,7 @@ class Paint:
             said(self.varied), [self.run, self.chosen], [self.label, self.seed, self.n, self.to_seed]
         )
         varied.success(said_often(self.paint), asked, shown, **AT_ONCE)
-        self.cancel.click(cancelled(self.studio), None, self.status, queue=False)
+        self.cancel.click(cancelling(self.studio), queue=False)
 
     def labels(self, run: str | None) -> tuple[Any, float, float]:
         """The labels that a run knows, and the steps and guidance that it paints with."""

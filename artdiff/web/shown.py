@@ -61,11 +61,10 @@ def visitor(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
-def cancelled(studio: Studio) -> Callable[[gr.Request], str]:
-    """What a button calls to end what its visitor has begun; it says so."""
+def cancelling(studio: Studio) -> Callable[[gr.Request], None]:
+    """What a button calls to end what its visitor has begun. The job itself says when it has ended."""
 
-    def cancel(request: gr.Request) -> str:
+    def cancel(request: gr.Request) -> None:
         studio.cancel(visitor(request))
-        return "cancelled"
 
     return cancel
