@@ -17,10 +17,9 @@ from PIL import ImageColor
 
 from artdiff import UserError, __version__, exported
 from artdiff.ingest.decode import Transform
-from artdiff.settings import NETWORK_RENAMED, Ranges
+from artdiff.settings import NETWORK_RENAMED, Ranges, refiner_shrink
 from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
 from artdiff.tasks.base import FORMAT
-from artdiff.tasks.generation import ENLARGE
 
 Model = Generation | Reconstruction | Autoencoding | Refinement
 
@@ -93,9 +92,7 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
         if kind is not Reconstruction:
             raise UserError(f"ranges={ranges} says what a reconstruction's output means, but {name}={path} paints anew")
         settings = settings | {"ranges": ranges}
-    listed = (part.get("manifest") for part in found.values() if isinstance(part, dict))
-    data_digest = next((digest for digest in listed if isinstance(digest, str)), None)
-    return Restored(_built(kind, settings, state, f"{name}={path}"), transform, data_digest)
+    return Restored(_built(kind, settings, state, f"{name}={path}"), transform, _manifest(found))
 
 
 class Earlier(NamedTuple):
@@ -196,7 +193,7 @@ def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[
             continue
         if not trust_code and not _is_ours(named, settings):
             raise UserError(f"the {part} of {path} names code outside artdiff: pass trust_code=true if you trust it")
-        shrink = settings.get("shrink", 1) if is_refinement else 1 if settings.get("enlarger") is None else ENLARGE
+        shrink = settings.get("shrink", 1) if is_refinement else refiner_shrink(settings.get("enlarger"))
         classes = None if part == "codec" else settings["classes"]
         parts[part] = Trained(settings[named], weights, classes, shrink if part == "refiner" else 1)
     if name == "codec" and not any(part.weights for part in parts.values()):
@@ -255,9 +252,14 @@ def described(path: Path) -> dict[str, Any]:
         square = {"image_size": size, "fit": fit, "background": "#{:02x}{:02x}{:02x}".format(*background)}
         found = {"artdiff": {"format": FORMAT, "version": __version__, "task": Reconstruction.__name__},
                  "hyper_parameters": ARTICLE_SETTINGS, "datamodule_hyper_parameters": square}  # fmt: skip
-    data = next((part for part in found.values() if isinstance(part, dict) and "manifest" in part), {})
     names = ("artdiff", "hyper_parameters", "datamodule_hyper_parameters")
-    return {name: found.get(name, {}) for name in names} | {"data": {"manifest": data.get("manifest")}}
+    return {name: found.get(name, {}) for name in names} | {"data": {"manifest": _manifest(found)}}
+
+
+def _manifest(found: Mapping[str, Any]) -> str | None:
+    """The digest of the list of pictures, which the state of a data module has; None where a file does not say."""
+    listed = (part.get("manifest") for part in found.values() if isinstance(part, dict))
+    return next((digest for digest in listed if isinstance(digest, str)), None)
 
 
 def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:

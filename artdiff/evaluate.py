@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # slow to import: only once the settings are accepted
 
 log = logging.getLogger(__name__)
 
-REPORT = "report.html"
-
 
 def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
     """Score a model that paints or reconstructs.
@@ -78,11 +76,11 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
         found = scoring.painting(candidates, load, data, networks, settings, kept=kept)
     found = found.write(folder)
     name = (run.folder if run is not None else ckpt).resolve().name
-    write(folder / REPORT, report.page(found, name=name, facts=facts, card=data.card() if is_own else None))
+    write(folder / runs.REPORT, report.page(found, name=name, facts=facts, card=data.card() if is_own else None))
     if run is not None and settings.out is None and settings.data.root is None:
         _log(found, run)
     log.info("\n%s\n", found)
-    log.info("written: %s and %s", found.file, folder / REPORT)
+    log.info("written: %s and %s", found.file, folder / runs.REPORT)
     if settings.store and run is not None:
         _store(found, run)
     return found

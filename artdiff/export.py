@@ -3,10 +3,9 @@
 `artdiff.load(DIR)` paints the same pictures as the run.
 """
 
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -20,6 +19,7 @@ from artdiff.settings import ExportSettings
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
 
+    from artdiff.evaluation.results import Scores
     from artdiff.painter import Painter
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,17 @@ def _sheet(painter: "Painter", settings: ExportSettings) -> "Image.Image":
     return sheet.picture()
 
 
-def _scores(run: Run | None, painter: "Painter") -> dict[str, Any]:
+def _scores(run: Run | None, painter: "Painter") -> "Scores":
     """What `artdiff.evaluate` has found out about the checkpoint of a painter; empty if nothing."""
+    from artdiff.evaluation import results
+
     path = run.folder / runs.EVALUATION / runs.SCORES if run is not None else None
     if path is None or not path.is_file():
-        return {}
-    scores = dict(json.loads(path.read_text(encoding="utf-8")))
-    if scores.get("protocol", {}).get("checkpoint", {}).get("sha256") != painter.digest:
+        return results.Scores([], {})
+    scores = results.read(path)
+    if scores.protocol.get("checkpoint", {}).get("sha256") != painter.digest:
         log.warning("the scores in %s are of another checkpoint and are left out: evaluate the run again", path)
-        return {}
+        return results.Scores([], {})
     return scores
 
 

@@ -57,17 +57,20 @@ def generate(settings: GenerateSettings) -> list[Path]:
 
 def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
     """`settings` with those that the run has stored, where nothing was set: neither typed nor changed otherwise."""
-    typed = {word.partition("=")[0].lstrip("+") for word in given()}
     usual = defaults("generate")
-    open_ones = {name for name in painter.defaults if name not in typed and getattr(settings, name) == usual[name]}
+    open_ones = {name for name in painter.defaults.keys() - _names_given() if getattr(settings, name) == usual[name]}
     return replace(settings, **{name: painter.defaults[name] for name in open_ones})
+
+
+def _names_given() -> set[str]:
+    """The settings that were typed."""
+    return {word.partition("=")[0].lstrip("+") for word in given()}
 
 
 def _check_alone() -> None:
     """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
-    typed = {word.partition("=")[0].lstrip("+") for word in given()}
     own = {*PaintSettings.REPAINTED, "n", "label", "interpolate", "trajectory", "sheet", "ranges"}
-    twice = sorted(typed & own)
+    twice = sorted(_names_given() & own)
     if twice:
         raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")
 

@@ -3,14 +3,12 @@
 A Markdown file with the front matter of a Hugging Face model card: https://huggingface.co/docs/hub/model-cards
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from artdiff.evaluation.distances import Interval
-from artdiff.evaluation.originality import Originality, Share
-from artdiff.evaluation.representation import Aspect, Line
+from artdiff.evaluation.results import Scores
 from artdiff.ingest.tables import shown
 from artdiff.painter import Painter
 from artdiff.settings import ExportSettings
@@ -24,7 +22,7 @@ def text(
     name: str,
     painter: Painter,
     facts: Mapping[str, Any],
-    scores: Mapping[str, Any],
+    scores: Scores,
     sheet: str | None,
 ) -> str:
     """The card of the model called `name`.
@@ -34,7 +32,7 @@ def text(
         name: of the model.
         painter: the model.
         facts: what its run says of itself; may be empty.
-        scores: what `artdiff.evaluate` wrote; may be empty.
+        scores: what `artdiff.evaluate` found; may be empty.
         sheet: the file with samples.
     """
     front = {"license": settings.license, "library_name": "artdiff", "tags": ["art", "diffusion", "generated"]}
@@ -58,9 +56,9 @@ def text(
         "## Scores",
         *_scores(scores),
         "## Originality",
-        *_originality(scores),
+        _list(scores.originality),
         "## What it prefers",
-        *_preferences(scores),
+        _list(sentence for one in scores.representation for sentence in one.sentences()),
         "## Cost",
         *_cost(facts),
         "## Limits",
@@ -86,16 +84,15 @@ def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"SHA-256 of the list of these pictures (the manifest of their data card): {painter.data or UNKNOWN}."
 
 
-def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
-    found = [one for one in scores.get("scores", []) if one["label"] is None]
-    if scores.get("reconstruction"):
-        yield ", ".join(f"{name.upper()} {value:.4g}" for name, value in scores["reconstruction"].items()) + "."
+def _scores(scores: Scores) -> Iterator[str]:
+    found = [one for one in scores.scored if one.label is None]
+    if scores.reconstruction:
+        yield ", ".join(f"{name.upper()} {value:.4g}" for name, value in scores.reconstruction.items()) + "."
     elif found:
         lines = ["| set | pictures | seen by | Fréchet distance | KID x 1000 | precision | recall |", "|" + "---|" * 7]
         for one in found:
-            near = one["manifold"]
-            cells = (one["set"], f"{one['count']:,}", one["features"], f"{one['frechet']['value']:.4g}",
-                     f"{1000 * one['kernel']:.3g}", f"{near['precision']:.2f}", f"{near['recall']:.2f}")  # fmt: skip
+            cells = (one.set, f"{one.count:,}", one.features, f"{one.frechet.value:.4g}", f"{1000 * one.kernel:.3g}",
+                     f"{one.manifold.precision:.2f}", f"{one.manifold.recall:.2f}")  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
         yield "\n".join(lines)
         yield "A smaller Fréchet distance is better; a perfect painter has about that of real pictures."
@@ -103,20 +100,8 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
         yield "Not evaluated."
 
 
-def _originality(scores: Mapping[str, Any]) -> Iterator[str]:
-    shares = ("painted", "held_out", "painted_fixed", "held_out_fixed")
-    found = [Originality(**{**one, **{name: Share(*one[name]) for name in shares}})
-             for one in scores.get("originality", [])]  # fmt: skip
-    yield "\n".join(f"- {one}" for one in found) or "Not looked at."
-
-
-def _preferences(scores: Mapping[str, Any]) -> Iterator[str]:
-    sentences = list[str]()
-    for one in scores.get("representation", []):
-        lines = [Line(**{**line, "painted": Interval(**line["painted"])}) for line in one["lines"]]
-        are_shares = one.get("are_shares", one["name"] != "looks")  # earlier evaluations did not say
-        sentences += Aspect(one["name"], lines, one["accuracy"], are_shares).sentences()
-    yield "\n".join(f"- {sentence}" for sentence in sentences) or "Not looked at."
+def _list(found: Iterable[object]) -> str:
+    return "\n".join(f"- {one}" for one in found) or "Not looked at."
 
 
 def _cost(facts: Mapping[str, Any]) -> Iterator[str]:

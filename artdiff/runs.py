@@ -33,6 +33,9 @@ EXPORTED, EXPORTED_SETTINGS = "model.safetensors", "config.json"
 EVALUATION = "evaluation"
 """In a run's folder, where its scores go, and below it what is kept for the next call."""
 
+REPORT = "report.html"
+"""In there, what was found, as a page."""
+
 LAST = f"{CHECKPOINTS}/last.ckpt"
 """The checkpoint saved last. Those before it lie beside it, as `before` calls them."""
 

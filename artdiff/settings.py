@@ -339,6 +339,15 @@ class GenerationSettings(DenoisingSettings):
     data_std: Annotated[float, positive] = 0.5
 
 
+ENLARGE = 2
+"""By how much an enlarger makes the sides longer."""
+
+
+def refiner_shrink(enlarger: object | None) -> int:
+    """At which part of the sides a refiner works that this enlarger follows; None is no enlarger."""
+    return 1 if enlarger is None else ENLARGE
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinementSettings(DenoisingSettings):
     """`conf/task/refinement.yaml`."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from artdiff import UserError
 from artdiff.rules import not_negative
-from artdiff.settings import ReconstructionSettings, TrainSettings
+from artdiff.settings import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink
 
 TASK_PARTS = ("optimizer", "scheduler")
 """Components that stand both beside the task and in it."""
@@ -77,16 +77,19 @@ def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
 
 def _check_enlarged(config: Mapping[str, Any], stages: Sequence[str]) -> None:
     """Raise `UserError` unless the refiner learns at the sides that an enlarger leaves to it."""
-    has_one = config["task"].get("enlarger") is not None
+    enlarger = config["task"].get("enlarger")
+    has_one, needed = enlarger is not None, refiner_shrink(enlarger)
     if "enlarge" in stages and not has_one:
         raise UserError("stages.enlarge trains an enlarger: set enlarger=unet, or stages=cascade")
-    shrink, needed = config["stages"].get("refine", {}).get("task", {}).get("shrink", 1), 2 if has_one else 1
+    shrink = config["stages"].get("refine", {}).get("task", {}).get("shrink", 1)
     if "refine" in stages and shrink != needed:
         with_it, remedy = ("with", "stages=twice") if has_one else ("without", "stages=cascade")
         raise UserError(f"stages.refine.task.shrink must be {needed} {with_it} an enlarger, got {shrink}: set {remedy}")
-    factor = config["stages"].get("enlarge", {}).get("task", {}).get("codec", {}).get("factor", 2)
-    if "enlarge" in stages and factor != 2:
-        raise UserError(f"stages.enlarge.task.codec.factor must be 2, got {factor}: an enlarger doubles the sides")
+    factor = config["stages"].get("enlarge", {}).get("task", {}).get("codec", {}).get("factor", ENLARGE)
+    if "enlarge" in stages and factor != ENLARGE:
+        raise UserError(
+            f"stages.enlarge.task.codec.factor must be {ENLARGE}, got {factor}: an enlarger doubles the sides"
+        )
 
 
 def _share(name: str, stage: Any) -> float:
@@ -147,5 +150,10 @@ def _shorter(max_time: Any, share: float) -> str:
         seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
     else:
         raise UserError(f"trainer.max_time must be DD:HH:MM:SS, such as 00:01:30:00, got {max_time}")
-    part = max(1, round(seconds * share))
-    return f"{part // 86400:02d}:{part // 3600 % 24:02d}:{part // 60 % 60:02d}:{part % 60:02d}"
+    return time_limit(seconds * share)
+
+
+def time_limit(seconds: float) -> str:
+    """As `trainer.max_time` takes it, DD:HH:MM:SS; at least a second."""
+    whole = max(1, round(seconds))
+    return f"{whole // 86400:02d}:{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,6 +1,7 @@
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -54,6 +55,29 @@ def quick_vgg16():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(perceptual, "vgg16", quick)
         yield
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed (Debian: apt install chromium)"
+)
+"""For tests that look at a page in the `browser`."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM is not None, "CI installs Chromium"
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import artdiff
 from artdiff import UserError, exported
+from artdiff.evaluation import results
 from artdiff.export import export
 from artdiff.networks import ConvDiffusionModel
 from artdiff.settings import ExportSettings
@@ -80,7 +81,11 @@ def test_the_card_says_what_is_known(run, tmp_path):
 
 def test_scores_of_an_evaluation_stand_in_the_card(run, tmp_path):
     asked = {"n": 8, "steps": 2, "bootstrap": 0, "representation": 10, "device": "cpu", "refine_steps": 1}
-    artdiff.evaluate(run, **asked)
+    found = artdiff.evaluate(run, **asked)
+    again = results.read(found.file)
+    assert [one.cells() for one in again.scored] == [one.cells() for one in found.scored]
+    for name in ("originality", "representation", "asked"):
+        assert list(map(str, getattr(again, name))) == list(map(str, getattr(found, name)))
     written(run, tmp_path / "model", "samples=0")
     text = (tmp_path / "model/README.md").read_text()
     assert "| averaged weights | 8 | random_vgg16 |" in text

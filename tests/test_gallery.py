@@ -1,7 +1,6 @@
 """The page in a browser: what somebody does who does not type."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import composed, picture, small, train
+from conftest import composed, in_a_browser, picture, small, train
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from artdiff import UserError, origin
 from artdiff.settings import GallerySettings
@@ -23,12 +22,6 @@ from artdiff.web.studio import Studio, command
 from artdiff.web.training import Training
 from artdiff.web.work import Stopped, reported
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-in_a_browser = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed (Debian: apt install chromium)"
-)
 expect.set_options(timeout=60_000)  # the machine may be busy
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
@@ -66,16 +59,6 @@ def address(home):
     yield f"http://127.0.0.1:{port}"
     served.send_signal(signal.SIGINT)
     assert served.wait(60) == 0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM is not None, "CI installs Chromium"
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

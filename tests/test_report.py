@@ -1,12 +1,10 @@
 """A report is looked at in Chromium, as people see it: on a wide screen and on a phone, in light and in dark."""
 
 import itertools
-import os
-import shutil
 
 import pytest
 import torch
-from conftest import picture
+from conftest import in_a_browser, picture
 from PIL import Image
 
 from artdiff import images
@@ -16,13 +14,7 @@ from artdiff.evaluation.originality import Originality, Share
 from artdiff.evaluation.representation import Asked, Aspect, Line
 from artdiff.evaluation.results import FLOOR, Choice, Scored, Scores
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed (Debian: apt install chromium)"
-)
+pytestmark = in_a_browser
 
 LONG = "Ukiyo-e_woodblock_prints_of_the_late_Edo_period_without_any_space_in_the_name"
 HOSTILE = "<script>document.body.remove()</script>[x](javascript:alert(1))"
@@ -78,18 +70,6 @@ CARD = f"""# art
 - A line{" that is rather long" * 20}
   - __init__ and a*b*c and `code` &lt;
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM is not None, "CI installs Chromium"
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

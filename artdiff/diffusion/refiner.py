@@ -9,7 +9,6 @@ is lost there.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff.diffusion import samplers
@@ -47,7 +46,7 @@ class Residual:
 
 def shrunk(image: Tensor, shrink: int) -> Tensor:
     """Pictures (B,3,H,W) at a `shrink`-th of their sides; each pixel is a mean."""
-    return image if shrink == 1 else F.avg_pool2d(image, shrink)
+    return image if shrink == 1 else Resize(factor=shrink).encode(image)
 
 
 def given(draft: Tensor, network: Network) -> Network:

@@ -1,6 +1,7 @@
 """What an evaluation found: the scores of each set of pictures, as text, as JSON and for TensorBoard."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from PIL import Image
 
 from artdiff import origin, runs
 from artdiff.evaluation.distances import Interval, Manifold
-from artdiff.evaluation.originality import Originality, Reference
-from artdiff.evaluation.representation import Asked, Aspect
+from artdiff.evaluation.originality import Originality, Reference, Share
+from artdiff.evaluation.representation import Asked, Aspect, Line
 from artdiff.files import write
 from artdiff.origin import Origin
 
@@ -111,6 +112,33 @@ class Scores:
                    "asked": [{**asdict(one), "painted": one.painted.plain()} for one in self.asked]}  # fmt: skip
         write(folder / runs.SCORES, json.dumps(content, indent=1) + "\n")
         return replace(self, file=folder / runs.SCORES)
+
+
+def read(path: Path) -> Scores:
+    """What `Scores.write` wrote to this file, but for ways to paint, which are stored apart, and pictures.
+
+    Raises `OSError` and `ValueError`.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    scored = [Scored(**{**one, "frechet": _interval(one["frechet"]), "manifold": Manifold(**one["manifold"])})
+              for one in content.get("scores", [])]  # fmt: skip
+    shares = ("painted", "held_out", "painted_fixed", "held_out_fixed")
+    originality = [Originality(**{**one, **{name: Share(*one[name]) for name in shares}})
+                   for one in content.get("originality", [])]  # fmt: skip
+    asked = [Asked(**{**one, "painted": _interval(one["painted"])}) for one in content.get("asked", [])]
+    representation = [_aspect_of(one) for one in content.get("representation", [])]
+    return Scores(scored, content.get("protocol", {}), content.get("reconstruction", {}), originality=originality,
+                  representation=representation, asked=asked, file=path)  # fmt: skip
+
+
+def _interval(plain: dict[str, float | None]) -> Interval:
+    return Interval(**{name: math.nan if value is None else value for name, value in plain.items()})
+
+
+def _aspect_of(plain: dict[str, Any]) -> Aspect:
+    lines = [Line(**{**line, "painted": _interval(line["painted"])}) for line in plain["lines"]]
+    are_shares = plain.get("are_shares", plain["name"] != "looks")  # earlier evaluations did not say
+    return Aspect(plain["name"], lines, plain["accuracy"], are_shares)
 
 
 def _plain(one: Scored | Choice) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from artdiff.diffusion.path import Preconditioned
 from artdiff.diffusion.refiner import CHANNELS, Refiner
 from artdiff.losses import Loss, Losses
 from artdiff.picture_cache import PictureCache
+from artdiff.settings import refiner_shrink
 from artdiff.store import Contents
 from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising, frozen
 
@@ -29,9 +30,6 @@ GAP_PICTURES = 256
 
 CPU_GROUP = 16
 """Pictures that go through a codec or a refiner at once on a CPU, at most: a single small one is padded to so many."""
-
-ENLARGE = 2
-"""By how much an enlarger makes the sides longer."""
 
 PREVIEW_CLASSES = 10
 """Classes shown in these grids, at most."""
@@ -105,7 +103,7 @@ class Generation(Denoising):
             built_with=built_with,
         )
         self.save_hyperparameters(ignore=["loss", "seed"], logger=False)
-        self.refiner = _refiner(refiner, len(classes), shrink=1 if enlarger is None else ENLARGE)
+        self.refiner = _refiner(refiner, len(classes), shrink=refiner_shrink(enlarger))
         self.enlarger = _refiner(enlarger, len(classes), shrink=1)
         self.to_cache: tuple[Contents, float] | None = None
         self.latents: PictureCache | None = None  # made with the first batch, when a checkpoint has been restored

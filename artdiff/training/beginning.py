@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from artdiff import UserError, checkpoints
 from artdiff.checkpoints import Trained
+from artdiff.settings import refiner_shrink
 from artdiff.tasks.base import Task
 from artdiff.tasks.denoising import Denoising
-from artdiff.tasks.generation import ENLARGE
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def build_on(
     parts = {name: part for name, part in parts.items() if name in task}
     task |= {name: part.settings for name, part in parts.items()}
     if "refiner" in parts:
-        needed, its = 1 if task.get("enlarger") is None else ENLARGE, parts["refiner"].shrink
+        needed, its = refiner_shrink(task.get("enlarger")), parts["refiner"].shrink
         if its != needed:
             raise UserError(f"the refiner of the run it is built on works at 1/{its} of the sides, and is needed at "
                             f"1/{needed}: an enlarger halves what a refiner works at")  # fmt: skip

@@ -10,7 +10,7 @@ import gradio as gr
 from artdiff import UserError
 from artdiff.cli import typed
 from artdiff.settings import CompareSettings, defaults
-from artdiff.web.shown import AT_ONCE, cancelling, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_often, served, visitor
 from artdiff.web.studio import Studio
 
 
@@ -35,9 +35,10 @@ def compare(studio: Studio) -> list[gr.Dropdown]:
         names = [given[run] for run in both]
         asked = usual | {"label": given[label] or None, "n": given[n], "seed": given[seed]}
         found: list[Any] = [[] for _ in names]
+        copies = Copies()
         for place, name in enumerate(names):
             for shown in studio.paint(name, asked, visitor=visitor(request)):
-                found[place] = [(served(made.path), made.title) for made in shown.made]
+                found[place] = [(copies[made.path], made.title) for made in shown.made]
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 
     go.click(said_often(paint), {*both, label, n, seed}, [status, *made], **AT_ONCE)

@@ -7,7 +7,7 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.settings import defaults
-from artdiff.web.shown import AT_ONCE, cancelling, runs, said, said_often, served, visitor
+from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_often, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
@@ -99,8 +99,9 @@ class Paint:
             asked |= {"label": names or None, "n": given[self.n], "seed": seed, "steps": given[self.steps]}
             asked |= {"guidance": given[self.guidance], "strength": given[self.strength] if muse is not None else None}
             asked |= {"interpolate": [seed, to_seed] if to_seed is not None else None}
+        copies = Copies()
         for shown in self.studio.paint(run, asked, visitor=visitor(request)):
-            yield _seen(shown)
+            yield _seen(shown, copies)
 
     def choose(self, listed: list[Made], event: gr.SelectData) -> tuple[str, Made]:
         """The command that paints a picture again, and the picture itself."""
@@ -118,7 +119,7 @@ class Paint:
         return gr.update(value=names), int(told.get("seed", 0)) + 1, VARIED, None
 
 
-def _seen(shown: Shown) -> tuple[Any, ...]:
+def _seen(shown: Shown, copies: Copies) -> tuple[Any, ...]:
     """What the page shows of a job: status, what emerges, what is finished."""
-    made = [(served(one.path), one.title) for one in shown.made]
+    made = [(copies[one.path], one.title) for one in shown.made]
     return shown.status, gr.update(value=shown.emerging, visible=bool(shown.emerging)), made, shown.made

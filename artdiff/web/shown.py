@@ -1,6 +1,7 @@
 """What the parts of the page share: the list of runs, and mistakes that are shown as one sentence."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,30 @@ def served(path: Path) -> str:
     return processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder())
 
 
+class Copies(dict[Path, str]):
+    """By path, the copies of pictures that one job has shown: each is made once."""
+
+    def __missing__(self, path: Path) -> str:
+        self[path] = served(path)
+        return self[path]
+
+
+@contextmanager
+def _as_sentences() -> Iterator[None]:
+    """Show a user's mistake as one sentence."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
+
+
 def said(act: Callable[..., Any]) -> Callable[..., Any]:
     """`act`, whose user's mistakes are shown as one sentence."""
 
     @wraps(act)
     def safely(*args: Any) -> Any:
-        try:
+        with _as_sentences():
             return act(*args)
-        except UserError as error:
-            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
 
     return safely
 
@@ -48,10 +64,8 @@ def said_often(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
 
     @wraps(act)
     def safely(*args: Any) -> Iterator[Any]:
-        try:
+        with _as_sentences():
             yield from act(*args)
-        except UserError as error:
-            raise gr.Error(str(error), duration=SECONDS, print_exception=False) from None
 
     return safely
 

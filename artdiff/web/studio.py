@@ -81,11 +81,19 @@ class Studio:
         first = [] if asked is None or asked == "last" else [str(user_path(asked))]
         return [*first, *(folder for folder in folders if folder not in first)]
 
+    def _offers(self, run: str) -> bool:
+        """Whether a run is one of `runs`, without looking at all of them."""
+        asked = self.settings.ckpt
+        if asked not in (None, "last") and run == str(user_path(str(asked))):
+            return True
+        folder = user_path(run)
+        return folder.resolve().is_relative_to(self.runs_dir.resolve()) and _task(folder) in OFFERED
+
     def painter(self, run: str | None) -> Painter:
         """The model of a run, loaded once. Raises `UserError`."""
         if not run:
             raise UserError("choose a run first; python -m artdiff.train makes one")
-        if run not in self.runs():  # the page takes no other paths
+        if not self._offers(run):  # the page takes no other paths
             raise UserError(f"{run} is none of the runs that this page offers")
         chosen = runs.to_paint(run, newest_in=self.runs_dir)
         key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored}"
@@ -175,10 +183,10 @@ class Studio:
 
     def report(self, run: str | None) -> Path | None:
         """The report of a run that was evaluated; None if it was not. Raises `UserError`."""
-        if not run or run not in self.runs():
+        if not run or not self._offers(run):
             raise UserError("choose a run first")
         found = Run.of(runs.find_checkpoint(run, newest_in=self.runs_dir, prefer=runs.BEST))
-        path = found.folder / runs.EVALUATION / "report.html" if found is not None else None
+        path = found.folder / runs.EVALUATION / runs.REPORT if found is not None else None
         return path if path is not None and path.is_file() else None
 
 

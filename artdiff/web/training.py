@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from artdiff import UserError, runs
 from artdiff.files import user_path
+from artdiff.stages import time_limit
 
 EXPERIMENTS = ("paint32", "paint128", "paint256", "baseline")
 """What can be trained from the page: conf/experiment says what each is."""
@@ -55,8 +56,7 @@ class Training:
             raise UserError(f"minutes must be more than 0 and less than a week, got {minutes:g}")
         now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         self.run = runs.free(self.runs_dir / experiment / now)
-        seconds = max(1, round(minutes * 60))
-        limit = f"{seconds // 86400:02d}:{seconds // 3600 % 24:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        limit = time_limit(minutes * 60)
         self.words = [f"experiment={experiment}", f"data.root={folder}", f"trainer.max_time={limit}"]
         self._begin(self.words)
 
