@@ -10,8 +10,12 @@
 Importing artdiff imports neither torch nor anything else that is slow: each name is loaded when it is first used.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("artdiff needs Linux or macOS, whose locks on files it uses: on Windows, run it in WSL")
 
 __version__ = "0.2.0"
 

@@ -16,8 +16,9 @@ from artdiff import UserError, runs
 from artdiff.cli import command, composed, given, plain, typed
 from artdiff.files import user_path, write
 from artdiff.ingest import scan
+from artdiff.ingest.captions import caption
 from artdiff.ingest.tables import encoded
-from artdiff.settings import AuditSettings, DataSettings
+from artdiff.settings.data import AuditSettings, DataSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from PIL import Image
@@ -137,7 +138,10 @@ def audit(settings: AuditSettings) -> list[Path]:
     log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", found.index.digest(), runs.METADATA)
     if found.index.problem(found.root) is None:
         log.info("next:")
-        log.info("  %s", typed("artdiff.train", *(word for word in given() if word.startswith("data."))))
+        words = [word for word in given() if word.startswith("data.")]
+        has_captions = any(caption(picture, settings.data.captions) for picture in found.index.used)
+        words += ["data.captions=auto"] * (has_captions and not any("captions=" in word for word in words))
+        log.info("  %s", typed("artdiff.train", *words))
     return written
 
 

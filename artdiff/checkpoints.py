@@ -17,8 +17,9 @@ from PIL import ImageColor
 
 from artdiff import UserError, __version__, exported
 from artdiff.ingest.decode import Transform
-from artdiff.settings import NETWORK_RENAMED, Ranges, refiner_shrink
-from artdiff.tasks import Autoencoding, Generation, Reconstruction, Refinement
+from artdiff.settings.base import NETWORK_RENAMED
+from artdiff.settings.training import Ranges, refiner_shrink
+from artdiff.tasks import Autoencoding, Distillation, Generation, Reconstruction, Refinement
 from artdiff.tasks.base import FORMAT
 
 Model = Generation | Reconstruction | Autoencoding | Refinement
@@ -27,7 +28,8 @@ ARTICLE_NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ARTICLE_SETTINGS = {"network": ARTICLE_NETWORK, "optimizer": {}, "scheduler": None, "ranges": "published"}
 ARTICLE_TRANSFORM = Transform(128, "squash", (255, 255, 255))
 
-TASKS: dict[str, type[Model]] = {task.__name__: task for task in (Generation, Reconstruction, Autoencoding, Refinement)}
+KINDS = (Generation, Distillation, Reconstruction, Autoencoding, Refinement)
+TASKS: dict[str, type[Model]] = {task.__name__: task for task in KINDS}
 
 PARTS = {
     None: {"codec": ("codec", "codec."), "refiner": ("refiner", "refiner."), "enlarger": ("enlarger", "enlarger.")},
@@ -112,6 +114,11 @@ class Earlier(NamedTuple):
             if name.startswith("_") or name == "seed":
                 continue
             trained = self.settings.get(name)
+            if name == "vocabulary":  # its words may change with the pictures: no weight stands for one of them
+                if bool(trained) != bool(setting):
+                    how = "with" if trained else "without"
+                    raise UserError(f"ckpt={self.path} was trained {how} captions: set data.captions as it was")
+                continue
             is_new = name not in self.settings and _is_default(task, name)
             found = None if is_new else difference(name, trained, setting)
             if found is not None:

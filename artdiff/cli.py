@@ -28,7 +28,7 @@ from artdiff import Interrupted, UserError, runs
 from artdiff.files import cannot_write, printable, user_path
 from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, warn_renamed
 from artdiff.ranks import rank
-from artdiff.settings import CONF, RENAMED, TEXTS
+from artdiff.settings.base import CONF, RENAMED, TEXTS
 from artdiff.sweeps import Jobs
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,11 @@ def typed(module: str, *words: object) -> str:
 def given() -> list[str]:
     """The overrides that this job was started with, as they may be typed; none if they were composed in Python."""
     return [unquoted(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
+def given_names() -> set[str]:
+    """The names of the settings that were typed."""
+    return {word.partition("=")[0].lstrip("+") for word in given()}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from artdiff import UserError, runs
-from artdiff.cli import callable_module, command, composed, plain, user_error
+from artdiff.cli import callable_module, command, composed, given_names, plain, user_error
 from artdiff.files import is_url, user_path, write
 from artdiff.ingest import scan
 from artdiff.runs import Run
-from artdiff.settings import DATA, EvaluateSettings
+from artdiff.settings.base import defaults
+from artdiff.settings.data import DATA
+from artdiff.settings.evaluation import EvaluateSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from artdiff.data.base import PictureDataModule
@@ -61,6 +63,10 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
 
     candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
     painter = load(candidates[0])
+    fitted = _as_made(settings, painter)
+    if fitted != settings:
+        settings = fitted
+        candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
     if not painter.paints and (settings.compare.asks or settings.store):
         raise UserError(f"compare and store need a model that paints anew; {ckpt} reconstructs pictures")
     data = _data(settings, run, painter)
@@ -84,6 +90,15 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     if settings.store and run is not None:
         _store(found, run)
     return found
+
+
+def _as_made(settings: EvaluateSettings, painter: "Painter") -> EvaluateSettings:
+    """`settings` with those that the model is made for, such as a few steps, where nothing else was set."""
+    usual, typed_ones = defaults("evaluate"), given_names()
+    made_for = {name: value for name, value in painter.made_for.items() if name not in typed_ones}
+    return dataclasses.replace(
+        settings, **{name: value for name, value in made_for.items() if getattr(settings, name) == usual[name]}
+    )
 
 
 def _for_other_pictures(settings: EvaluateSettings) -> EvaluateSettings:
@@ -141,13 +156,14 @@ def _log(found: "Scores", run: Run) -> None:
     """Show the scores on the board of the run, at the step of its checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
-    folder = run.folder / "tensorboard"
-    if not folder.is_dir():
+    folder = runs.events(run.folder)
+    if not any(folder.glob("events.*")):
         return
     step = int(run.metadata.get("steps", 0))
     with SummaryWriter(str(folder)) as writer:
         for name, value in found.scalars().items():
             writer.add_scalar(f"evaluation/{name}", value, step)
+        writer.add_text("evaluation", f"```\n{found}\n```", step)
 
 
 def _job(cfg: DictConfig) -> float:

@@ -14,7 +14,7 @@ from artdiff.cli import command, plain, typed
 from artdiff.files import user_path, write
 from artdiff.origin import Origin
 from artdiff.runs import Run
-from artdiff.settings import ExportSettings
+from artdiff.settings.painting import ExportSettings
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -37,7 +37,7 @@ def export(settings: ExportSettings) -> list[Path]:
         raise UserError(f"to={to} is there already: choose a folder that is not, or an empty one")
     chosen = runs.to_paint(settings.ckpt, newest_in=user_path(settings.runs_dir))
 
-    from artdiff import checkpoints, exported, model_card
+    from artdiff import checkpoints, exported, model_card, onnx_export
     from artdiff.painter import load
 
     painter = load(chosen, device=settings.device, trust_code=settings.trust_code)
@@ -46,6 +46,7 @@ def export(settings: ExportSettings) -> list[Path]:
     has_sheet = painter.paints and settings.samples > 0
     card = model_card.text(settings, name=settings.name or to.resolve().name, painter=painter, facts=facts,
                            scores=_scores(run, painter), sheet=SHEET if has_sheet else None)  # fmt: skip
+    networks = onnx_export.files(painter) if settings.onnx else {}
     runs.make(to, name="to")
     described = checkpoints.described(chosen.checkpoint)
     exported.save_to(to, described, painter.task.state_dict(), chosen.stored)
@@ -55,6 +56,9 @@ def export(settings: ExportSettings) -> list[Path]:
         origin.save(_sheet(painter, settings), written[-1], Origin(painter.known | {"kind": "sheet"}))
     written.append(to / CARD)
     write(written[-1], card)
+    for name, content in networks.items():
+        written.append(to / name)
+        write(written[-1], content)
     log.info("written to %s: %s", to, ", ".join(path.name for path in written))
     log.info("read its card before you give it away: %s", to / CARD)
     if settings.push is not None:

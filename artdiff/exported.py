@@ -26,8 +26,9 @@ SQUARE = ("image_size", "fit", "background")
 UNTRAINED: dict[str, Any] = {"optimizer": {}, "scheduler": None}
 """Settings of the task that say how it was trained."""
 
-AVERAGED, TRAINED = "ema.", "network."
-"""How the names of weights begin. A painter's trained weights are left out; its averaged ones stand in for them."""
+AVERAGED, TRAINED, TEACHER = "ema.", "network.", "teacher."
+"""How the names of weights begin. A painter's trained weights, and those it learned from, are left out; its averaged
+ones stand in for them."""
 
 
 def save_to(folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor], stored: Painting | None) -> None:
@@ -40,7 +41,7 @@ def save_to(folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor
         stored: how its run paints best, if that is known.
     """
     averages = any(name.startswith(AVERAGED) for name in state)
-    used = {name: weight for name, weight in state.items() if not (averages and name.startswith(TRAINED))}
+    used = {name: weight for name, weight in state.items() if not (averages and name.startswith((TRAINED, TEACHER)))}
     whole = {name: weight.detach().cpu().contiguous().clone() for name, weight in used.items()}
     write(folder / MODEL, save(whole, metadata={"format": "pt"}))
     square = {name: content["datamodule_hyper_parameters"][name] for name in SQUARE}
@@ -58,7 +59,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     content, state = _settings(path), load_file(path)
     averages = {name: weight for name, weight in state.items() if name.startswith(AVERAGED)}
-    state |= {TRAINED + name.removeprefix(AVERAGED): weight for name, weight in averages.items()}
+    for prefix in (TRAINED, *([TEACHER] if content["artdiff"].get("task") == "Distillation" else [])):
+        state |= {prefix + name.removeprefix(AVERAGED): weight for name, weight in averages.items()}
     return {**content, "state_dict": state}
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from artdiff import UserError, origin, runs
-from artdiff.cli import command, given, plain, typed
+from artdiff.cli import command, given_names, plain
 from artdiff.files import user_path
 from artdiff.ingest import pool
-from artdiff.ingest.tables import shown, some
+from artdiff.ingest.tables import some
 from artdiff.origin import Origin
-from artdiff.settings import GenerateSettings, PaintSettings, defaults
+from artdiff.settings.base import defaults
+from artdiff.settings.painting import GenerateSettings, PaintSettings
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -21,9 +22,6 @@ if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from artdiff.painter import Painter, Painting
 
 log = logging.getLogger(__name__)
-
-HELD_BACK = "held_back"
-"""The folder in `out` for pictures that lie too near to a training picture."""
 
 
 def generate(settings: GenerateSettings) -> list[Path]:
@@ -47,9 +45,10 @@ def generate(settings: GenerateSettings) -> list[Path]:
         painter.check(settings)
     log.info("painting with %s, on %s", painter.path, hardware.describe(painter.task.device))
     runs.make(out, name="out")
+    files = _Files(painter, settings, out)
     if settings.repaint is not None:
-        return _repaint(painter, settings, told, out)
-    written = (_paint if painter.paints else _reconstruct)(painter, settings, out)
+        return _repaint(painter, settings, told, files)
+    written = (_paint if painter.paints else _reconstruct)(painter, settings, files)
     log.info("%s pictures written to %s", f"{len(written) - 1:,}", out)
     log.info("all on one sheet: %s", written[-1])
     return written
@@ -58,24 +57,63 @@ def generate(settings: GenerateSettings) -> list[Path]:
 def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
     """`settings` with those that the run has stored, where nothing was set: neither typed nor changed otherwise."""
     usual = defaults("generate")
-    open_ones = {name for name in painter.defaults.keys() - _names_given() if getattr(settings, name) == usual[name]}
+    open_ones = {name for name in painter.defaults.keys() - given_names() if getattr(settings, name) == usual[name]}
     return replace(settings, **{name: painter.defaults[name] for name in open_ones})
-
-
-def _names_given() -> set[str]:
-    """The settings that were typed."""
-    return {word.partition("=")[0].lstrip("+") for word in given()}
 
 
 def _check_alone() -> None:
     """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
-    own = {*PaintSettings.REPAINTED, "n", "label", "interpolate", "trajectory", "sheet", "ranges"}
-    twice = sorted(_names_given() & own)
+    own = {*PaintSettings.REPAINTED, "n", "label", "prompt", "interpolate", "trajectory", "sheet", "ranges"}
+    twice = sorted(given_names() & own)
     if twice:
         raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")
 
 
-def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any], out: Path) -> list[Path]:
+class _Files:
+    """Where pictures are written, and how: format, settings kept or not, signed or not, vetted before."""
+
+    def __init__(self, painter: "Painter", settings: GenerateSettings, out: Path) -> None:
+        from artdiff.signing import Signer
+        from artdiff.vetting import Vetting
+
+        self.settings, self.out = settings, out
+        self.signer = Signer(settings.sign) if settings.sign.certificate is not None else None
+        self.vetting = Vetting(painter, settings)
+        self.held: list[Path] = []
+        """Pictures that did not pass."""
+
+    def write(self, made: "Painting") -> "tuple[Path, Image.Image]":
+        """Write a painting and its trajectory, apart if it does not pass; returns its path and what a sheet shows."""
+        from PIL import Image
+
+        from artdiff.vetting import held_back
+
+        painting, passed, remarks = self.vetting(made)
+        for remark in remarks:
+            log.warning("%s", remark)
+        folder = self.out if passed else held_back(self.out)
+        path = self._save(painting.picture, folder, painting.name, painting.origin)
+        if painting.trajectory is not None:
+            emerged = Origin(painting.settings | {"kind": "trajectory"}, painting.source)
+            self._save(painting.trajectory, folder, f"{painting.name}_trajectory", emerged)
+        if passed:
+            return path, painting.picture
+        self.held.append(path)
+        return path, Image.new("RGB", painting.picture.size, "grey")
+
+    def write_sheet(self, picture: "Image.Image", said: Origin) -> Path:
+        """Write the sheet, always a PNG, and say what is not on it; returns its path."""
+        if self.held:
+            log.warning("%s held back, grey on the sheet: %s", f"{len(self.held):,}", self.held[0].parent)
+        return self._save(picture, self.out, "sheet", said, end="png")
+
+    def _save(self, picture: "Image.Image", folder: Path, name: str, said: Origin, *, end: str | None = None) -> Path:
+        path = runs.free(folder / f"{name}.{end or self.settings.format}")
+        origin.save(picture, path, said, keep_settings=self.settings.keep_settings, signer=self.signer)
+        return path
+
+
+def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any], files: _Files) -> list[Path]:
     """The picture `settings.repaint` once more; says whether it is the same."""
     from artdiff import images
 
@@ -83,9 +121,7 @@ def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any
     path = user_path(settings.repaint)
     muse = settings.muse if settings.refine is None else settings.refine
     painting = painter.repaint(path, muse=muse, batch_size=settings.batch_size, compile=settings.compile)
-    painting, place = _Copies(painter, settings, out).judged(painting)
-    written = _free(place, painting.name, settings)
-    painting.save(written, keep_settings=settings.keep_settings)
+    written, _ = files.write(painting)
     log.info("painted again: %s", written)
     (before,) = pool.read([path], settings.limits)
     if before.picture is None or path.suffix.lower() != ".png":
@@ -102,87 +138,37 @@ def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any
     return [written]
 
 
-def _free(out: Path, name: str, settings: GenerateSettings) -> Path:
-    """Where a picture of this name is written."""
-    return runs.free(out / f"{name}.{settings.format}")
-
-
-def _reconstruct(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
+def _reconstruct(painter: "Painter", settings: GenerateSettings, files: _Files) -> list[Path]:
     """What the model makes of each muse, and a sheet of muses over pictures."""
     from artdiff import images
 
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
     for painting in painter.each(settings):
-        written.append(_free(out, painting.name, settings))
-        painting.save(written[-1], keep_settings=settings.keep_settings)
+        path, seen = files.write(painting)
+        written.append(path)
         if len(pairs) < settings.sheet:
             assert painting.muse is not None
-            pairs.append((images.thumbnail(painting.muse), images.thumbnail(painting.picture)))
-    written.append(runs.free(out / "sheet.png"))
+            pairs.append((images.thumbnail(painting.muse), images.thumbnail(seen)))
     shown_through = Origin(painter.known | {"kind": "sheet"}, "the pictures that were reconstructed")
-    origin.save(images.sheet(pairs), written[-1], shown_through, keep_settings=settings.keep_settings)
-    return written
+    return [*written, files.write_sheet(images.sheet(pairs), shown_through)]
 
 
-def _paint(painter: "Painter", settings: GenerateSettings, out: Path) -> list[Path]:
+def _paint(painter: "Painter", settings: GenerateSettings, files: _Files) -> list[Path]:
     """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
-    from PIL import Image
-
     from artdiff import images
 
-    rows, copies = painter.rows(settings), _Copies(painter, settings, out)
+    rows = painter.rows(settings)
     paintings = painter.fill(rows, settings)
     written, sheet = list[Path](), images.Sheet(settings.sheet)
     for row in rows:
         sheet.begin(row.muse.picture if row.muse is not None else None)
-        for _, made in zip(range(len(row)), paintings, strict=False):
-            painting, place = copies.judged(made)
-            written.append(_free(place, painting.name, settings))
-            painting.save(written[-1], keep_settings=settings.keep_settings)
-            if painting.trajectory is not None:
-                strip = _free(place, f"{painting.name}_trajectory", settings)
-                emerged = Origin(painting.settings | {"kind": "trajectory"}, painting.source)
-                origin.save(painting.trajectory, strip, emerged, keep_settings=settings.keep_settings)
-            sheet.add(painting.picture if place == out else Image.new("RGB", painting.picture.size, "grey"))
-    if copies.held:
-        log.warning("%s held back, grey on the sheet: %s", f"{copies.held:,}", copies.folder)
-    written.append(runs.free(out / "sheet.png"))
+        for _, painting in zip(range(len(row)), paintings, strict=False):
+            path, seen = files.write(painting)
+            written.append(path)
+            sheet.add(seen)
     muses = [row.muse.credit for row in rows if row.muse is not None]
     of_sheet = Origin(painter.known | {"kind": "sheet"}, some(muses, most=20) if muses else None)
-    origin.save(sheet.picture(), written[-1], of_sheet, keep_settings=settings.keep_settings)
-    return written
-
-
-class _Copies:
-    """Looks at painted pictures for those that lie too near to a training picture, as far as the run was evaluated."""
-
-    def __init__(self, painter: "Painter", settings: GenerateSettings, out: Path) -> None:
-        from artdiff.evaluation.originality import Reference
-
-        run = runs.Run.of(painter.path) if settings.originality or settings.hold_back else None
-        self.reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
-        if settings.hold_back and self.reference is None:
-            raise UserError(f"hold_back=true needs a run that was evaluated: {typed('artdiff.evaluate', 'ckpt=RUN')}")
-        self.out, self.folder = out, out / HELD_BACK
-        self.hold_back = settings.hold_back
-        self.held = 0
-
-    def judged(self, painting: "Painting") -> "tuple[Painting, Path]":
-        """The painting, which says how near it lies to a training picture, and the folder it is for."""
-        if self.reference is None:
-            return painting, self.out
-        near, threshold = self.reference.nearness(painting.picture), self.reference.threshold
-        painting = painting._replace(settings=painting.settings | {"nearest_ratio": round(near.ratio, 3)})
-        if near.ratio >= threshold:
-            return painting, self.out
-        other = "a training picture" if near.file is None else f"the training picture {shown(near.file)}"
-        told = (painting.name, other, near.ratio, threshold)
-        log.warning("%s may be a copy of %s: look at both (ratio %.2f, threshold %.2f)", *told)
-        if not self.hold_back:
-            return painting, self.out
-        self.held += 1
-        runs.make(self.folder, name="out")
-        return painting, self.folder
+    return [*written, files.write_sheet(sheet.picture(), of_sheet)]
 
 
 def _job(cfg: DictConfig) -> None:

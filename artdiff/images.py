@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from artdiff.files import write
@@ -24,6 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CELL_LEAST, CELL = 64, 256
 """Smallest and largest side in pixels of the square that a picture is fitted into on a sheet."""
+
+CAPTION = 18
+"""Height of a caption in pixels."""
 
 SHEET_COLUMNS = 16
 """Pictures side by side on a `Sheet`, at most."""
@@ -100,6 +103,20 @@ def colours(image: Tensor) -> Colours:
     """Channel statistics of signed pictures (B,3,H,W)."""
     unit = signed_to_unit(image).flatten(2)  # (B,3,H·W)
     return Colours(unit.mean(dim=(0, 2)), unit.std(dim=2).mean(dim=0))
+
+
+def captioned(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
+    """A grid with a caption above each of its lines, which are equally high; as it is without captions."""
+    if not captions:
+        return picture
+    height = picture.height // len(captions)
+    paper = Image.new("RGB", (picture.width, (height + CAPTION) * len(captions)), "white")
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(CAPTION * 0.7)
+    for index, caption in enumerate(captions):
+        top = index * (height + CAPTION)
+        draw.text((2, top + 2), caption, fill="black", font=font)
+        paper.paste(picture.crop((0, index * height, picture.width, (index + 1) * height)), (0, top + CAPTION))
+    return paper
 
 
 def thumbnail(picture: Image.Image) -> Image.Image:

@@ -11,9 +11,12 @@ import yaml
 from artdiff.evaluation.results import Scores
 from artdiff.ingest.tables import shown
 from artdiff.painter import Painter
-from artdiff.settings import ExportSettings
+from artdiff.settings.painting import ExportSettings
 
 UNKNOWN = "unknown"
+
+WORDS = 20
+"""Words of the captions that are named."""
 
 
 def text(
@@ -70,9 +73,12 @@ def text(
 
 
 def _way(painter: Painter) -> Iterator[str]:
-    if painter.defaults:
-        own = ", ".join(f"`{name}={value}`" for name, value in painter.defaults.items())
-        yield f"It paints with {own} where nothing else is asked for: that was best of what was compared."
+    made_for = painter.made_for
+    stored = {name: value for name, value in painter.defaults.items() if made_for.get(name) != value}
+    for settings, why in ((made_for, "it was trained for that"), (stored, "that was best of what was compared")):
+        if settings:
+            own = ", ".join(f"`{name}={value}`" for name, value in settings.items())
+            yield f"It paints with {own} where nothing else is asked for: {why}."
 
 
 def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -81,6 +87,10 @@ def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"Trained on {data['train']:,} pictures; {data.get('validation', 0):,} were held out."
     if painter.classes:
         yield f"Labels: {', '.join(shown(label) for label in painter.classes)}."
+    if painter.vocabulary:
+        often = ", ".join(shown(word) for word in painter.vocabulary[:WORDS])
+        yield f"Captions with {len(painter.vocabulary):,} different words, the most frequent: {often}. "
+        yield "`config.json` lists all of these words."
     yield f"SHA-256 of the list of these pictures (the manifest of their data card): {painter.data or UNKNOWN}."
 
 

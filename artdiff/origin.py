@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from artdiff import UserError
 from artdiff.files import write
+from artdiff.signing import Signer
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Kinds of files that say all this, by the ends of their names."""
@@ -44,10 +45,12 @@ class Origin(NamedTuple):
     source: str | None = None
 
 
-def save(picture: Image.Image, path: Path, origin: Origin, *, keep_settings: bool = True) -> None:
+def save(
+    picture: Image.Image, path: Path, origin: Origin, *, keep_settings: bool = True, signer: Signer | None = None
+) -> None:
     """Write a picture in the format of its name's end (`FORMATS`; a PNG without one), with its origin.
 
-    Raises `UserError` for another end, and if it cannot be written; a file that was there stays.
+    Raises `UserError` for another end, and if it cannot be signed or written; a file that was there stays.
     """
     kind = FORMATS.get(path.suffix.lower()) if path.suffix else "PNG"
     if kind is None:
@@ -62,7 +65,10 @@ def save(picture: Image.Image, path: Path, origin: Origin, *, keep_settings: boo
     else:
         how = {"xmp": _xmp(origin.source, settings).encode(), "quality": QUALITY}
     picture.save(content, format=kind, **how)
-    write(path, content.getvalue())
+    file = content.getvalue()
+    if signer is not None:  # last: it speaks of everything before
+        file = signer.signed(file, kind=kind, source_type=_source_type(origin.source), source=origin.source)
+    write(path, file)
 
 
 def settings_of(path: Path) -> dict[str, Any]:
@@ -86,15 +92,18 @@ def _in_xmp(packet: bytes) -> str | None:
     return html.unescape(found[1]) if found else None
 
 
+def _source_type(source: str | None) -> str:
+    return GENERATED if source is None else COMPOSITE
+
+
 def _xmp(source: str | None, settings: str | None) -> str:
-    kind = GENERATED if source is None else COMPOSITE
     inside = f"<dc:source>{_escaped(source)}</dc:source>" if source is not None else ""
     inside += f"<artdiff:settings>{_escaped(settings)}</artdiff:settings>" if settings is not None else ""
     return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
  xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:artdiff="urn:artdiff:"
- Iptc4xmpExt:DigitalSourceType="{kind}">{inside}</rdf:Description>
+ Iptc4xmpExt:DigitalSourceType="{_source_type(source)}">{inside}</rdf:Description>
 </rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from artdiff import UserError
 from artdiff.files import user_path
-from artdiff.settings import CONF, RENAMED, TEXTS
+from artdiff.settings.base import CONF, RENAMED, TEXTS
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
 FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
 """Arguments of components that name a file or a folder."""
 
-ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "muse", "refine"))
+ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "prompt", "muse", "refine"))
 """Texts that are never lists: a folder may be called `[1]`."""
 
 HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")

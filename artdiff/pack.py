@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from artdiff.cli import command, plain, typed
 from artdiff.ingest import scan
-from artdiff.settings import PackSettings
+from artdiff.settings.data import PackSettings
 
 if TYPE_CHECKING:  # slow to import: only once the settings are accepted
     from artdiff.data.shards import ShardIndex

@@ -17,24 +17,22 @@ from tqdm import tqdm
 
 from artdiff import UserError, __version__, checkpoints, compiled, exported, hardware, images, origin, runs
 from artdiff.diffusion import guidance, samplers
+from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.noise import DRAFTS, ENLARGED, PictureRandom, between, from_muse, seeded_noise
 from artdiff.files import sha256, user_path
 from artdiff.ingest.decode import Transform
+from artdiff.ingest.tables import shown
 from artdiff.origin import Origin
 from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses, repainting
 from artdiff.rules import one_of
 from artdiff.runs import Run, ToPaint
-from artdiff.settings import (
-    MULTIPLE,
-    Accelerator,
-    CompareSettings,
-    CompileMode,
-    PaintSettings,
-    Ranges,
-    Spacing,
-    Weights,
-)
+from artdiff.settings.base import MULTIPLE, Accelerator, CompileMode
+from artdiff.settings.evaluation import CompareSettings, Weights
+from artdiff.settings.painting import PaintSettings, Spacing
+from artdiff.settings.training import Ranges
+from artdiff.signing import Signer
 from artdiff.tasks import Generation, Reconstruction, Refinement
+from artdiff.words import MOST_WORDS, unknown, words
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +65,13 @@ class Painting(NamedTuple):
         """What its file says of it."""
         return Origin(self.settings, self.source)
 
-    def save(self, path: str | Path, *, keep_settings: bool = True) -> None:
+    def save(self, path: str | Path, *, keep_settings: bool = True, signer: Signer | None = None) -> None:
         """Write a PNG, JPEG or WebP that says that a model made it and, if not told otherwise, with which settings.
 
-        Raises `artdiff.UserError` for another end of the name, and if it cannot be written.
+        A `signer` adds Content Credentials. Raises `artdiff.UserError` for another end of the name, and if it cannot be
+        signed or written.
         """
-        origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings)
+        origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings, signer=signer)
 
 
 class Emerging(NamedTuple):
@@ -124,7 +123,8 @@ def load(
         if used == "raw":
             raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
         stored = exported.painting(path)
-    defaults = _stored_settings(path, stored, trust_code=trust_code)
+    made_for = task.made_for if isinstance(task, Generation) else {}
+    defaults = made_for | _stored_settings(path, stored, trust_code=trust_code)
     return Painter(task.to(on), transform, path, defaults, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
@@ -153,10 +153,11 @@ class Painter:
 
     Attributes:
         classes: the labels it knows by name; empty for a model without.
+        vocabulary: the words it knows, the most frequent first; empty for a model that was trained without captions.
         image_size: side in pixels of the pictures that it was trained on.
         multiple: it paints sides in pixels that are multiples of this; None if it paints the size of training only.
         paints: True if it paints new pictures, False if it reconstructs a muse.
-        defaults: settings of painting that its run has stored, by name.
+        defaults: settings of painting that it is made for or that its run has stored, by name.
     """
 
     def __init__(
@@ -176,11 +177,17 @@ class Painter:
         self.image_size = transform.size
         self.multiple = _multiple(task)
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
+        self.vocabulary: list[str] = list(task.vocabulary) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
         self.defaults = dict(defaults)
         self.weights = weights
         self.data = data
         self.digest = digest
+
+    @property
+    def made_for(self) -> dict[str, Any]:
+        """Settings of painting, by name, that the model was trained for; none if it takes any."""
+        return self.task.made_for if isinstance(self.task, Generation) else {}
 
     @cached_property
     def known(self) -> dict[str, object]:
@@ -197,6 +204,8 @@ class Painter:
         *,
         n: int | None = None,
         label: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative: str | None = None,
         muse: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None = None,
         strength: float | None = None,
         seed: int | None = None,
@@ -217,12 +226,14 @@ class Painter:
 
         Args:
             n: pictures of each label: 8, or 1 of each muse.
-            label: a class by name, several, `"all"` or `"none"`; all without a muse, none with one.
+            label: a class by name, several, `"all"` or `"none"`; all without a muse or a prompt, none with one.
+            prompt: words, or several prompts, for a model that was trained with captions.
+            negative: words to stay away from, as far as `guidance` goes.
             muse: a picture or pictures to start from: paths, folders or Pillow pictures of any mode.
             strength: how far to leave the muse, 0 (the muse itself) to 1 (noise).
             seed: of the first picture; the next one has the next number. A seed always gives the same picture.
             steps: from noise to picture.
-            solver: `"heun"` (two network calls a step) or `"euler"` (one).
+            solver: `"heun"` (two network calls a step), `"dpm_solver_3m"`, `"dpm_solver_2m"` or `"euler"` (one).
             spacing: of the steps: `"uniform"`, `"karras"` (finer near the picture) or `"auto"`: karras on latents.
             guidance: how much closer to the label; 1.0 is off, and twice as fast.
             guidance_interval: the times at which guidance acts; 0 is noise, 1 a picture.
@@ -237,12 +248,13 @@ class Painter:
 
         Raises `artdiff.UserError` for an unknown label, a value out of range or a muse that cannot be read.
         """
-        labels = list(label) if isinstance(label, tuple) else label
+        labels, prompts = (list(one) if isinstance(one, tuple) else one for one in (label, prompt))
         asked = {
             "n": n, "label": labels, "muse": str(muse) if isinstance(muse, Path) else muse, "strength": strength,
             "seed": seed, "steps": steps, "solver": solver, "spacing": spacing, "guidance": guidance,
             "trajectory": trajectory, "size": size, "batch_size": batch_size, "compile": compile,
-            "refine_steps": refine_steps, "refine": str(refine) if isinstance(refine, Path) else refine,
+            "prompt": prompts, "negative": negative, "refine_steps": refine_steps,
+            "refine": str(refine) if isinstance(refine, Path) else refine,
             "interpolate": None if interpolate is None else list(interpolate),
             "guidance_interval": None if guidance_interval is None else list(guidance_interval),
         }  # fmt: skip
@@ -333,13 +345,36 @@ class Painter:
             raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
         if self.paints:
             self._check_size(settings)
+            self._check_words(settings)
             canvases(settings, self.classes, [])
             return
         _check_pixels(settings, 1)
-        for name in ("n", "label", "interpolate"):
+        for name in ("n", "label", "prompt", "negative", "interpolate"):
             value = getattr(settings, name)
             if value is not None:
                 raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
+
+    def _check_words(self, settings: PaintSettings) -> None:
+        """Raise `UserError` if there are words for a model that knows none, or a prompt without any."""
+        for name, prompt in settings.prompts:
+            if not self.vocabulary:
+                raise UserError(f"{name} needs a model that was trained with captions: data.captions=auto")
+            if not words(prompt):
+                raise UserError(f"{name}={prompt} holds no word")
+
+    def _remarks(self, settings: PaintSettings) -> list[str]:
+        """A line for each prompt that is too long, and for each word that the model has not learned, with the nearest
+        that it has.
+        """
+        lines, strange = list[str](), dict[str, list[str]]()
+        for name, prompt in settings.prompts:
+            if len(words(prompt)) > MOST_WORDS:
+                lines.append(f"{name}: only its first {MOST_WORDS} words count")
+            strange |= unknown(prompt, self.vocabulary)
+        for word, near in strange.items():
+            like = f"; the nearest words are {', '.join(map(shown, near))}" if near else ""
+            lines.append(f"{shown(word)} is no word that the model has learned{like}")
+        return lines
 
     def _check_size(self, settings: PaintSettings) -> None:
         """Raise `UserError` if the network cannot paint at the size that `settings` ask for."""
@@ -368,6 +403,8 @@ class Painter:
         """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
         settings = self.bounded(settings)
         self.check(settings)
+        for line in self._remarks(settings):
+            log.warning("%s", line)
         muses = [] if settings.muse is None else list(read_muses(settings, self.transform, multiple=self.multiple))
         return canvases(settings, self.classes, muses)
 
@@ -385,10 +422,10 @@ class Painter:
         task, count = self.task, sum(map(len, rows))
         assert isinstance(task, Generation)
         start = 1 - settings.strength if rows[0].muse is not None else 0.0
-        times = samplers.times(settings.steps, start, self._spacing(settings))
+        times = samplers.times(settings.steps, start, self.spacing(settings))
         sampler = samplers.get(settings.solver)
-        self._compile(settings, rows, calls=len(times) * sampler.calls_per_step)
-        shown = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
+        self._compile(settings, rows, calls=samplers.calls(settings.solver, len(times) - 1))
+        shown_steps = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
         total, done = count * (len(times) - 1), 0
         with tqdm(total=total, desc="painting", unit=" steps", disable=None) as bar:
             for batch, shape in self._batches(rows, settings):
@@ -405,19 +442,19 @@ class Painter:
                         done += len(batch) if step else 0
                         if watch is not None:
                             watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
-                        if step == len(times) - 1 or (settings.trajectory and step in shown):
+                        if step == len(times) - 1 or (settings.trajectory and step in shown_steps):
                             stages[step] = task.decode_in_groups(noisy).cpu()
                     if settings.refine_steps:
                         if watch is not None and task.refiners:
                             watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
                         stages[len(times) - 1] = self._refined(batch, stages[len(times) - 1], settings)
                 for index, canvas in enumerate(batch):
-                    strip = _strip([stages[step][index] for step in shown]) if settings.trajectory else None
+                    strip = _strip([stages[step][index] for step in shown_steps]) if settings.trajectory else None
                     picture = images.to_pillow(stages[len(times) - 1][index])
                     muse = canvas.muse.picture if canvas.muse is not None else None
                     if muse is not None and settings.strength == 0 and settings.refine is None:
                         picture = muse  # a codec would change it
-                    told = self.known | canvas.settings | {"spacing": self._spacing(settings)} | self._detail(settings)
+                    told = self.known | canvas.settings | {"spacing": self.spacing(settings)} | self._detail(settings)
                     shown_muse = canvas.muse if settings.strength < 1 else None
                     source = shown_muse.credit if shown_muse is not None else None
                     yield Painting(canvas.name, picture, told, muse, strip, source)
@@ -427,7 +464,8 @@ class Painter:
         assert isinstance(self.task, Generation)
         return [images.thumbnail(images.to_pillow(one)) for one in self.task.decode_in_groups(noisy).cpu()]
 
-    def _spacing(self, settings: PaintSettings) -> Spacing:
+    def spacing(self, settings: PaintSettings) -> Spacing:
+        """How the steps are spaced."""
         if settings.spacing != "auto":
             return settings.spacing
         return "karras" if isinstance(self.task, Generation) and self.task.codec.factor > 1 else "uniform"
@@ -441,7 +479,7 @@ class Painter:
         task = self.task
         assert isinstance(task, Generation)
         share = torch.tensor([canvas.share for canvas in batch])
-        label = torch.tensor([canvas.labels[round(canvas.share)] for canvas in batch])
+        label = torch.tensor([canvas.ends[round(canvas.share)].label for canvas in batch])
         _, _, height, width = draft.shape
         for refiner, stream in zip(task.refiners, (DRAFTS, ENLARGED), strict=False):
             shape = (3, height // refiner.shrink, width // refiner.shrink)
@@ -496,15 +534,20 @@ class Painter:
         device = task.device
         interval = (settings.guidance_interval[0], settings.guidance_interval[1])
 
+        instead = None
+        if settings.negative is not None:
+            instead = task.asked(torch.full((len(batch),), NO_LABEL, device=device), [settings.negative] * len(batch))
+
         def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
-            label = torch.tensor([canvas.labels[which] for canvas in batch], device=device)
+            ends = [canvas.ends[which] for canvas in batch]
+            asked = task.asked(torch.tensor([end.label for end in ends], device=device), [end.prompt for end in ends])
             noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
-            return noise, task.denoiser(label, guidance=settings.guidance, interval=interval)
+            return noise, task.denoiser(asked, guidance=settings.guidance, interval=interval, instead=instead)
 
         share = torch.tensor([canvas.share for canvas in batch])
         (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
         noisy = between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
-        if any(canvas.labels[0] != canvas.labels[1] for canvas in batch):
+        if any(canvas.ends[0] != canvas.ends[1] for canvas in batch):
             denoise = guidance.blended(denoise, other_denoise, share.to(device))
         muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
         if muses:

@@ -20,12 +20,16 @@ from artdiff.ingest import pool, sample_art, scan
 from artdiff.ingest.decode import Transform, fitted, flat
 from artdiff.ingest.flatten import WHITE
 from artdiff.ingest.tables import shown, some
-from artdiff.settings import PaintSettings
+from artdiff.settings.painting import PaintSettings
 
 log = logging.getLogger(__name__)
 
 FROM_NOISE, FROM_MUSE = 8, 1
 """How many pictures of each label are painted unless `n` says otherwise: from noise, and from each muse."""
+
+
+LONGEST = 60
+"""Bytes of a label, a prompt or a muse's name in the name of a file."""
 
 
 class Muse(NamedTuple):
@@ -51,12 +55,23 @@ class Muse(NamedTuple):
         return f"{self.file or self.name} ({rights})" if rights else self.file or self.name
 
 
+class End(NamedTuple):
+    """What a picture is to show: the number of a label, and words."""
+
+    label: int = NO_LABEL
+    prompt: str | None = None
+
+
+Ends = tuple[End, End]
+"""Both ends of a way."""
+
+
 class Canvas(NamedTuple):
-    """One picture to paint: `share` of the way from the first seed and label to the second."""
+    """One picture to paint: `share` of the way from the first seed and end to the second."""
 
     name: str
     seeds: tuple[int, int]
-    labels: tuple[int, int]
+    ends: Ends
     share: float
     muse: Muse | None
     settings: dict[str, object]
@@ -99,9 +114,10 @@ def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple
 
 
 class Row(Sequence[Canvas]):
-    """The canvases of one label, from noise or from one muse. Each is made when it is asked for: there may be many.
+    """The canvases of one label and prompt, from noise or from one muse. Each is made when it is asked for, since there
+    may be many.
 
-    With two `seeds` the row goes from the first to the second, and from the first of `labels` to the second; with a
+    With two `seeds` the row goes from the first to the second, and from the first of its `ends` to the second; with a
     `share` it stays there on the way.
     """
 
@@ -111,7 +127,7 @@ class Row(Sequence[Canvas]):
         classes: Sequence[str],
         muse: Muse | None,
         *,
-        labels: tuple[int, int],
+        ends: Ends,
         seeds: tuple[int, int] | None,
         count: int,
         share: float | None = None,
@@ -119,7 +135,7 @@ class Row(Sequence[Canvas]):
         self.settings = settings
         self.classes = classes
         self.muse = muse
-        self.labels = labels
+        self.ends = ends
         self.seeds = seeds
         self.length = count
         self.share = share
@@ -136,28 +152,34 @@ class Row(Sequence[Canvas]):
         seeds, share = (seed, seed), 0.0
         if self.seeds is not None:
             seeds, share = self.seeds, index / max(1, self.length - 1) if self.share is None else self.share
-        return _canvas(self.settings, self.classes, self.muse, seeds=seeds, labels=self.labels, share=share)
+        return _canvas(self.settings, self.classes, self.muse, seeds=seeds, ends=self.ends, share=share)
 
 
 def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Muse]) -> list[Row]:
-    """The rows of pictures that `settings` ask for: one for each label, or for each label of each muse.
+    """The rows of pictures that `settings` ask for: one for each prompt of each label of each muse.
 
     Raises `UserError` for a label that is none of `classes`.
     """
     count = settings.n
     if count is None:
         count = FROM_NOISE if settings.muse is None else FROM_MUSE
-    labels = label_numbers(settings.label, classes)
-    if settings.label is None and classes:
+    labels, prompts = label_numbers(settings.label, classes), _prompts(settings.prompt)
+    if settings.label is None and classes and settings.prompt is None:
         labels = [*range(len(classes))] if settings.muse is None else [NO_LABEL]
-    pairs, seeds = [(label, label) for label in labels], None
+    ways, seeds = [[End(label, prompt)] * 2 for label in labels for prompt in prompts], None
     if settings.interpolate is not None:
         first, last = settings.interpolate
         seeds = (first, last)
-        if isinstance(settings.label, list) and len(labels) == 2:
-            pairs = [(labels[0], labels[1])]
+        if isinstance(settings.label, list) and len(labels) == 2 and len(prompts) in (1, 2):
+            ways = [[End(label, prompt) for label, prompt in zip(labels, 2 * prompts, strict=False)]]
+        elif isinstance(settings.prompt, list) and len(prompts) == 2 and len(labels) == 1:
+            ways = [[End(labels[0], prompt) for prompt in prompts]]
     sources: list[Muse | None] = [*muses] or [None]
-    return [Row(settings, classes, muse, labels=pair, seeds=seeds, count=count) for muse in sources for pair in pairs]
+    return [
+        Row(settings, classes, muse, ends=(start, end), seeds=seeds, count=count)
+        for muse in sources
+        for start, end in ways
+    ]
 
 
 def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, name: str) -> tuple[Row, PaintSettings]:
@@ -172,6 +194,7 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     if muse is not None and begun not in told:
         raise UserError(f"{name} was painted from noise: leave muse out")
     labels = [told.get("label"), told.get("to_label", told.get("label"))]
+    prompts = [told.get("prompt"), told.get("to_prompt", told.get("prompt"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
     missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]
     if missing:
@@ -181,14 +204,17 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     try:
         settings = PaintSettings.with_defaults(**given)
         seeds = (told["seed"], told.get("to_seed", told["seed"]))
-        first, last = (label_numbers("none" if label is None else [label], classes)[0] for label in labels)
+        numbers = [label_numbers("none" if label is None else [label], classes)[0] for label in labels]
+        if not all(prompt is None or isinstance(prompt, str) for prompt in (*prompts, told.get("negative"))):
+            raise TypeError("a prompt is no text")
+        first, last = (End(*end) for end in zip(numbers, prompts, strict=True))
         share = float(told.get("share", 0.0))
     except UserError as error:
         raise UserError(f"{name} cannot be painted again: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name} does not say how it was painted: {type(error).__name__} {error}") from None
     moving = seeds if "share" in told else None
-    row = Row(settings, classes, None, labels=(first, last), seeds=moving, count=1, share=share)
+    row = Row(settings, classes, None, ends=(first, last), seeds=moving, count=1, share=share)
     return row, settings
 
 
@@ -210,41 +236,55 @@ def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
     return [index for name in names for index in known[name]]
 
 
+def _prompts(asked: Any) -> list[str | None]:
+    """The prompts that are asked for, or one of none."""
+    if asked is None:
+        return [None]
+    return [str(prompt) for prompt in (asked if isinstance(asked, list | tuple) else [asked])]
+
+
 def _canvas(
     settings: PaintSettings,
     classes: Sequence[str],
     muse: Muse | None,
     *,
     seeds: tuple[int, int],
-    labels: tuple[int, int],
+    ends: Ends,
     share: float,
 ) -> Canvas:
     """A canvas that is named after what will be on it, with the settings that paint it again."""
-    names = [classes[label] if label != NO_LABEL else None for label in labels]
-    ends = [f"{_for_file(name)}_{seed}" if name else str(seed) for name, seed in zip(names, seeds, strict=True)]
-    stem = ends[0]
+    names = [classes[end.label] if end.label != NO_LABEL else None for end in ends]
+    shown_ends = [_end_name(name, end.prompt, seed) for name, end, seed in zip(names, ends, seeds, strict=True)]
+    stem = shown_ends[0]
     told: dict[str, object] = {"label": names[0], "seed": seeds[0], "steps": settings.steps, "solver": settings.solver}
     told |= {"guidance": settings.guidance, "guidance_interval": list(settings.guidance_interval)}
-    if ends[0] != ends[1]:
-        stem = f"{ends[0]}_to_{ends[1]}_{share:.3f}"
+    if ends[0].prompt is not None:
+        told |= {"prompt": ends[0].prompt}
+    if settings.negative is not None:
+        told |= {"negative": settings.negative}
+    if (ends[0], seeds[0]) != (ends[1], seeds[1]):
+        stem = f"{shown_ends[0]}_to_{shown_ends[1]}_{share:.3f}"
         told |= {"to_label": names[1], "to_seed": seeds[1], "share": share}
+        told |= {"to_prompt": ends[1].prompt} if ends[1].prompt is not None else {}
     if muse is not None:
         stem = f"{_cut(muse.name)}_{stem}"
         told |= {"muse": muse.file, "strength": settings.strength} if settings.refine is None else {"refine": muse.file}
         told |= {"muse_sha256": muse.digest}
     if settings.size != "train":
         told |= {"size": settings.size, "max_pixels": settings.most_pixels}
-    return Canvas(stem, seeds, labels, share, muse, told)
+    return Canvas(stem, seeds, ends, share, muse, told)
 
 
-def _for_file(name: str) -> str:
-    """A label as part of a file's name."""
-    return _cut(re.sub(r"[^\w.-]+", "_", name))
+def _end_name(label: str | None, prompt: str | None, seed: int) -> str:
+    """What a picture is to show, as part of a file's name."""
+    parts = [part for part in (label, prompt) if part]
+    most = LONGEST if len(parts) < 2 else LONGEST // 2
+    return "_".join([*(_cut(re.sub(r"[^\w.-]+", "_", part), most=most) for part in parts), str(seed)])
 
 
-def _cut(name: str) -> str:
-    """The beginning of a name: 50 letters and 60 bytes at most, of the 255 bytes that a file's name may have."""
-    return name[:50].encode()[:60].decode(errors="ignore")
+def _cut(name: str, *, most: int = LONGEST) -> str:
+    """The beginning of a name, of the 255 bytes that a file's name may have."""
+    return name[:50].encode()[:most].decode(errors="ignore")
 
 
 def _writable(name: str) -> str:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from artdiff import UserError, cache
 from artdiff.cli import command, plain
 from artdiff.files import printable
-from artdiff.settings import PruneSettings
+from artdiff.settings.data import PruneSettings
 
 log = logging.getLogger(__name__)
 

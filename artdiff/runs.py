@@ -41,6 +41,9 @@ LAST = f"{CHECKPOINTS}/last.ckpt"
 
 BEST = f"{CHECKPOINTS}/best.ckpt"
 
+EARLIER_EVENTS = "tensorboard"
+"""Where versions up to 0.2 wrote TensorBoard's event files, in a run's folder."""
+
 
 @dataclass(frozen=True)
 class Painting:
@@ -268,6 +271,12 @@ def shortest(path: Path) -> Path:
     """`path` as one would type it here: relative to the current folder if it lies in it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def events(run: Path) -> Path:
+    """Where the event files of a run's folder are."""
+    earlier = run / EARLIER_EVENTS
+    return earlier if earlier.is_dir() else run
 
 
 def make(folder: Path, *, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from artdiff import UserError
 from artdiff.rules import not_negative
-from artdiff.settings import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink
+from artdiff.settings.training import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink
 
 TASK_PARTS = ("optimizer", "scheduler")
 """Components that stand both beside the task and in it."""

@@ -28,7 +28,9 @@ from artdiff.ingest import tables
 from artdiff.overrides import literal, quoted
 from artdiff.rules import POSITIVE_WHOLE, number, one_of
 from artdiff.runs import Run
-from artdiff.settings import CONF, EvaluateSettings, Settings, TrainSettings
+from artdiff.settings.base import CONF, Settings
+from artdiff.settings.evaluation import EvaluateSettings
+from artdiff.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
 

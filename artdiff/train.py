@@ -18,7 +18,8 @@ from artdiff.ingest import scan
 from artdiff.overrides import quoted
 from artdiff.ranks import started_together
 from artdiff.runs import Run
-from artdiff.settings import DataSettings, TrainSettings
+from artdiff.settings.data import DataSettings
+from artdiff.settings.training import TrainSettings
 from artdiff.stages import planned
 
 

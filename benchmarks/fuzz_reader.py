@@ -20,7 +20,7 @@ from tqdm import tqdm
 from artdiff.ingest import pool
 from artdiff.ingest.child import Job
 from artdiff.ingest.decode import Transform
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 
 def seeds(rng: np.random.Generator) -> list[tuple[str, bytes]]:

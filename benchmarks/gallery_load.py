@@ -47,7 +47,7 @@ def main() -> None:
         for request in range(EACH):
             started = time.perf_counter()
             try:
-                asked = (args.ckpt, [], 1, 1000 * number + request, None, 0.6, STEPS, 2.0, "train", None)
+                asked = (args.ckpt, [], "", "", 1, 1000 * number + request, None, 0.6, STEPS, 2.0, "train", None)
                 status, *_ = client.predict(*asked, api_name="/paint")  # the page's own order
                 assert status.startswith("done"), status
             except Exception as error:  # counted, whatever it is

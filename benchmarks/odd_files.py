@@ -16,7 +16,7 @@ from pathlib import Path
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import build_index
 from artdiff.ingest.source import Folder
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from torchvision.models import vgg16
 from artdiff import cli
 from artdiff.ingest import sample_art
 from artdiff.runs import Run
-from artdiff.settings import GenerateSettings, TrainSettings
+from artdiff.settings.painting import GenerateSettings
+from artdiff.settings.training import TrainSettings
 
 
 @pytest.fixture(scope="session", autouse=True)

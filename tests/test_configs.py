@@ -11,7 +11,9 @@ from conftest import composed, small, train
 
 from artdiff import UserError
 from artdiff.pack import pack
-from artdiff.settings import CONF, PackSettings, TrainSettings
+from artdiff.settings.base import CONF
+from artdiff.settings.data import PackSettings
+from artdiff.settings.training import TrainSettings
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweep", "search"))
 
@@ -41,6 +43,8 @@ NEEDS = {
     "data=stream": ("data.root=PACKED", "data.image_size=16"),
     "task=generation": ("network=unet",),
     "task=autoencoder": ("codec=f4",),
+    "task=distillation": ("network=unet", "init=PAINTER"),
+    "experiment=few_steps": ("init=PAINTER",),
     "refiner=fine": ("task=generation", "network=unet", "codec=f4", "stages=latent", *LATENT),
     "task=refinement": ("codec=f4", "refiner=unet", "refiner.channels=[32,32]", "codec_from=TRAINED"),
     "stages=latent": ("task=generation", "network=unet", "codec=f4", "refiner=unet", *LATENT),
@@ -67,7 +71,7 @@ def _choices(group):
 def trained(art, tmp_path_factory):
     """Trains one batch; settings that were trained before are not trained again, such as all defaults."""
     done = []
-    codec, shards = tmp_path_factory.mktemp("codec") / "run", tmp_path_factory.mktemp("packed") / "shards"
+    codec, shards, painter = (tmp_path_factory.mktemp(name) / "run" for name in ("codec", "packed", "painter"))
 
     def trains(*choices):
         if "codec_from=TRAINED" in choices and not codec.exists():
@@ -75,7 +79,11 @@ def trained(art, tmp_path_factory):
                            f"run_dir={codec}"))  # fmt: skip
         if "data.root=PACKED" in choices and not shards.exists():
             pack(PackSettings.of(composed("pack", f"data.root={art}", "data.image_size=16", f"out={shards}")))
-        choices = [word.replace("TRAINED", str(codec)).replace("PACKED", str(shards)) for word in choices]
+        if "init=PAINTER" in choices and not painter.exists():
+            train(composed("train", "experiment=paint32", f"data.root={art}", *ONE_BATCH, f"run_dir={painter}",
+                           *SMALL["artdiff.networks.UNet"]))  # fmt: skip
+        made = {"TRAINED": codec, "PACKED": shards, "PAINTER": painter}
+        choices = [re.sub("|".join(made), lambda found: str(made[found[0]]), word) for word in choices]
         chosen = (f"data.root={art}", *ONE_BATCH, *choices)
         plan = composed("train", *chosen, "run_dir=unused")
         loss = RANDOM if plan["loss"].get("perceptual") else ()

@@ -22,7 +22,7 @@ from artdiff import UserError, cache
 from artdiff.ingest import decoded, hashing, pool
 from artdiff.ingest.decode import Transform, Unreadable, decode
 from artdiff.ingest.source import Folder
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 from artdiff.store import RowStore
 
 WHITE = (255, 255, 255)
@@ -344,7 +344,7 @@ from pathlib import Path
 from artdiff.ingest import decoded, hashing
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.source import Folder
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 root, folder = map(Path, sys.argv[1:])
 records, _ = Folder(root).records()
 hashes, _ = hashing.hashes(root, records, folder)

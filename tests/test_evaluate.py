@@ -58,7 +58,7 @@ def test_a_painter_is_scored_beside_the_floor(run, scored):
     assert content["scores"][0]["frechet"]["value"] == painted.frechet.value
     assert content["protocol"]["painted"]["guidance"] == 1.0
     assert content["protocol"]["data"]["manifest"] == run.metadata["data"]["manifest"]
-    board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    board = EventAccumulator(str(run.folder)).Reload()
     (shown,) = board.Scalars("evaluation/frechet/random_vgg16/averaged_weights")
     assert shown.value == pytest.approx(painted.frechet.value)
 
@@ -222,7 +222,10 @@ def test_inception_reads_a_file(tmp_path, monkeypatch):
         ({"data": {"root": "nowhere"}}, "data.root=nowhere does not exist"),
         ({"store": True}, "store=true keeps the best of what is compared: set compare.guidance="),
         ({"compare": {"guidance": 2.0}}, r"compare.guidance must be a list, such as \[2.0\], got 2.0"),
-        ({"compare": {"solver": ["rk4"]}}, "compare.solver must be euler or heun, got rk4"),
+        (
+            {"compare": {"solver": ["rk4"]}},
+            "compare.solver must be dpm_solver_2m or dpm_solver_3m or euler or heun, got rk4",
+        ),
         ({"compare": {"steps": [0]}}, "compare.steps must be a whole number of at least 1, got 0"),
         ({"compare": {"checkpoints": ["gone"]}}, "gone.ckpt does not exist; expected all, or some of best, last"),
         (

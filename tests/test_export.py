@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import artdiff
-from artdiff import UserError, exported
+from artdiff import UserError, exported, onnx_paint, origin
+from artdiff.diffusion import samplers
 from artdiff.evaluation import results
 from artdiff.export import export
+from artdiff.ingest import sample_art
 from artdiff.networks import ConvDiffusionModel
-from artdiff.settings import ExportSettings
+from artdiff.settings.painting import ExportSettings
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 CASCADE = (
@@ -26,7 +30,7 @@ CASCADE = (
 
 
 def written(run, to, *words):
-    asked = composed("export", f"ckpt={run}", f"to={to}", "license=cc-by-4.0", "device=cpu", "samples=1", *words)
+    asked = composed("export", f"ckpt={run}", f"to={to}", "license=cc-by-4.0", "device=cpu", "samples=0", *words)
     return export(ExportSettings.of(asked))
 
 
@@ -44,7 +48,8 @@ def pictures(model):
 
 
 def test_the_folder_paints_the_same_pictures(run, tmp_path):
-    files = written(run, tmp_path / "model")
+    files = written(run, tmp_path / "model", "samples=1")
+    assert "![Samples, not selected: a row for each label](sheet.png)" in (tmp_path / "model/README.md").read_text()
     assert sorted(path.name for path in files) == ["README.md", "config.json", "model.safetensors", "sheet.png"]
     ours, theirs = pictures(run), pictures(tmp_path / "model")
     assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
@@ -74,7 +79,7 @@ def test_the_card_says_what_is_known(run, tmp_path):
     written(run, tmp_path / "model", "name='Model <1>'", "intended_use='To be looked at.'")
     _, front, text = (tmp_path / "model/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "cc-by-4.0"
-    for part in ("# Model <1>", "To be looked at.", "Labels: colour_field, engraving", "Not evaluated.", "sheet.png",
+    for part in ("# Model <1>", "To be looked at.", "Labels: colour_field, engraving", "Not evaluated.",
                  json.loads((run / "metadata.json").read_text())["data"]["manifest"]):  # fmt: skip
         assert part in text
 
@@ -186,3 +191,78 @@ def test_code_of_others_is_refused(run, tmp_path):
     path.write_text(json.dumps(settings))
     with pytest.raises(UserError, match="names code outside artdiff"):
         artdiff.load(tmp_path / "model", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["cascade", "latent", "vit"])
+def test_onnx_paints_what_pytorch_paints(kind, run, art, tmp_path):
+    made = run
+    if kind != "cascade":
+        made = tmp_path / "run"
+        words = ("experiment=paint32", "network=vit", "network.width=64", "network.depth=2", "data.image_size=16")
+        crops = ("stages.codec.data.train_crop=16", "stages.refine.data.train_crop=16")
+        latent = ("experiment=latent128", "data.image_size=32", "data.batch_size=8", "network.channels=[32,32]",
+                  "codec.encoder=[16,16]", "codec.decoder=[16,16]", "refiner.channels=[16,32]", *crops,
+                  "callbacks.grids=null")  # fmt: skip
+        train(small(art, made, *(words if kind == "vit" else latent)))
+    files = {path.name for path in written(made, tmp_path / "model", "onnx=true", "samples=0")}
+    details = set() if kind == "vit" else {"detail_1.onnx", "finish_1.onnx"}
+    assert {"denoise.onnx", "decode.onnx", "onnx.json", "paint_onnx.py", *details} <= files
+    model, task = onnx_paint.Model(tmp_path / "model"), artdiff.load(made, device="cpu").task
+    shapes = [model.told["latent"], *model.told["details"]]
+    noise, *detail = [torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
+    label = torch.tensor([0, 4, -1])
+    with torch.inference_mode():
+        first = task.ema_denoiser(noise, torch.tensor([0.1, 0.5, 0.9]), label)
+        denoise = task.denoiser((label,), guidance=2.0, interval=tuple(model.told["guidance_interval"]))
+        *_, latent = samplers.get("heun")(denoise, noise, model.told["times"])
+        picture = task.codec.decode(latent)
+        for refiner, noisy in zip(task.refiners, detail, strict=True):
+            picture = refiner.refine(picture, label, noisy, steps=len(model.told["detail_times"]) - 1)
+    asked = {"noisy": noise.numpy(), "time": np.float32([0.1, 0.5, 0.9]), "label": label.numpy()}
+    assert np.abs(model.run("denoise", **asked) - first.numpy()).max() < 1e-4
+    painted = onnx_paint.paint(model, label.numpy(), noise.numpy(), [one.numpy() for one in detail], guidance=2.0)
+    assert np.abs(painted - picture.clamp(-1, 1).numpy()).max() < 1e-3
+
+
+def test_the_program_beside_it_paints_alone(run, tmp_path):
+    written(run, tmp_path / "model", "onnx=true", "samples=0")
+    asked = ("--label", "truchet", "--n", "2", "--seed", "5", "--out", "made")
+    program = [sys.executable, "-c", "import sys, runpy; sys.modules.update(torch=None, artdiff=None); "
+               "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"]  # fmt: skip
+    subprocess.run([*program, tmp_path / "model/paint_onnx.py", *asked], cwd=tmp_path, check=True, timeout=120)
+    found = sorted((tmp_path / "made").iterdir())
+    assert [path.name for path in found] == ["truchet_5.png", "truchet_6.png"]
+    with Image.open(found[0]) as one, Image.open(found[1]) as other:
+        assert one.size == (32, 32) and one.tobytes() != other.tobytes()
+        assert origin.GENERATED in one.info["XML:com.adobe.xmp"]
+
+
+def test_a_program_that_knows_words_follows_a_prompt(tmp_path):
+    sample_art.paint(tmp_path / "art", per_style=4, seed=0, captions=True)
+    train(small(tmp_path / "art", tmp_path / "run", "experiment=paint32", *TINY, "data.captions=auto",
+                "trainer.max_steps=8", "optimizer.lr=0.02", "task.warmup=0"))  # fmt: skip
+    written(tmp_path / "run", tmp_path / "model", "onnx=true", "samples=0")
+    for prompt in ("hills", "strokes"):
+        asked = ("--prompt", prompt, "--n", "1", "--out", tmp_path / prompt)
+        subprocess.run([sys.executable, tmp_path / "model/paint_onnx.py", *asked], check=True, timeout=120)
+    one, other = (Image.open(tmp_path / prompt / f"{prompt}_0.png").tobytes() for prompt in ("hills", "strokes"))
+    assert one != other
+
+
+def test_a_reconstruction_has_no_onnx(art, tmp_path):
+    train(small(art, tmp_path / "copier", "data.image_size=16", "loss=mse"))
+    with pytest.raises(UserError, match="onnx=true needs a model that paints"):
+        written(tmp_path / "copier", tmp_path / "model", "onnx=true")
+
+
+@pytest.mark.parametrize("solver", onnx_paint.SOLVERS)
+@pytest.mark.parametrize("start", [0.0, 0.4])
+def test_its_samplers_are_ours(solver, start):
+    def denoise(noisy, time):
+        return 0.3 * noisy + np.float32(np.sin(3 * time))
+
+    noise = np.random.default_rng(0).standard_normal((2, 3, 4, 4), dtype=np.float32)
+    times = samplers.times(7, start, "karras")
+    *_, ours = samplers.get(solver)(denoise, torch.from_numpy(noise), times)
+    theirs = onnx_paint.SOLVERS[solver](denoise, noise, times)
+    assert np.abs(ours.numpy() - theirs).max() < 1e-5

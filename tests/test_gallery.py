@@ -15,9 +15,11 @@ import pytest
 from conftest import composed, in_a_browser, picture, small, train
 from PIL import Image
 from playwright.sync_api import expect
+from test_vetting import of_colours
 
 from artdiff import UserError, origin
-from artdiff.settings import GallerySettings
+from artdiff.ingest import sample_art
+from artdiff.settings.painting import GallerySettings
 from artdiff.web.studio import Studio, command
 from artdiff.web.training import Training
 from artdiff.web.work import Stopped, reported
@@ -365,3 +367,31 @@ def test_there_is_nothing_to_stop_or_to_carry_on(tmp_path):
     with pytest.raises(UserError, match="no training to carry on"):
         training.carry_on()
     assert json.dumps(training.status()) == '[false, "no training was started here", null, null]'
+
+
+def asked_of(studio, run, **words):
+    return list(studio.paint(str(run), {"label": "truchet", "n": 3, "steps": 2, **words}))
+
+
+def test_what_is_refused_is_counted_and_never_shown(home, tmp_path):
+    model = of_colours(tmp_path / "it.onnx")
+    studio = Studio(settings(home, f"refuse.model={model}", "refuse.above=0.001", f"out={tmp_path / 'out'}"))
+    shown = asked_of(studio, home / "runs/painter")
+    assert not any(one.emerging or one.made for one in shown)
+    assert "3 held back" in shown[-1].status
+    assert len(list((tmp_path / "out/held_back").glob("*.png"))) == 3
+    assert studio.painted() == []
+    with pytest.raises(UserError, match="refuse.model="):
+        Studio(settings(home, f"refuse.model={home / 'runs/painter/metadata.json'}"))
+
+
+def test_a_model_that_knows_words_has_a_prompt(home, tmp_path):
+    sample_art.paint(tmp_path / "art", per_style=4, seed=0, captions=True)
+    more = ("trainer.max_steps=8", "optimizer.lr=0.02", "task.warmup=0", "data.captions=auto")
+    run = train(small(tmp_path / "art", tmp_path / "runs/worded", "task=generation", *TINY, *more)).folder
+    studio = Studio(settings(home, f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"))
+    made = [asked_of(studio, run, label="none", prompt=prompt)[-1].made for prompt in ("hills", "strokes")]
+    assert [one.title for one in made[0]] == ["hills 0", "hills 1", "hills 2"]
+    assert "prompt=hills" in made[0][0].command
+    one, other = (Image.open(some[0].path).tobytes() for some in made)
+    assert one != other

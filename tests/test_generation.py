@@ -20,7 +20,7 @@ from artdiff.diffusion.noise import PictureRandom
 from artdiff.images import Colours, colours, to_signed
 from artdiff.losses import HybridLoss
 from artdiff.ranks import Share
-from artdiff.settings import TrainSettings
+from artdiff.settings.training import TrainSettings
 from artdiff.tasks import Generation
 from artdiff.training import report
 from artdiff.training.grids import drift
@@ -128,7 +128,7 @@ def test_the_gap_opens_when_pictures_are_memorised(no_trainer, monkeypatch):
     trained = Batch(to_signed(signs(4, seed=1)).repeat(8, 1, 1, 1), label.repeat(8))
     held_out = [Batch(to_signed(signs(4, seed=seed)), label) for seed in (2, 3)]
     data = SimpleNamespace(
-        batch_size=4, trained_like_validated=lambda count: asked.append(count) or (signs(4, seed=1)[:count], label)
+        batch_size=4, trained_like_validated=lambda count: asked.append(count) or Batch(signs(4, seed=1)[:count], label)
     )
     trainer = SimpleNamespace(**vars(NO_TRAINER) | {"sanity_checking": False, "num_val_batches": [1]}, datamodule=data)
     monkeypatch.setattr(Generation, "trainer", trainer)
@@ -164,7 +164,7 @@ def test_pictures_to_compare_with_have_the_labels_of_those_validated(art, tmp_pa
     held_out = data.val_set.labels
     assert len(held_out) > len(data.train_set)  # so some are repeated
     for count in (7, 256):
-        image, label = data.trained_like_validated(count)
+        image, label = data.trained_like_validated(count)[:2]
         assert torch.equal(label, held_out[:count])
         assert torch.equal(image, data.trained_like_validated(count)[0])
         for one, number in zip(image, label.tolist(), strict=True):
@@ -305,7 +305,7 @@ def test_both_weights_are_saved_and_the_average_paints(run):
     for name, value in model.ema.state_dict().items():
         assert torch.equal(value, average[name])
     noisy, label = torch.randn(2, 3, 16, 16), torch.tensor([0, 4])
-    painted = model.denoiser(label, guidance=1.0, interval=(0, 1))(noisy, 0.5)
+    painted = model.denoiser((label,), guidance=1.0, interval=(0, 1))(noisy, 0.5)
     torch.testing.assert_close(painted, model.ema_denoiser(noisy, torch.full((2,), 0.5), label))
 
 
@@ -313,10 +313,10 @@ def test_a_run_shows_what_it_paints_and_how_its_colours_drift(run):
     with Image.open(run / "samples/step_0000002.png") as grid:
         held_out = json.loads((run / "metadata.json").read_text())["data"]["validation"]
         assert grid.size == (min(8, held_out) * 16, 5 * 16)
-    events = EventAccumulator(str(run / "tensorboard"))
+    events = EventAccumulator(str(run))
     events.Reload()
     tags = events.Tags()
-    assert tags["images"] == ["samples"]
+    assert tags["images"] == ["at a glance/pictures"]
     drifts = {f"drift/{what}_{channel}" for what in ("mean", "spread") for channel in ("red", "green", "blue")}
     names = ("loss", "mse", "weighted_mse", "perceptual")
     terms = {f"{stage}/{name}" for stage in ("train", "val") for name in names}

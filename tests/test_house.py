@@ -11,17 +11,18 @@ ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
     {"files", "locks", "hub"},
-    {"rules", "ranks"},
-    {"settings", "runs", "store", "images", "origin", "compiled", "hardware", "progress"},
-    {"exported", "cache", "networks", "diffusion", "picture_cache", "stages"},
-    {"ingest", "losses"},
+    {"rules", "ranks", "words"},
+    {"settings", "runs", "store", "images", "compiled", "hardware", "progress", "onnx_paint"},
+    {"exported", "cache", "networks", "diffusion", "picture_cache", "stages", "signing", "classifier"},
+    {"ingest", "losses", "origin"},
     {"data", "plan"},
     {"tasks"},
     {"checkpoints", "overrides", "sweeps"},
     {"cli", "slurm"},
     {"painter"},
-    {"evaluation", "web"},
-    {"training", "model_card"},
+    {"evaluation"},
+    {"training", "model_card", "vetting", "onnx_export"},
+    {"web"},
     {"train", "generate", "evaluate", "gallery", "export", "audit", "pack", "prune", "sweep"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

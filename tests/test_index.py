@@ -21,7 +21,7 @@ from artdiff.ingest.fingerprint import BYTES, NEAR, NEAR_COLOUR, NEAR_FIRST
 from artdiff.ingest.index import build_index
 from artdiff.ingest.picture import Picture
 from artdiff.ingest.source import Folder
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 LARGE = (160, 120)
 

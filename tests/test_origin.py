@@ -17,7 +17,7 @@ from artdiff import UserError, origin
 from artdiff.ingest import pool
 from artdiff.ingest.rights import rights
 from artdiff.origin import COMPOSITE, FORMATS, GENERATED, Origin
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 EXIFTOOL = shutil.which("exiftool")
 SETTINGS = {"label": '<b>&amp; "Ä" ]]> 江戸</b>', "seed": 3, "guidance_interval": [0.1, 1.0], "odd": "\ud800\x07"}

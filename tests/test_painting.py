@@ -14,7 +14,7 @@ from artdiff.ingest.decode import Transform, decode
 from artdiff.networks import ViT
 from artdiff.painter import Painter
 from artdiff.plan import canvases, label_numbers
-from artdiff.settings import PaintSettings
+from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Autoencoding, Generation
 
 NETWORKS = {
@@ -147,7 +147,7 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
         (("guidance_interval=0.5",), "guidance_interval must be two times"),
         (("guidance_interval=[1.0,0.1]",), "guidance_interval must begin before it ends"),
         (("label=[]",), "label is empty; expected a class by name"),
-        (("solver=ddim",), "solver must be euler or heun, got ddim"),
+        (("solver=ddim",), "solver must be dpm_solver_2m or dpm_solver_3m or euler or heun, got ddim"),
     ],
 )
 def test_a_mistake_is_one_clear_line(ckpt, tmp_path, monkeypatch, words, message):
@@ -281,7 +281,7 @@ def test_what_is_computed_of_a_picture_does_not_depend_on_the_others(part):
     compute = {
         "encode": lambda at: task.encode_in_groups(images[at]),
         "decode": lambda at: task.decode_in_groups(latents[at]),
-        "denoise": lambda at: task.denoiser(torch.zeros(len(at)).long(), guidance=1.0, interval=(0, 1))(
+        "denoise": lambda at: task.denoiser((torch.zeros(len(at)).long(),), guidance=1.0, interval=(0, 1))(
             latents[at], 0.5
         ),
     }[part]

@@ -22,7 +22,7 @@ def scored(art, tmp_path_factory):
 
 
 def test_it_is_what_evaluate_finds(scored):
-    board = EventAccumulator(str(scored.folder / "tensorboard")).Reload()
+    board = EventAccumulator(str(scored.folder)).Reload()
     shown = [one.value for one in board.Scalars("val/frechet")]
     assert len(shown) == 2  # every second of four validations
     found = artdiff.evaluate(scored.last, n=12, steps=2, bootstrap=0, originality=False, representation=0)

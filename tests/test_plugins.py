@@ -15,7 +15,7 @@ from artdiff.ingest import main_picture, plugins
 from artdiff.ingest.decode import Transform, Unreadable, to_rgb
 from artdiff.ingest.decoded import Ledger
 from artdiff.ingest.pool import Outcome
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 pillow_heif.register_heif_opener()
 FORMATS = {"HEIC": "HEIF", "JPEG XL": "JXL"}

@@ -19,7 +19,7 @@ from artdiff import UserError
 from artdiff.ingest import child, pool
 from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Transform
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 TRANSFORM = Transform(16, "squash", (255, 255, 255))
 LIMITS = Limits(seconds=20, gigabytes=2)
@@ -194,7 +194,7 @@ import resource, sys
 from pathlib import Path
 from artdiff import UserError
 from artdiff.ingest import child, pool
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]),) * 2)
 try:
     for path, found, reason, _ in pool.read([Path(word) for word in sys.argv[3:]], Limits(seconds=20, gigabytes=4)):

@@ -42,7 +42,7 @@ def test_a_folder_and_a_class_whose_names_are_no_text(odd, tmp_path, caplog):
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["root"] == str(odd)
     assert config["task"]["classes"] == [CAFE, "plain"]
-    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
     shown = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert rb"caf\xe9" in shown
     words = (f"ckpt={run.folder}", f"out={tmp_path}/out", "steps=1", "n=1", "device=cpu")

@@ -71,11 +71,11 @@ def test_a_checkpoint_holds_plain_values_and_its_settings(trained):
 
 
 def test_tensorboard_gets_scalars_grids_and_hyperparameters(trained):
-    events = EventAccumulator(str(trained[0] / "tensorboard"))
+    events = EventAccumulator(str(trained[0]))
     events.Reload()
     tags = events.Tags()
     assert {"val/loss", "val/psnr", "val/ssim", "final/psnr", "final/best_loss", *MONITORED} <= set(tags["scalars"])
-    assert tags["images"] == ["samples"]
+    assert tags["images"] == ["at a glance/pictures"]
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(content).session_start_info.hparams
     assert hparams["optimizer/lr"].number_value == pytest.approx(1e-3)
@@ -137,7 +137,7 @@ def test_a_multirun_gives_each_job_a_folder_and_continues_after_a_failed_one(hom
     learning_rates = []
     for job in ("2", "3"):
         run = sweep / job
-        assert list((run / "tensorboard").glob("events*"))
+        assert list(run.glob("events*"))
         found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         learning_rates.append(found["hyper_parameters"]["optimizer"]["lr"])
     assert learning_rates == [1e-3, 1e-30]

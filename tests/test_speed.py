@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from artdiff import UserError, compiled
 from artdiff.compiled import FixedBatch
-from artdiff.settings import GenerateSettings, TrainSettings
+from artdiff.settings.painting import GenerateSettings
+from artdiff.settings.training import TrainSettings
 from artdiff.tasks.base import Task
 from artdiff.training import progress
 

@@ -12,7 +12,7 @@ import artdiff
 from artdiff import UserError
 from artdiff.diffusion.codec import Resize
 from artdiff.ingest.sample_art import STYLES
-from artdiff.settings import TrainSettings
+from artdiff.settings.training import TrainSettings
 from artdiff.stages import merged, planned
 from artdiff.tasks import Refinement
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ from artdiff.data.storage import Entry, InFolder, InStore
 from artdiff.data.streaming import StreamDataModule
 from artdiff.pack import pack
 from artdiff.ranks import Ranks
-from artdiff.settings import PackSettings, defaults
+from artdiff.settings.base import defaults
+from artdiff.settings.data import PackSettings
 
 SIZE = ("data.image_size=16", "data.val_fraction=0.2")
 TINY = "shard_megabytes=0.005"  # six pictures of 16 px
@@ -275,3 +277,28 @@ def test_a_store_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
         InStore("s3://nobody", tmp_path, gigabytes=1).read("index.json")
     assert "\n" not in str(caught.value)
     assert time.monotonic() - begun < 60
+
+
+def test_captions_files_and_metadata_are_packed_and_learned(art, tmp_path):
+    folder = tmp_path / "captioned"
+    shutil.copytree(art, folder)
+    lines = [f"{path.relative_to(folder)},a {path.parent.name},ada" for path in sorted(folder.rglob("*.jpg"))]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text,artist", *lines]))
+    packed(folder, tmp_path / "shards", "data.captions=auto")
+    words = ("trainer=cpu", "trainer.max_steps=2", "data.captions=auto", f"data.root={tmp_path / 'shards'}")
+    run = train(composed("train", *WORDS, *words, f"run_dir={tmp_path / 'run'}"))
+    assert "truchet" in artdiff.load(run, device="cpu").vocabulary
+    data = StreamDataModule(**composed("train", *WORDS, *words, "run_dir=unused")["data"])
+    data.setup()
+    assert len(data.files()) == len(data.train_set) == len(data.columns()["artist"])
+    for place, file in enumerate(data.files()):
+        assert data.train_set.captions[place] == f"a {file.partition('/')[0]}"
+        assert data.classes[data.train_set.labels[place]] == file.partition("/")[0]
+
+
+def test_captions_that_were_not_packed_are_one_line(shards):
+    data = StreamDataModule(
+        **composed("train", *WORDS, "data.captions=auto", f"data.root={shards}", "run_dir=unused")["data"]
+    )
+    with pytest.raises(UserError, match=r"were packed without captions: pack again with data\.captions=auto"):
+        data.setup()

@@ -11,7 +11,7 @@ import yaml
 from conftest import command_line, composed, in_process, small, train
 
 from artdiff import UserError
-from artdiff.settings import TrainSettings
+from artdiff.settings.training import TrainSettings
 from artdiff.sweep import SearchSettings, _experiment
 
 PAINT = ("experiment=paint32", "trainer=cpu", "data.image_size=16", "network.channels=[16,32]", "network.cond_dim=16",

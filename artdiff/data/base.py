@@ -17,7 +17,7 @@ from artdiff.cache import chosen_folder
 from artdiff.data import augment
 from artdiff.data.loader import Batch, Pictures, ResumableLoader, Shuffle, ShuffledOrder, Wire, differences, options
 from artdiff.ranks import Ranks
-from artdiff.settings import ServingSettings
+from artdiff.settings.data import ServingSettings
 from artdiff.store import Contents
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class PictureDataModule(L.LightningDataModule, ABC):
     manifest: str
     counts: dict[str, int]
     root: str
+    vocabulary: list[str] = []  # noqa: RUF012 (replaced, not changed)
+    """The words of the training pictures' captions, the most frequent first; empty without captions."""
     train_loader: ResumableLoader
     resumed_at: dict[str, int] | None = None
     shuffle: Shuffle | None = None
@@ -104,7 +106,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
     def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
-        image, index, label, numbers, gone, share = batch
+        image, index, label, numbers, gone, share, words = batch
         assert image is not None
         for file in gone:
             log.warning("left out of a batch, it cannot be read any more: %s", file)
@@ -116,7 +118,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
             image = augment.crop(image, side, numbers[:, 1:3].flip(1))
         if self.settings.flip and numbers is not None:
             image = augment.flip(image, self.settings.flip, numbers[:, 0])
-        return Batch(images.to_signed(image), label, index, share)
+        return Batch(images.to_signed(image), label, index, share, words)
 
     @cached_property
     def unchanging(self) -> Contents | None:
@@ -147,8 +149,8 @@ class PictureDataModule(L.LightningDataModule, ABC):
         """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
         return self._signed(self.val_set.spread(count))
 
-    def trained_like_validated(self, count: int) -> tuple[Tensor, Tensor]:
-        """A training picture for each of the first `count` validation pictures: uint8 (N,3,H,W), and labels int64 (N,).
+    def trained_like_validated(self, count: int) -> Batch:
+        """A training picture for each of the first `count` validation pictures, its image uint8 (N,3,H,W).
 
         It has the same label, or any if no training picture has it. Those of a label are spread evenly over the list,
         repeat if there are too few, and are the same every time. Pictures that cannot be read any more are left out.
@@ -162,7 +164,8 @@ class PictureDataModule(L.LightningDataModule, ABC):
             places[those] = among[(2 * np.arange(len(those)) + 1) * len(among) // (2 * len(those))]
         pixels, found, _ = self.train_set.source.read(self.train_set.indices[places])
         image = augment.crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.settings.image_size, None)
-        return image, torch.from_numpy(labels[places[found]])
+        kept = places[found]
+        return Batch(image, torch.from_numpy(labels[kept]), words=self.train_set.words(kept.tolist()))
 
     def colours(self, labels: list[int]) -> images.Colours:
         """Statistics of the channels of the training pictures with these labels (of all if none); each counts alike."""

@@ -16,13 +16,15 @@ from artdiff.data.loader import Pictures, Wire
 from artdiff.data.pixels import FromStore, contents_of, fits_on, pixels_of, uploaded
 from artdiff.files import user_path
 from artdiff.ingest import card, sample_art
+from artdiff.ingest.captions import caption, summary
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.index import Index, build_index
 from artdiff.ingest.picture import groups_of
 from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Folder, Source
-from artdiff.settings import DataSettings
+from artdiff.settings.data import DataSettings
 from artdiff.store import Contents
+from artdiff.words import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +52,9 @@ class ArtDataModule(PictureDataModule):
         if self.settings.source is not None:
             return instantiate(self.settings.source, _convert_="all")
         if self.settings.root is not None:
-            return Folder(user_path(self.settings.root))
-        root = sample_art.folder(self.cache_dir)
+            beside = self.settings.captions in ("auto", "sidecar")
+            return Folder(user_path(self.settings.root), captions_beside=beside)
+        root = sample_art.folder(self.cache_dir, captions=self.settings.captions != "none")
         log.warning("data.root is not set: using artdiff's built-in sample art (%s)", root)
         return Folder(root)
 
@@ -78,12 +81,30 @@ class ArtDataModule(PictureDataModule):
             raise UserError(problem)
         self.classes = index.classes
         pixels = pixels_of(index, self.source.root, self.transform)
-        self.train_set = Pictures.of(index, "train", pixels, seed=self.settings.seed)
-        self.val_set = Pictures.of(index, "validation", pixels)
+        how = self.settings.captions
+        self.train_set = Pictures.of(index, "train", pixels, seed=self.settings.seed, captions=how)
+        self.val_set = Pictures.of(index, "validation", pixels, captions=how)
+        self.vocabulary = self._vocabulary()
         self.trained_on = hashlib.sha256("".join(one.digest for one in index.on("train")).encode()).hexdigest()
         self.manifest, self.counts, self.root = index.digest(), index.counts, str(self.source.root)
         for line in index.summary(self.source.root, f"{self.settings.image_size} px"):
             log.info("data: %s", line)
+
+    def _vocabulary(self) -> list[str]:
+        """Raises `UserError` if captions are asked for and there are none."""
+        if self.settings.captions == "none":
+            if any(caption(one, "metadata") for one in self.index.on("train")):
+                log.info("captions: there are some, which data.captions=auto would learn")
+            return []
+        captions = [caption(one, self.settings.captions) for one in self.index.on("train")]
+        found = vocabulary(captions)
+        if not found:
+            raise UserError(
+                f"data.captions={self.settings.captions} finds none in {self.source.root}: expected a column text in "
+                f"metadata.csv, a file NAME.txt beside each picture, or words in the names (data.captions=filename)"
+            )
+        log.info("captions: %s", " ".join(summary(captions)))
+        return found
 
     def _contents(self, *, mirrored: bool) -> Contents | None:
         if not isinstance(self.train_set.source, FromStore):

@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from artdiff import UserError
 from artdiff.data.pixels import Pixels
 from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.ingest.captions import caption
 from artdiff.ingest.index import Index
 from artdiff.ranks import Ranks, Share
+from artdiff.settings.data import Captions
+from artdiff.words import numbers
 
 ALONE = Ranks()
 
@@ -32,13 +35,16 @@ class Batch(NamedTuple):
     index: Tensor | None = None  # type: ignore[assignment]  # not the method of a tuple
     share: Share | None = None
     """On several ranks, which part of the batch this is; None if it is all of it."""
+    words: Tensor | None = None
+    """The words of the captions, int16 (B,W,P), as `artdiff.words.numbers` makes them; None without captions."""
 
 
 class Wire(NamedTuple):
     """What a loader yields.
 
     `image` uint8 (B,3,H,W), None if the set is in the accelerator's memory; `index` int64 (B,), the places in the data
-    set; `label` int64 (B,); `chance` float32 (B,4) in [0,1), for training; files that are `gone` since the start.
+    set; `label` int64 (B,); `chance` float32 (B,4) in [0,1), for training; files that are `gone` since the start; and
+    of the captions, if there are any, the `words` int16 (B,W,P).
     """
 
     image: Tensor | None
@@ -47,6 +53,7 @@ class Wire(NamedTuple):
     chance: Tensor | None
     gone: list[str]
     share: Share | None = None
+    words: Tensor | None = None
 
 
 class Turn(NamedTuple):
@@ -74,7 +81,8 @@ def chance(seed: int, turns: list[Turn]) -> np.ndarray:
 
 
 class Pictures(Dataset):
-    """One side of the split: `indices` int64 (N,) in the data set and `labels` int64 (N,), read in whole batches.
+    """One side of the split: `indices` int64 (N,) in the data set, `labels` int64 (N,) and `captions`, if there are
+    any; read in whole batches.
 
     With `indices_only` a batch has indices instead of pixels. With a `seed` it has the numbers that augmentation needs.
     The first `at_hand` pictures can be read in any order without fetching all others: samples are taken from these.
@@ -88,16 +96,20 @@ class Pictures(Dataset):
         *,
         seed: int | None,
         at_hand: int | None = None,
+        captions: Sequence[str | None] | None = None,
     ) -> None:
         self.source = source
         self.at_hand = len(indices) if at_hand is None else at_hand
         self.indices = indices
         self.labels = torch.from_numpy(labels)
+        self.captions = captions
         self.seed = seed
         self.indices_only = False
 
     @classmethod
-    def of(cls, index: Index, side: str, source: Pixels, *, seed: int | None = None) -> Self:
+    def of(
+        cls, index: Index, side: str, source: Pixels, *, seed: int | None = None, captions: Captions = "none"
+    ) -> Self:
         """The pictures of the index that are on `side`: `train` or `validation`. Without a class, a label is -1."""
         number = {name: place for place, name in enumerate(index.classes)}
         indices = [place for place, one in enumerate(index.used) if one.split == side]
@@ -106,6 +118,7 @@ class Pictures(Dataset):
             np.array(indices),
             np.array([number.get(one.label or "", NO_LABEL) for one in index.on(side)]),
             seed=seed,
+            captions=None if captions == "none" else [caption(one, captions) for one in index.on(side)],
         )
 
     def __len__(self) -> int:
@@ -113,16 +126,25 @@ class Pictures(Dataset):
 
     def __getitems__(self, turns: list[Turn] | list[int]) -> Wire:
         pictures = [turn.picture if isinstance(turn, Turn) else turn for turn in turns]
-        numbers = None
+        chances = None
         if self.seed is not None and isinstance(turns[0], Turn):
-            numbers = torch.from_numpy(chance(self.seed, turns))
+            chances = torch.from_numpy(chance(self.seed, turns))
         indices, labels = torch.from_numpy(self.indices[pictures]), self.labels[pictures]
         share = turns[0].share if isinstance(turns[0], Turn) else None
+        words = self.words(pictures)
         if self.indices_only:
-            return Wire(None, indices, labels, numbers, [], share)
+            return Wire(None, indices, labels, chances, [], share, words)
         pixels, places, gone = self.source.read(self.indices[pictures])
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return Wire(image, indices[places], labels[places], None if numbers is None else numbers[places], gone, share)
+        chances = None if chances is None else chances[places]
+        words = None if words is None else words[places]
+        return Wire(image, indices[places], labels[places], chances, gone, share, words)
+
+    def words(self, pictures: Sequence[int]) -> Tensor | None:
+        """Those of the captions of some pictures, int16 (B,W,P); None without captions."""
+        if self.captions is None:
+            return None
+        return torch.from_numpy(numbers([self.captions[one] for one in pictures]))
 
     def spread(self, count: int, *, label: int | None = None) -> Tensor:
         """At most `count` pictures, spread evenly over all or those with a label: uint8 (B,3,H,W), always the same.

@@ -1,6 +1,8 @@
 """Writes the pictures of an index into shards; `artdiff.data.shards` says how they look."""
 
+import json
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,13 +10,15 @@ from artdiff import UserError, runs
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.data.loader import Pictures
 from artdiff.data.pixels import Pixels, pixels_of, read_all
-from artdiff.data.shards import INDEX, Shard, ShardIndex, array_entry
+from artdiff.data.shards import INDEX, Shard, ShardIndex, array_entry, entry
 from artdiff.data.storage import Entry, Storage
 from artdiff.ingest import decoded
+from artdiff.ingest.captions import caption
 from artdiff.ingest.index import Index
-from artdiff.ingest.picture import groups_of
+from artdiff.ingest.picture import Picture, groups_of
 from artdiff.ingest.tables import encoded
 from artdiff.progress import progress
+from artdiff.settings.data import Captions
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
         labels=put_array(place, "labels", labels.astype(np.int32)),
         digests=put_array(place, "digests", digests),
         groups=put_array(place, "groups", np.array(groups_of(used), np.int32)),
+        texts=_put(place, *entry("texts", _texts(used, data.settings.captions), "json")),
     )
     for name, listing in _listings(index).items():
         place.put(name, listing)
@@ -70,10 +75,24 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
 
 def put_array(place: Storage, name: str, array: np.ndarray) -> Entry:
     """Write an array unless it is there, as a file whose name says what is in it."""
-    entry, content = array_entry(name, array)
-    if not place.holds(entry):
-        place.put(entry.name, content)
-    return entry
+    return _put(place, *array_entry(name, array))
+
+
+def _put(place: Storage, described: Entry, content: bytes) -> Entry:
+    if not place.holds(described):
+        place.put(described.name, content)
+    return described
+
+
+def _texts(pictures: Sequence[Picture], captions: Captions) -> bytes:
+    """Files, captions and metadata of some pictures, as JSON."""
+    names = sorted({name for one in pictures for name in one.columns})
+    found = {
+        "files": [one.path for one in pictures],
+        "captions": None if captions == "none" else [caption(one, captions) for one in pictures],
+        "columns": {name: [one.columns.get(name) for one in pictures] for name in names},
+    }
+    return json.dumps(found).encode()
 
 
 def _listings(index: Index) -> dict[str, bytes]:

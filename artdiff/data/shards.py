@@ -6,6 +6,8 @@
 - `train-00000-DIGEST.npy` and so on, `validation-…`: pictures, uint8 (N,side,side,3), as `numpy.load` reads them;
 - `labels-….npy` int32 (N,), -1 without a class; `digests-….npy` uint8 (N,32), the SHA-256 of each file; `groups-….npy`
   int32 (N,), the same number for pictures that look alike: those for training first;
+- `texts-….json`: of each picture, in the same order, its file, its caption if there are captions, and by name the
+  columns of its metadata;
 - `manifest.tsv`, `set_aside.tsv` and `duplicates.tsv`, as `artdiff.audit` and a run write them.
 
 Pictures lie in the order of their digests, which is as good as shuffled: any shard is a sample of the whole set.
@@ -72,6 +74,8 @@ class ShardIndex:
     labels: Entry
     digests: Entry
     groups: Entry
+    texts: Entry | None = None
+    """None in shards of earlier versions."""
     format: int = FORMAT
 
     @classmethod
@@ -88,7 +92,8 @@ class ShardIndex:
                 side: [Shard(one["pictures"], Entry(*one["entry"])) for one in found[side]]
                 for side in ("train", "validation")
             }
-            entries = {name: Entry(*found[name]) for name in ("labels", "digests", "groups")}
+            named = [name for name in ("labels", "digests", "groups", "texts") if found.get(name) is not None]
+            entries = {name: Entry(*found[name]) for name in named}
             return cls(**{**found, **shards, **entries})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{root}/{INDEX} is damaged: {error!r}; pack again") from None
@@ -107,9 +112,13 @@ def array_entry(name: str, array: np.ndarray) -> tuple[Entry, bytes]:
     """An array as a `.npy` file, whose name tells what is in it."""
     file = io.BytesIO()
     np.save(file, array)
-    content = file.getvalue()
+    return entry(name, file.getvalue(), "npy")
+
+
+def entry(name: str, content: bytes, end: str) -> tuple[Entry, bytes]:
+    """A file whose name tells what is in it."""
     digest = hashlib.sha256(content).hexdigest()
-    return Entry(f"{name}-{digest[:12]}.npy", len(content), digest), content
+    return Entry(f"{name}-{digest[:12]}.{end}", len(content), digest), content
 
 
 class FromShards:

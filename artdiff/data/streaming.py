@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import logging
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ from artdiff.data.loader import Pictures
 from artdiff.data.pixels import content_keys
 from artdiff.data.shards import LANES, FromShards, ShardIndex, ShardOrder
 from artdiff.data.storage import Entry, storage
-from artdiff.settings import StreamSettings
+from artdiff.settings.data import StreamSettings
 from artdiff.store import Contents
+from artdiff.words import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,15 @@ class StreamDataModule(PictureDataModule):
             index.train[0].pictures,
             index.validation[0].pictures,
         )
-        self.train_set = Pictures(source, places[:count], labels[:count], seed=self.settings.seed, at_hand=first)
-        self.val_set = Pictures(source, places[count:], labels[count:], seed=None, at_hand=first_held_out)
+        captions = self._captions()
+        trained, held_out = (None, None) if captions is None else (captions[:count], captions[count:])
+        self.train_set = Pictures(
+            source, places[:count], labels[:count], seed=self.settings.seed, at_hand=first, captions=trained
+        )
+        self.val_set = Pictures(
+            source, places[count:], labels[count:], seed=None, at_hand=first_held_out, captions=held_out
+        )
+        self.vocabulary = vocabulary(trained or [])
         self.classes, self.manifest, self.counts = index.classes, index.manifest, index.counts
         sizes = [one.pictures for one in index.train]
         self.trained_on = hashlib.sha256(f"{index.digests.sha256} {sizes} {LANES}".encode()).hexdigest()
@@ -86,11 +96,37 @@ class StreamDataModule(PictureDataModule):
                 f"pack again with data.fit={fit}, or set data.fit={index.fit}"
             )
 
-    def _array(self, entry: Entry) -> np.ndarray:
+    def _content(self, entry: Entry) -> bytes:
         content = self.place.read(entry.name)
         if content is None or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise UserError(f"{self.root}/{entry.name} is missing or damaged: pack again")
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return content
+
+    def _array(self, entry: Entry) -> np.ndarray:
+        return np.load(io.BytesIO(self._content(entry)), allow_pickle=False)
+
+    @cached_property
+    def _texts(self) -> dict[str, Any]:
+        """What is known of the pictures in words; empty in shards of earlier versions."""
+        return {} if self.index.texts is None else json.loads(self._content(self.index.texts))
+
+    def _captions(self) -> list[str | None] | None:
+        """Of all pictures. Raises `UserError` if they are asked for and were not packed."""
+        if self.settings.captions == "none":
+            return None
+        found: list[str | None] | None = self._texts.get("captions")
+        if found is None or not any(found):
+            how = self.settings.captions
+            raise UserError(
+                f"the shards in {self.root} were packed without captions: pack again with data.captions={how}"
+            )
+        return found
+
+    def columns(self) -> dict[str, list[str | None]]:
+        return {name: found[: len(self.train_set)] for name, found in self._texts.get("columns", {}).items()}
+
+    def files(self) -> list[str] | None:
+        return self._texts["files"][: len(self.train_set)] if self._texts else None
 
     def _contents(self, *, mirrored: bool) -> Contents:
         return Contents(content_keys(self.index.kind, map(bytes, self._digests), mirrored=mirrored), self.cache_dir)

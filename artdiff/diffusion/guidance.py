@@ -1,35 +1,38 @@
-"""Denoisers as samplers call them: guided to a label, or between two labels."""
+"""Denoisers as samplers call them: guided to a label or to words, or between two of these."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.diffusion.conditioning import Asked, nothing
 from artdiff.diffusion.path import Network, broadcast
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """(noisy (B,C,H,W), one time for all) → the estimate of the clean pictures, (B,C,H,W)."""
 
 
-def guided(network: Network, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> Denoiser:
-    """The denoiser for `label` int64 (B,) with classifier-free guidance (arXiv:2207.12598).
+def guided(
+    network: Network, asked: Asked, *, guidance: float, interval: tuple[float, float], instead: Asked | None = None
+) -> Denoiser:
+    """The denoiser for what is `asked`, with classifier-free guidance (arXiv:2207.12598).
 
-    `guidance` 1.0 is off; more is closer to the label and less varied. It acts at times within `interval` only
-    (arXiv:2404.07724). Where it acts, and unless all labels are null, the network sees each picture twice, in one call.
+    `guidance` 1.0 is off; more is closer to what is asked, away from what stands `instead` (nothing, unless it is
+    given), and less varied. It acts at times within `interval` only (arXiv:2404.07724). Where it acts, and unless
+    nothing is asked of all pictures, the network sees each of them twice, in one call.
     """
-    has_label = bool((label != NO_LABEL).any())
+    away = nothing(asked) if instead is None else instead
+    asks = guidance != 1 and any(bool((part != other).any()) for part, other in zip(asked, away, strict=True))
 
-    def at(noisy: Tensor, time: float, label: Tensor) -> Tensor:
-        return network(noisy, noisy.new_full((len(noisy),), time), label)
+    def at(noisy: Tensor, time: float, asked: Asked) -> Tensor:
+        return network(noisy, noisy.new_full((len(noisy),), time), *asked)
 
     def denoise(noisy: Tensor, time: float) -> Tensor:
-        acts = guidance != 1 and interval[0] <= time <= interval[1] and has_label
-        if not acts:
-            return at(noisy, time, label)
-        labels = torch.cat([label, torch.full_like(label, NO_LABEL)])
-        with_label, without = at(noisy.repeat(2, 1, 1, 1), time, labels).chunk(2)
-        return without + guidance * (with_label - without)
+        if not (asks and interval[0] <= time <= interval[1]):
+            return at(noisy, time, asked)
+        both = tuple(torch.cat(parts) for parts in zip(asked, away, strict=True))
+        with_it, without = at(noisy.repeat(2, 1, 1, 1), time, both).chunk(2)
+        return without + guidance * (with_it - without)
 
     return denoise
 

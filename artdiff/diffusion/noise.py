@@ -8,9 +8,10 @@ from torch import Tensor
 
 from artdiff.diffusion.path import broadcast, interpolated
 
-TIMES, NOISE, LABELS, LATENTS, DRAFTS, ENLARGED = range(6)
+TIMES, NOISE, LABELS, LATENTS, DRAFTS, ENLARGED, CAPTIONS, WORDS = range(8)
 """Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture, for the
-scale of the noise on its latent or draft, and for the noise on its draft or on what an enlarger adds."""
+scale of the noise on its latent or draft, for the noise on its draft or on what an enlarger adds, and for what is left
+out of its caption."""
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 """What the counter of SplitMix64 is advanced by; odd, and near 2⁶⁴ divided by the golden ratio."""
@@ -31,9 +32,10 @@ class PictureRandom:
         start = _mixed_int(seed * GOLDEN_GAMMA + 1)
         self.keys = _mixed(numbers * _signed(GOLDEN_GAMMA) + _signed(start))  # (B,)
 
-    def uniform(self, stream: int) -> Tensor:
-        """float32 (B,) in [0,1)."""
-        return _shifted(self._bits(stream, 1)[:, 0], 40).float() * 2.0**-24
+    def uniform(self, stream: int, count: int | None = None) -> Tensor:
+        """float32 (B,) in [0,1), or (B,count) if a count is given."""
+        numbers = _shifted(self._bits(stream, count or 1), 40).float() * 2.0**-24
+        return numbers[:, 0] if count is None else numbers
 
     def normal(self, stream: int, shape: Sequence[int] = ()) -> Tensor:
         """Unit Gaussian numbers float32 (B, *shape)."""

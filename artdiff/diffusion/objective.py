@@ -9,8 +9,8 @@ from torch import Tensor
 from artdiff import images
 from artdiff.diffusion import path
 from artdiff.diffusion.codec import Codec, Identity
-from artdiff.diffusion.conditioning import drop_labels
-from artdiff.diffusion.noise import LABELS, NOISE, TIMES, PictureRandom
+from artdiff.diffusion.conditioning import asked, dropped
+from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.path import Network
 
 
@@ -62,12 +62,16 @@ class LatentLoss(Protocol):
 
 
 class Batch(Protocol):
-    """Signed pictures (B,3,H,W), their labels int64 (B,), and their `index` as in `Target`."""
+    """Signed pictures (B,3,H,W), their labels int64 (B,), the words of their captions (B,W,P) if they have any, and
+    their `index` as in `Target`.
+    """
 
     @property
     def image(self) -> Tensor: ...
     @property
     def label(self) -> Tensor: ...
+    @property
+    def words(self) -> Tensor | None: ...
     @property
     def index(self) -> Tensor | None: ...
 
@@ -88,7 +92,8 @@ class Objective:
         codec: between pictures and what the network denoises.
         time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
         gate: the time from which on the perceptual term counts.
-        label_dropout: share of the labels replaced by the null label.
+        label_dropout: share of the labels replaced by the null label, with the captions.
+        caption_dropout, word_dropout: as `conditioning.dropped` has them.
     """
 
     codec: Codec
@@ -96,6 +101,8 @@ class Objective:
     time_std: float
     gate: float
     label_dropout: float
+    caption_dropout: float = 0.0
+    word_dropout: float = 0.0
 
     def __call__(
         self, network: Network, batch: Batch, rng: PictureRandom, loss: Loss, *, clean: Tensor | None = None
@@ -107,9 +114,10 @@ class Objective:
         time = path.sampled_times(rng.normal(TIMES), mean=self.time_mean, std=self.time_std)
         clean = self.codec.encode(batch.image) if clean is None else clean
         noise = rng.normal(NOISE, clean.shape[1:])
-        label = drop_labels(batch.label, rng.uniform(LABELS), share=self.label_dropout)
+        shares = {"caption_dropout": self.caption_dropout, "word_dropout": self.word_dropout}
+        given = dropped(batch, rng, label_dropout=self.label_dropout, **shares)
         noisy = path.interpolated(clean, noise, time)
-        return self.compare(network(noisy, time, label), clean, batch, time, loss)
+        return self.compare(network(noisy, time, *given), clean, batch, time, loss)
 
     def at(
         self,
@@ -124,7 +132,7 @@ class Objective:
         """The loss at given times (B,) and noise, with all labels kept: what is validated."""
         clean = self.codec.encode(batch.image) if clean is None else clean
         noisy = path.interpolated(clean, noise, time)
-        return self.compare(network(noisy, time, batch.label), clean, batch, time, loss)
+        return self.compare(network(noisy, time, *asked(batch)), clean, batch, time, loss)
 
     def compare(self, denoised: Tensor, clean: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
         """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of what is denoised: signed

@@ -15,8 +15,8 @@ from torch import Tensor
 MIN_DISTANCE = 0.05
 """The velocity weight `1 / (1 − time)²` stops growing at this distance from time 1."""
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(noisy (B,C,H,W), time (B,), label int64 (B,)) → (B,C,H,W)."""
+Network = Callable[..., Tensor]
+"""(noisy (B,C,H,W), time (B,), label int64 (B,)) → (B,C,H,W); with words (B,W,P) behind the label if it knows words."""
 
 
 def interpolated(image: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ class Preconditioned:
         self.network = network
         self.data_std = data_std
 
-    def __call__(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """`noisy` (B,C,H,W), `time` (B,) in [0,1], `label` int64 (B,) → clean pictures, float32 (B,C,H,W)."""
+    def __call__(self, noisy: Tensor, time: Tensor, *asked: Tensor) -> Tensor:
+        """`noisy` (B,C,H,W), `time` (B,) in [0,1] and what is asked for → clean pictures, float32 (B,C,H,W)."""
         std, at = self.data_std, broadcast(time.float(), noisy)
         variance = (at * std) ** 2 + (1 - at) ** 2  # of `noisy`
-        output = self.network(noisy * variance.rsqrt(), time, label)
+        output = self.network(noisy * variance.rsqrt(), time, *asked)
         skip, scale = at * std**2 / variance, (1 - at) * std * variance.rsqrt()
         return skip * noisy.float() + scale * output.float()
 

@@ -13,7 +13,8 @@ from artdiff.evaluation.samples import WEIGHTS
 from artdiff.files import sha256
 from artdiff.painter import Painter, load
 from artdiff.runs import Run, ToPaint
-from artdiff.settings import CompareSettings, EvaluateSettings, PaintSettings, Weights
+from artdiff.settings.evaluation import CompareSettings, EvaluateSettings, Weights
+from artdiff.settings.painting import PaintSettings
 
 ALL = "all"
 
@@ -52,7 +53,7 @@ class Loader:
 
 def calls(settings: PaintSettings) -> int:
     """Network calls for a picture, at most: with guidance each of them counts twice."""
-    return settings.steps * samplers.get(settings.solver).calls_per_step * (1 if settings.guidance == 1 else 2)
+    return samplers.calls(settings.solver, settings.steps) * (1 if settings.guidance == 1 else 2)
 
 
 def candidates(ckpt: Path, settings: EvaluateSettings) -> list[Candidate]:

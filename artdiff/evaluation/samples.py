@@ -20,9 +20,9 @@ from artdiff.evaluation.features import FeatureNetwork
 from artdiff.files import writing
 from artdiff.locks import Lock
 from artdiff.painter import Painter
-from artdiff.plan import Row
+from artdiff.plan import End, Row
 from artdiff.progress import progress
-from artdiff.settings import PaintSettings
+from artdiff.settings.painting import PaintSettings
 
 HELD_OUT = "held-out pictures"
 """What the pictures are called that others are compared with."""
@@ -128,7 +128,9 @@ def rows(
         if begin < count:
             asked = dataclasses.replace(settings, seed=settings.seed + first + begin)
             number = numbers.get(label, NO_LABEL)
-            found.append(Row(asked, painter.classes, None, labels=(number, number), seeds=None, count=count - begin))
+            found.append(
+                Row(asked, painter.classes, None, ends=(End(number), End(number)), seeds=None, count=count - begin)
+            )
         first += count
     return found
 

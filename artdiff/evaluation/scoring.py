@@ -32,7 +32,7 @@ from artdiff.evaluation.originality import PAIRS, Originality
 from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, learned, representation
 from artdiff.evaluation.results import FLOOR, Scored, Scores
 from artdiff.evaluation.samples import Sample
-from artdiff.settings import EvaluateSettings
+from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
 
 log = logging.getLogger(__name__)

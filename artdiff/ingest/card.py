@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from artdiff.ingest.captions import caption, summary
 from artdiff.ingest.index import Index
 from artdiff.ingest.picture import Picture
 from artdiff.ingest.tables import shown
@@ -37,6 +38,7 @@ def report(index: Index, name: str) -> str:
     used, copies, rejected = index.used, index.copies, index.rejected
     sides = Counter(picture.split for picture in used)
     unlearned = sorted({*index.labels} - {*index.classes})
+    captions = summary(caption(picture, "auto") for picture in used)  # names are no captions until they are taken so
     parts = [
         f"# {shown(name)}",
         f"{len(used) + len(copies) + len(rejected):,} files: {len(used):,} pictures ("
@@ -45,6 +47,8 @@ def report(index: Index, name: str) -> str:
         "## Classes",
         _classes(index),
         f"No picture of these classes is trained on{_some(unlearned)}" if unlearned else "",
+        "## Captions" if captions else "",
+        *captions,
         "## Copies and look-alikes",
         _duplicates(index),
         "## Set aside",

@@ -20,7 +20,7 @@ from artdiff.ingest.flatten import WHITE, Colour, flat
 from artdiff.ingest.main_picture import Unreadable, loaded
 
 if TYPE_CHECKING:
-    from artdiff.settings import Fit  # not needed by a child process, which would start more slowly
+    from artdiff.settings.data import Fit  # not needed by a child process, which would start more slowly
 
 __all__ = ["Facts", "Transform", "Unreadable", "decode", "fitted", "flat", "large_accepted", "to_rgb"]
 

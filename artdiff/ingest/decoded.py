@@ -27,7 +27,7 @@ from artdiff.ingest.decode import Facts, Transform
 from artdiff.ingest.pool import Outcome
 from artdiff.ingest.source import Record
 from artdiff.progress import progress
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 from artdiff.store import RowStore
 
 log = logging.getLogger(__name__)

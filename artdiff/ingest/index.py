@@ -14,6 +14,7 @@ import numpy as np
 
 from artdiff import runs
 from artdiff.ingest import decoded, split
+from artdiff.ingest.captions import BESIDE
 from artdiff.ingest.decode import Transform
 from artdiff.ingest.duplicates import Compared, near_pairs
 from artdiff.ingest.exclude import excluded
@@ -22,7 +23,7 @@ from artdiff.ingest.picture import Picture
 from artdiff.ingest.scan import EXPECTED, Rejected, elsewhere, tree
 from artdiff.ingest.source import Record, Source
 from artdiff.ingest.tables import encoded, shown, some, table
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Index(NamedTuple):
     def manifest(self) -> str:
         """A tab-separated line for each picture and each copy, by path, below a heading."""
         pictures = sorted([*self.used, *self.copies])
-        columns = sorted({"license", "source"}.union(*(picture.columns for picture in pictures)))
+        columns = sorted({"license", "source"}.union(*(picture.columns for picture in pictures)) - {BESIDE})
         heading = [*HEADING, *(f"metadata.{name}" if name in HEADING else name for name in columns)]
         return table(heading, [(*_known(one), *(one.columns.get(name) for name in columns)) for one in pictures])
 

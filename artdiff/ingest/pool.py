@@ -25,7 +25,7 @@ from PIL import Image
 from artdiff import UserError
 from artdiff.ingest.child import Job, Rows
 from artdiff.ingest.decode import Facts, Transform
-from artdiff.settings import Limits
+from artdiff.settings.data import Limits
 
 __all__ = ["Job", "Limits", "Outcome", "Rows", "cores", "read", "run"]
 

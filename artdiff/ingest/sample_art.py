@@ -3,11 +3,13 @@
 It serves the first run, the tests and the notebook, offline. No result about art is quoted on it.
 """
 
+import csv
 import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -27,27 +29,38 @@ SIDE = 160
 OVERSAMPLING = 2
 """Pictures are drawn this many times larger, then reduced: that smooths edges."""
 
-PALETTES = (
-    ("#f4ecd8", "#1d3557", "#e63946", "#457b9d", "#e9c46a"),
-    ("#fdf6e3", "#264653", "#2a9d8f", "#f4a261", "#e76f51"),
-    ("#f7f3ee", "#3d405b", "#e07a5f", "#81b29a", "#f2cc8f"),
-    ("#0b132b", "#5bc0be", "#f9c80e", "#f86624", "#ea3546"),
-    ("#fbf5ef", "#432818", "#99582a", "#bb9457", "#6f1d1b"),
-    ("#edf6f9", "#006d77", "#83c5be", "#e29578", "#ffddd2"),
-)
-"""Background first, then the colours to paint with."""
+PALETTES = {
+    "navy and red": ("#f4ecd8", "#1d3557", "#e63946", "#457b9d", "#e9c46a"),
+    "green and orange": ("#fdf6e3", "#264653", "#2a9d8f", "#f4a261", "#e76f51"),
+    "slate and coral": ("#f7f3ee", "#3d405b", "#e07a5f", "#81b29a", "#f2cc8f"),
+    "night and gold": ("#0b132b", "#5bc0be", "#f9c80e", "#f86624", "#ea3546"),
+    "brown and wine": ("#fbf5ef", "#432818", "#99582a", "#bb9457", "#6f1d1b"),
+    "teal and pink": ("#edf6f9", "#006d77", "#83c5be", "#e29578", "#ffddd2"),
+}
+"""By what captions call them: background first, then the colours to paint with."""
+
+COUNTS = ("no", "one", "two", "three")
+
+METADATA = "metadata.csv"
 
 
-def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0) -> Path:
-    """The folder of sample art below `cache_dir`, painted if it is not there yet."""
-    root = cache_dir / f"sample_art-v{VERSION}-{per_style}-{seed}"
+class Painted(NamedTuple):
+    """A picture, and what it shows in words."""
+
+    picture: Image.Image
+    caption: str
+
+
+def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0, captions: bool = False) -> Path:
+    """The folder of sample art below `cache_dir`, with or without captions, painted if it is not there yet."""
+    root = cache_dir / f"sample_art-v{VERSION}-{per_style}-{seed}{'-captions' if captions else ''}"
     if not root.exists():
         cache.make(cache_dir)
         log.info("painting the built-in sample art, %s pictures, to %s", f"{per_style * len(STYLES):,}", root)
         unfinished = root.with_name(f"{root.name}.{os.getpid()}.painting")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            paint(unfinished, per_style=per_style, seed=seed)
+            paint(unfinished, per_style=per_style, seed=seed, captions=captions)
             unfinished.replace(root)
         except OSError as error:
             if not root.exists():  # else another run has just put the same pictures there
@@ -57,8 +70,9 @@ def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0) -> Path:
     return root
 
 
-def paint(root: Path, *, per_style: int, seed: int) -> None:
-    """Paint `per_style` pictures of each style into class folders of `root`."""
+def paint(root: Path, *, per_style: int, seed: int, captions: bool = False) -> None:
+    """Paint `per_style` pictures of each style into class folders of `root`, and list their `captions` if wanted."""
+    lines = [("file_name", "text")]
     jobs = [(style, index) for style in STYLES for index in range(per_style)]
     for style, index in tqdm(jobs, desc="painting", unit=" pictures", disable=None):
         rng = np.random.default_rng((seed, sorted(STYLES).index(style), index))
@@ -66,15 +80,19 @@ def paint(root: Path, *, per_style: int, seed: int) -> None:
         width, height = SIDE, round(SIDE * ratio)
         if rng.random() < 0.5:
             width, height = height, width
-        large = STYLES[style](rng, width * OVERSAMPLING, height * OVERSAMPLING)
+        large, caption = STYLES[style](rng, width * OVERSAMPLING, height * OVERSAMPLING)
         path = root / style / f"{style}_{index:03d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         large.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=90)
+        lines.append((f"{style}/{path.name}", caption))
+    if captions:
+        with (root / METADATA).open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows(lines)
 
 
-def colour_field(rng: Generator, width: int, height: int) -> Image.Image:
+def colour_field(rng: Generator, width: int, height: int) -> Painted:
     """A few soft-edged blocks of colour, one above the other, on a ground of their own."""
-    ground, *colours = _palette(rng)
+    palette, ground, *colours = _palette(rng)
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = _mix(ground, colours[0], rng.uniform(0, 0.5))
     x = np.linspace(0, 1, width, dtype=np.float32)[None, :]
@@ -86,17 +104,18 @@ def colour_field(rng: Generator, width: int, height: int) -> Image.Image:
         cover = np.clip(inside / 0.03, 0, 1)[..., None] * 0.94
         canvas = canvas * (1 - cover) + _rgb(rng.choice(colours)) * cover
     canvas += 5 * _noise(rng, width, height, cells=60)[..., None]
-    return _to_picture(canvas)
+    return Painted(_to_picture(canvas), f"{COUNTS[len(edges) - 1]} soft blocks of colour, {palette}")
 
 
-def engraving(rng: Generator, width: int, height: int) -> Image.Image:
+def engraving(rng: Generator, width: int, height: int) -> Painted:
     """Round bodies under one light, shaded by hatching: dark places take a second and a third set of lines."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     horizon = rng.uniform(0.55, 0.75) * height
     tone = np.where(y > horizon, 0.55 + 0.25 * (y - horizon) / (height - horizon), 0.9 - 0.25 * y / horizon)
     tone += 0.12 * _noise(rng, width, height, cells=4)
     light = np.array([rng.choice((-0.6, 0.6)), -0.6, 0.55])
-    for _ in range(rng.integers(1, 4)):
+    bodies = int(rng.integers(1, 4))
+    for _ in range(bodies):
         radius = rng.uniform(0.14, 0.28) * min(width, height)
         cx, cy = rng.uniform(0.2, 0.8) * width, horizon + rng.uniform(-0.6, 0.1) * radius
         shadow = ((x - cx + light[0] * radius) / (1.5 * radius)) ** 2 + ((y - cy - radius) / (0.3 * radius)) ** 2
@@ -116,12 +135,16 @@ def engraving(rng: Generator, width: int, height: int) -> Image.Image:
         wide = np.clip((from_tone - tone) * (1.0 if layer else 0.8), 0, 0.75)
         ink = np.maximum(ink, np.clip((wide - line) * spacing / 2 + 0.5, 0, 1) * (wide > 0.03))
     grey = 244 - 18 * (_noise(rng, width, height, cells=5) + 1) / 2 - 215 * ink
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    side = "left" if light[0] < 0 else "right"
+    return Painted(
+        picture, f"engraving of {COUNTS[bodies]} {'ball' if bodies == 1 else 'balls'}, light from the {side}"
+    )
 
 
-def flow_field(rng: Generator, width: int, height: int) -> Image.Image:
+def flow_field(rng: Generator, width: int, height: int) -> Painted:
     """Long strokes that follow a smooth field of directions."""
-    ground, *colours = _palette(rng)
+    palette, ground, *colours = _palette(rng)
     picture = Image.new("RGB", (width, height), ground)
     draw = ImageDraw.Draw(picture)
     angle = rng.uniform(0, 2 * np.pi) + 2.5 * _noise(rng, width, height, cells=3)
@@ -137,10 +160,10 @@ def flow_field(rng: Generator, width: int, height: int) -> Image.Image:
     for stroke in range(count):
         line = [tuple(point) for point in paths[:, stroke]]
         draw.line(line, fill=rng.choice(colours), width=int(rng.integers(2, 8)), joint="curve")
-    return picture
+    return Painted(picture, f"flowing strokes, {palette}")
 
 
-def landscape(rng: Generator, width: int, height: int) -> Image.Image:
+def landscape(rng: Generator, width: int, height: int) -> Painted:
     """Ridges one behind the other, paler with distance, under a sky with a sun or a moon."""
     dusk = rng.uniform(0, 1)
     top, low = _mix("#3a6ea5", "#2b1b4d", dusk), _mix("#f6e7c8", "#f28c5b", dusk)
@@ -165,12 +188,12 @@ def landscape(rng: Generator, width: int, height: int) -> Image.Image:
         cover = np.clip(line - ridge, 0, 1)[..., None]
         canvas = canvas * (1 - cover) + (low * (1 - depth) + near * depth) * cover
     canvas += 5 * _noise(rng, width, height, cells=70)[..., None]
-    return _to_picture(canvas)
+    return Painted(_to_picture(canvas), f"landscape of hills under a {'dusky' if dusk > 0.5 else 'bright'} sky")
 
 
-def truchet(rng: Generator, width: int, height: int) -> Image.Image:
+def truchet(rng: Generator, width: int, height: int) -> Painted:
     """Square tiles with two quarter circles each, turned at random, so that the arcs join into winding bands."""
-    ground, *colours = _palette(rng)
+    palette, ground, *colours = _palette(rng)
     picture = Image.new("RGB", (width, height), ground)
     draw = ImageDraw.Draw(picture)
     tile = int(rng.choice((32, 40, 52, 64)))
@@ -185,17 +208,20 @@ def truchet(rng: Generator, width: int, height: int) -> Image.Image:
                 start = {(False, False): 0, (True, False): 90, (True, True): 180, (False, True): 270}[(dx > 0, dy > 0)]
                 box = (cx - radius, cy - radius, cx + radius, cy + radius)
                 draw.arc(box, start, start + 90, fill=str(colour), width=band)
-    return picture
+    size = "small" if tile < 45 else "large"
+    return Painted(picture, f"winding bands of {size} tiles, {palette}")
 
 
-STYLES: dict[str, Callable[[Generator, int, int], Image.Image]] = {
+STYLES: dict[str, Callable[[Generator, int, int], Painted]] = {
     style.__name__: style for style in (colour_field, engraving, flow_field, landscape, truchet)
 }
 
 
 def _palette(rng: Generator) -> list[str]:
-    ground, *colours = PALETTES[rng.integers(len(PALETTES))]
-    return [ground, *(str(colour) for colour in rng.permutation(colours))]
+    """The name of a palette, its background and its other colours."""
+    name = list(PALETTES)[rng.integers(len(PALETTES))]
+    ground, *colours = PALETTES[name]
+    return [name, ground, *(str(colour) for colour in rng.permutation(colours))]
 
 
 def _rgb(colour: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from artdiff import UserError
 from artdiff.files import user_path
 from artdiff.ingest.tables import shown, some
-from artdiff.settings import DataSettings
+from artdiff.settings.data import DataSettings
 
 EXPECTED = "expected pictures in class subfolders (DIR/engraving/a.jpg) or in the folder itself (DIR/a.jpg)"
 

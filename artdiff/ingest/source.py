@@ -6,6 +6,7 @@ A folder is one source. Any class with a `root` and a method `records` is anothe
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from artdiff.ingest.captions import BESIDE, captions_beside
 from artdiff.ingest.layout import lay_out
 from artdiff.ingest.scan import Rejected, scan
 from artdiff.ingest.split_folders import Split
@@ -38,13 +39,22 @@ class Source(Protocol):
 
 
 class Folder:
-    """A folder of pictures, laid out as `artdiff.ingest.layout` describes."""
+    """A folder of pictures, laid out as `artdiff.ingest.layout` describes.
 
-    def __init__(self, root: Path) -> None:
+    With `captions_beside`, a text file with the name of a picture is its caption.
+    """
+
+    def __init__(self, root: Path, *, captions_beside: bool = False) -> None:
         self.root = root
+        self.captions_beside = captions_beside
 
     def records(self) -> tuple[list[Record], list[Rejected]]:
-        files, hidden = scan(self.root)
-        layout = lay_out(self.root, files)
+        files, rejected = scan(self.root)
+        captions, owners = captions_beside(self.root, files) if self.captions_beside else ({}, {})
+        layout = lay_out(self.root, [file for file in files if file.path not in owners])
         records = [Record(*file, *place) for file, place in zip(layout.files, layout.places, strict=True)]
-        return records, [*hidden, *layout.rejected]
+        for record in records:
+            if record.path in captions:
+                record.columns[BESIDE] = captions[record.path]
+        of_captions = [(path, f"the caption of {owner}") for path, owner in owners.items()]
+        return records, [*rejected, *of_captions, *layout.rejected]

@@ -1,10 +1,10 @@
-"""Layers that networks share: the embedding of time and label, attention, normalisation and zero initialisation.
+"""Layers that networks share: the embedding of time, label and words, attention, normalisation, zero initialisation.
 
 Shape letters: B pictures, E conditioning features, A heads, N tokens, D features of a head, I and O input and output
-channels, H and W pixels.
+channels, H and W pixels, T words, P pieces of a word, V features of a word.
 """
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ GROUP = 16
 FREQUENCIES = 64
 """Frequencies of the time embedding, each as a sine and a cosine."""
 
+WORD = 64
+"""Features of a word."""
+
 FEW_TOKENS = 128
 """Up to this many tokens, explicit attention is faster than the fused CPU kernel.
 
@@ -26,25 +29,87 @@ Measured on two AVX-512 cores in bf16, 64 pictures, forward and backward: 64 tok
 """
 
 
-class Condition(nn.Module):
-    """Embeds time and label into one vector of `cond_dim` features, which every block gets.
+class Words(NamedTuple):
+    """Embedded words (B,T,V), and which of them there are, bool (B,T)."""
 
-    The embedding table has one entry more than there are classes, for the null label: any label outside [0, classes).
+    vectors: Tensor
+    there: Tensor
+
+
+class Given(NamedTuple):
+    """What every block gets: time, label and caption as one vector (B,E), and the words to attend to, if any."""
+
+    vector: Tensor
+    words: Words | None = None
+
+
+class WordTable(nn.Module):
+    """Embeds words as the sum of their pieces, each a row of a table (fastText, arXiv:1607.04606).
+
+    Args:
+        rows: of the table.
     """
 
-    def __init__(self, *, classes: int, cond_dim: int) -> None:
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.pieces = nn.Embedding(rows, WORD)
+
+    def forward(self, pieces: Tensor) -> Words:
+        """Rows (B,T,P), -1 for no piece → words of about unit variance."""
+        there = pieces >= 0  # (B,T,P)
+        found = self.pieces(pieces.long().clamp(min=0)) * there[..., None]  # (B,T,P,V)
+        count = there.sum(dim=-1, keepdim=True)  # (B,T,1)
+        return Words(found.sum(dim=2) * count.clamp(min=1).rsqrt(), count[..., 0] > 0)
+
+
+class Condition(nn.Module):
+    """Embeds time, label and words into one vector of `cond_dim` features, which every block gets.
+
+    The embedding table has one entry more than there are classes, for the null label: any label outside [0, classes).
+    With `words`, the rows of a table, it also embeds those of captions; their mean is added to the vector.
+    """
+
+    def __init__(self, *, classes: int, cond_dim: int, words: int = 0) -> None:
         super().__init__()
         self.classes = classes
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
         self.label = nn.Embedding(classes + 1, cond_dim)
+        self.words = WordTable(words) if words else None
+        self.caption = nn.Linear(WORD, cond_dim, bias=False) if words else None
 
-    def forward(self, time: Tensor, label: Tensor) -> Tensor:
-        """`time` (B,) in [0,1] and `label` int64 (B,) → (B,E)."""
+    def forward(self, time: Tensor, label: Tensor, pieces: Tensor | None = None) -> Given:
+        """`time` (B,) in [0,1], `label` int64 (B,) and the rows of words (B,T,P), if it knows words."""
         rates = 10 ** torch.linspace(0, 3, FREQUENCIES, device=time.device)  # radians over the whole range of time
         angles = time.float()[:, None] * rates  # (B,FREQUENCIES)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B,2·FREQUENCIES)
         is_class = (label >= 0) & (label < self.classes)
-        return F.silu(self.time(waves) + self.label(torch.where(is_class, label, self.classes)))  # (B,E)
+        vector = self.time(waves) + self.label(torch.where(is_class, label, self.classes))  # (B,E)
+        if self.words is None or self.caption is None:
+            return Given(F.silu(vector))
+        assert pieces is not None
+        words: Words = self.words(pieces)
+        count = words.there.sum(dim=1, keepdim=True).clamp(min=1)  # (B,1)
+        mean = (words.vectors * words.there[..., None]).sum(dim=1) * count.rsqrt()  # (B,V), of about unit variance
+        return Given(F.silu(vector + self.caption(mean)), words)
+
+
+class WordKeys(nn.Module):
+    """Makes keys and values of words, which a layer attends to beside its own (GLIDE, arXiv:2112.10741)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project = nn.Linear(WORD, 2 * width)
+
+    def forward(self, key: Tensor, value: Tensor, words: Words) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (B,A,N,D) → those with the words' behind them (B,A,N+T,D), and which may be attended to,
+        bool (B,1,1,N+T).
+        """
+        added = self.project(words.vectors).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2,B,A,T,D)
+        own = words.there.new_ones(key.shape[0], key.shape[2])  # (B,N)
+        there = torch.cat([own, words.there], dim=1)[:, None, None]
+        joined = (torch.cat([mine, more.to(mine.dtype)], dim=2) for mine, more in zip((key, value), added, strict=True))
+        return *joined, there  # type: ignore[return-value]
 
 
 class Detail(nn.Module):
@@ -63,12 +128,15 @@ class Detail(nn.Module):
         return self.last(F.silu(self.first(x.contiguous(memory_format=torch.channels_last))))
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention (arXiv:1706.03762): (B,A,N,D) each → (B,A,N,D)."""
+def attention(query: Tensor, key: Tensor, value: Tensor, there: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (arXiv:1706.03762): (B,A,N,D) each → (B,A,N,D), or to (B,A,M,D) of which only those
+    that are `there`, bool (B,1,1,M), count.
+    """
     if query.device.type == "cpu" and query.shape[-2] <= FEW_TOKENS:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B,A,N,N)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B,A,N,M)
+        scores = scores if there is None else scores.masked_fill(~there, -torch.inf)
         return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=there)
 
 
 def group_norm(width: int) -> nn.GroupNorm:

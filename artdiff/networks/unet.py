@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import GROUP, Condition, Detail, attention, group_norm, zeroed
+from artdiff.networks.layers import GROUP, Condition, Detail, Given, WordKeys, Words, attention, group_norm, zeroed
 
 HEAD = 32
 """Channels of an attention head."""
@@ -33,6 +33,8 @@ class UNet(nn.Module):
         dropout: share of the activations dropped in training.
         detail_channels: channels of two last convolutions on every pixel, which see the input again. Patches alone
             cannot remove fine noise (DiP, arXiv:2511.18822). 0 leaves them out.
+        words: rows of the table that it looks words up in; 0 knows no words. It attends to them where it has attention
+            at all.
         attention: False leaves out all attention. Its cost grows with the square of the pixels, and what only sharpens
             a picture need not see all of it.
 
@@ -53,6 +55,7 @@ class UNet(nn.Module):
         cond_dim: int,
         dropout: float,
         detail_channels: int = 0,
+        words: int = 0,
         attention: bool = True,
         out_channels: int | None = None,
     ) -> None:
@@ -60,10 +63,12 @@ class UNet(nn.Module):
         attends = _attends(image_size, patch, channels, attention_resolutions if attention else None)
         self.patch = patch
         self.multiple = _multiple(patch, channels)
-        self.condition = Condition(classes=classes, cond_dim=cond_dim)
+        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words)
 
         def block(inputs: int, level: int, *, attends: bool) -> ResBlock:
-            return ResBlock(inputs, channels[level], cond_dim=cond_dim, dropout=dropout, attends=attends)
+            return ResBlock(
+                inputs, channels[level], cond_dim=cond_dim, dropout=dropout, attends=attends, words=bool(words)
+            )
 
         self.first = nn.Conv2d(in_channels * patch**2, channels[0], kernel_size=3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -89,9 +94,11 @@ class UNet(nn.Module):
         self.last = zeroed(nn.Conv2d(width, (self.outputs + detail_channels) * patch**2, kernel_size=3, padding=1))
         self.detail = Detail(in_channels + detail_channels, detail_channels, self.outputs) if detail_channels else None
 
-    def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) → (B,I,H,W), or (B,O,H,W)."""
-        condition = self.condition(time, label)  # (B,E)
+    def forward(self, noisy: Tensor, time: Tensor, label: Tensor, words: Tensor | None = None) -> Tensor:
+        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,), and the rows of `words` (B,T,P)
+        if it knows words → (B,I,H,W), or (B,O,H,W).
+        """
+        condition = self.condition(time, label, words)
         x = F.pixel_unshuffle(noisy, self.patch)  # (B,I·P²,H/P,W/P)
         x = self.first(x.contiguous(memory_format=torch.channels_last))  # (B,C,H/P,W/P)
         skips = [x]
@@ -112,7 +119,7 @@ class UNet(nn.Module):
 class ResBlock(nn.Module):
     """A residual block; the condition scales and shifts its second half (FiLM, arXiv:1709.07871)."""
 
-    def __init__(self, inputs: int, outputs: int, *, cond_dim: int, dropout: float, attends: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, cond_dim: int, dropout: float, attends: bool, words: bool) -> None:
         super().__init__()
         self.norm1 = group_norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
@@ -121,34 +128,39 @@ class ResBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, kernel_size=3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, kernel_size=1) if inputs != outputs else nn.Identity()
-        self.attention = Attention(outputs) if attends else nn.Identity()
+        self.attention = Attention(outputs, words=words) if attends else None
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B,C,H,W) and (B,E) → (B,C',H,W)."""
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)  # (B,C',1,1) each
+    def forward(self, x: Tensor, condition: Given) -> Tensor:
+        """(B,C,H,W) → (B,C',H,W)."""
+        scale, shift = self.film(condition.vector)[:, :, None, None].chunk(2, dim=1)  # (B,C',1,1) each
         h = self.conv1(F.silu(self.norm1(x)))  # (B,C',H,W)
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         h = self.conv2(self.dropout(F.silu(h)))
-        return self.attention(self.skip(x) + h)
+        x = self.skip(x) + h
+        return x if self.attention is None else self.attention(x, condition.words)
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions of a level (arXiv:1706.03762)."""
+    """Self-attention over all positions of a level (arXiv:1706.03762), and over the words of a caption."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, words: bool) -> None:
         super().__init__()
         self.heads = width // HEAD
         self.norm = group_norm(width)
         self.project = nn.Conv2d(width, 3 * width, kernel_size=1)
         self.out = zeroed(nn.Conv2d(width, width, kernel_size=1))
+        self.words = WordKeys(width, self.heads) if words else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, words: Words | None = None) -> Tensor:
         """(B,C,H,W) → (B,C,H,W)."""
         _, _, height, width = x.shape
         projected = self.project(self.norm(x)).permute(0, 2, 3, 1)  # (B,H,W,3·C)
         projected = projected.flatten(1, 2).unflatten(-1, (3, self.heads, HEAD))  # (B,H·W,3,A,D)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B,A,H·W,D) each
-        attended = attention(query, key, value)  # (B,A,H·W,D)
+        there = None
+        if self.words is not None and words is not None:
+            key, value, there = self.words(key, value, words)
+        attended = attention(query, key, value, there)  # (B,A,H·W,D)
         attended = attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))  # (B,H,W,C)
         return x + self.out(attended.permute(0, 3, 1, 2))
 
@@ -160,7 +172,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Given) -> Tensor:
         """(B,C,H,W) → (B,C,H/2,W/2)."""
         return self.conv(x)
 
@@ -172,7 +184,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, kernel_size=3, padding=1)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Given) -> Tensor:
         """(B,C,H,W) → (B,C,2·H,2·W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 

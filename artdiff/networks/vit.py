@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, attention, zeroed
+from artdiff.networks.layers import Condition, Given, WordKeys, Words, attention, zeroed
 
 HEAD = 32
 """Features of an attention head; networks at least 512 wide have 64."""
@@ -31,6 +31,7 @@ class ViT(nn.Module):
         bottleneck: features that a patch is projected to before it is widened to `width`.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
+        words: rows of the table that it looks words up in; 0 knows no words.
 
     Attributes:
         multiple: None: it takes no other size than `image_size`.
@@ -50,6 +51,7 @@ class ViT(nn.Module):
         bottleneck: int,
         cond_dim: int,
         dropout: float,
+        words: int = 0,
     ) -> None:
         super().__init__()
         if image_size % patches:
@@ -57,32 +59,34 @@ class ViT(nn.Module):
         if width % 64:
             raise UserError(f"network.width must be a multiple of 64, got {width}")
         self.patch = patch = image_size // patches
-        self.condition = Condition(classes=classes, cond_dim=cond_dim)
+        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words)
         self.squeeze = nn.Linear(in_channels * patch**2, bottleneck, bias=False)
         self.first = nn.Linear(bottleneck, width)
         heads = width // (64 if width >= 512 else HEAD)
-        self.layers = nn.ModuleList(Layer(width, heads, cond_dim, dropout) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(width, heads, cond_dim, dropout, words=bool(words)) for _ in range(depth))
         self.film = zeroed(nn.Linear(cond_dim, 2 * width))
         self.last = zeroed(nn.Linear(width, in_channels * patch**2))
         self.turns: Tensor
         self.register_buffer("turns", rotary_angles(patches, width // heads), persistent=False)
 
-    def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) → (B,I,H,W)."""
-        condition = self.condition(time, label)  # (B,E)
+    def forward(self, noisy: Tensor, time: Tensor, label: Tensor, words: Tensor | None = None) -> Tensor:
+        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,), and the rows of `words` (B,T,P)
+        if it knows words → (B,I,H,W).
+        """
+        condition = self.condition(time, label, words)
         patches = F.pixel_unshuffle(noisy, self.patch)  # (B,I·P²,H/P,W/P)
         height, width = patches.shape[-2:]
         x = self.first(self.squeeze(patches.flatten(2).transpose(1, 2)))  # (B,N,C)
         for layer in self.layers:
             x = layer(x, condition, self.turns)
-        x = self.last(_modulated(x, *self.film(condition)[:, None].chunk(2, dim=-1)))  # (B,N,I·P²)
+        x = self.last(_modulated(x, *self.film(condition.vector)[:, None].chunk(2, dim=-1)))  # (B,N,I·P²)
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, width)), self.patch)  # (B,I,H,W)
 
 
 class Layer(nn.Module):
     """Attention, then a SwiGLU feed-forward. The condition scales, shifts and gates both; gates start at zero."""
 
-    def __init__(self, width: int, heads: int, cond_dim: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, cond_dim: int, dropout: float, *, words: bool) -> None:
         super().__init__()
         self.heads = heads
         self.film = zeroed(nn.Linear(cond_dim, 6 * width))
@@ -93,18 +97,24 @@ class Layer(nn.Module):
         self.widen = nn.Linear(width, 2 * hidden)
         self.dropout = nn.Dropout(dropout)
         self.narrow = nn.Linear(hidden, width)
+        self.words = WordKeys(width, heads) if words else None
 
-    def forward(self, x: Tensor, condition: Tensor, turns: Tensor) -> Tensor:
-        """(B,N,C), (B,E) and (2,N,D) → (B,N,C)."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.film(condition)[:, None].chunk(6, dim=-1)  # (B,1,C) each
-        x = x + gate1 * self._attend(_modulated(x, scale1, shift1), turns)
+    def forward(self, x: Tensor, condition: Given, turns: Tensor) -> Tensor:
+        """(B,N,C) and (2,N,D) → (B,N,C)."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.film(condition.vector)[:, None].chunk(
+            6, dim=-1
+        )  # (B,1,C) each
+        x = x + gate1 * self._attend(_modulated(x, scale1, shift1), turns, condition.words)
         gate, value = self.widen(_modulated(x, scale2, shift2)).chunk(2, dim=-1)  # (B,N,hidden) each
         return x + gate2 * self.narrow(self.dropout(F.silu(gate) * value))
 
-    def _attend(self, x: Tensor, turns: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, turns: Tensor, words: Words | None) -> Tensor:
         query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B,A,N,D) each
         query, key = rotated(self.query_norm(query), turns), rotated(self.key_norm(key), turns)
-        return self.out(attention(query, key, value).transpose(1, 2).flatten(2))  # (B,N,C)
+        there = None
+        if self.words is not None and words is not None:
+            key, value, there = self.words(key, value, words)
+        return self.out(attention(query, key, value, there).transpose(1, 2).flatten(2))  # (B,N,C)
 
 
 class RMSNorm(nn.Module):

@@ -66,6 +66,9 @@ class Autoencoding(Task):
         """Pictures over what their latents decode to."""
         return [image, self(image)]
 
+    def captions(self) -> list[str]:
+        return ["pictures", "what their latents decode to"]
+
     def _decoded(self, image: Tensor) -> Tensor:
         return self.network.decode(self.network.encode(image))  # type: ignore[operator]
 

@@ -73,6 +73,10 @@ class Task(L.LightningModule, ABC):
         pictures (B,3,H,W).
         """
 
+    def captions(self) -> list[str]:
+        """What each line of such a grid is; empty if that is not said."""
+        return []
+
     def facts(self) -> dict[str, object]:
         """What a run's description says about the model."""
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._loss_facts()}

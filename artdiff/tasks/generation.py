@@ -1,29 +1,32 @@
 """Learn to paint new pictures: denoise pictures at random times, under the loss weighted and gated by time."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from torch import Tensor
 
-from artdiff import hardware, images
+from artdiff import UserError, hardware, images
 from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Batch
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Codec, Identity
-from artdiff.diffusion.conditioning import NO_LABEL
+from artdiff.diffusion.conditioning import NO_LABEL, Asked
 from artdiff.diffusion.guidance import Denoiser, guided
 from artdiff.diffusion.noise import PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import Preconditioned
 from artdiff.diffusion.refiner import CHANNELS, Refiner
+from artdiff.files import printable
 from artdiff.losses import Loss, Losses
 from artdiff.picture_cache import PictureCache
-from artdiff.settings import refiner_shrink
+from artdiff.settings.training import refiner_shrink
 from artdiff.store import Contents
 from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising, frozen
+from artdiff.words import TABLE, numbers
 
 GAP_PICTURES = 256
 """Validation pictures that training pictures are compared with: whole batches up to this many, at least one."""
@@ -47,7 +50,8 @@ class Generation(Denoising):
     """Denoise pictures at times between noise (0) and picture (1), and so learn to paint from noise.
 
     Args:
-        network: called `net(noisy, time, label) -> output`, built with `classes` and `in_channels`.
+        network: called `net(noisy, time, label) -> output`, built with `classes` and `in_channels`. With captions it is
+            called `net(noisy, time, label, words)` and built with `words`, the rows of its table.
         optimizer: for the network's weights.
         scheduler: of the learning rate, once an epoch; None keeps it constant.
         codec: between pictures and what the network denoises; one with weights is not trained here.
@@ -58,7 +62,9 @@ class Generation(Denoising):
         data_std: standard deviation of what is denoised, for the preconditioning: 0.5 for pictures, 1 for latents.
         time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
         gate: the time from which on the perceptual term counts.
-        label_dropout: share of the labels that are replaced by the null label, for guidance.
+        label_dropout: share of the pictures whose label and caption are left out, for guidance.
+        vocabulary: words of the captions, the most frequent first; empty for pictures without captions.
+        caption_dropout, word_dropout: share of the captions, and of their words, that are left out as well.
         ema_half_life: of the moving average of the weights, in images.
         ema_ramp: the half-life is at most this share of the images seen.
         seed: of noise, times and dropout.
@@ -83,11 +89,17 @@ class Generation(Denoising):
         ema_ramp: float,
         refiner: dict[str, Any] | None = None,
         enlarger: dict[str, Any] | None = None,
+        vocabulary: Sequence[str] = (),
+        caption_dropout: float = 0.1,
+        word_dropout: float = 0.1,
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
         coder: Codec = instantiate(codec, _convert_="all")
         built_with: dict[str, Any] = {"classes": len(classes), "in_channels": coder.channels}
+        if vocabulary:
+            check_takes_words(network)
+            built_with["words"] = TABLE
         if coder.factor > 1 and "image_size" in network:
             built_with["image_size"] = network["image_size"] // coder.factor
         super().__init__(
@@ -108,7 +120,8 @@ class Generation(Denoising):
         self.to_cache: tuple[Contents, float] | None = None
         self.latents: PictureCache | None = None  # made with the first batch, when a checkpoint has been restored
         self.classes = classes
-        self.objective = Objective(coder, time_mean, time_std, gate, label_dropout)
+        self.vocabulary = list(vocabulary)
+        self.objective = Objective(coder, time_mean, time_std, gate, label_dropout, caption_dropout, word_dropout)
         self.train_denoiser = Preconditioned(self.train_network, data_std=data_std)
         self.ema_denoiser = Preconditioned(self.ema, data_std=data_std)
         self.trained_sample: Batch | None = None
@@ -167,8 +180,7 @@ class Generation(Denoising):
         )
         self.log_validation(self.noted(denoised, self.val_bands), count)
         if self.trained_sample is not None and places[-1] < len(self.trained_sample.label):
-            image, label = (part[places.start : places.stop : places.step] for part in self.trained_sample[:2])
-            trained = Batch(images.to_signed(image.to(time.device)), label.to(time.device))
+            trained = self._trained(places, time.device)
             learned = self.objective.at(self.ema_denoiser, trained, time=time, noise=noise, loss=self.needed_loss)
             self.compared.append(Compared(count, learned.loss, denoised.loss))
 
@@ -196,11 +208,37 @@ class Generation(Denoising):
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         (batches,) = self.trainer.num_val_batches
         batches = min(batches, max(1, GAP_PICTURES // data.batch_size))
-        return Batch(*data.trained_like_validated(int(batches * data.batch_size)))
+        return data.trained_like_validated(int(batches * data.batch_size))
 
-    def denoiser(self, label: Tensor, *, guidance: float, interval: tuple[float, float]) -> Denoiser:
-        """The averaged network guided to `label` int64 (B,), which pictures are painted with."""
-        return guided(self._denoise_in_groups, label, guidance=guidance, interval=interval)
+    def _trained(self, places: range, device: torch.device) -> Batch:
+        """Some of these pictures, as the network takes them."""
+        assert self.trained_sample is not None
+        image, label, _, _, words = self.trained_sample
+        chosen = slice(places.start, places.stop, places.step)
+        return Batch(
+            images.to_signed(image[chosen].to(device)),
+            label[chosen].to(device),
+            words=None if words is None else words[chosen].to(device),
+        )
+
+    def asked(self, label: Tensor, prompts: Sequence[str | None] | None = None) -> Asked:
+        """What the network takes for labels int64 (B,) and as many prompts; a model without captions takes none."""
+        if not self.vocabulary:
+            return (label,)
+        return label, torch.from_numpy(numbers(prompts or [None] * len(label))).to(label.device)
+
+    def denoiser(
+        self, asked: Asked, *, guidance: float, interval: tuple[float, float], instead: Asked | None = None
+    ) -> Denoiser:
+        """The averaged network guided to what is `asked`, away from what stands `instead`: pictures are painted with
+        it.
+        """
+        return guided(self._denoise_in_groups, asked, guidance=guidance, interval=interval, instead=instead)
+
+    @property
+    def made_for(self) -> dict[str, Any]:
+        """Settings of painting, by name, that this model is made for; none if it takes any."""
+        return {}
 
     def shown_labels(self) -> list[int]:
         """The classes that grids show, a line each."""
@@ -212,9 +250,20 @@ class Generation(Denoising):
         labels, count = self.shown_labels(), len(image)
         noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
-        denoise = self.denoiser(label, guidance=1.0, interval=(0, 1))
-        *_, painted = samplers.get("heun")(denoise, noise, samplers.times(PREVIEW_STEPS))
+        painted = self.painted(noise, self.asked(label))
         return list(self.decode_in_groups(painted).clamp(-1, 1).split(count))
+
+    @torch.no_grad()
+    def painted(self, noise: Tensor, given: Asked) -> Tensor:
+        """What the averaged weights paint from noise (B,C,h,w) of what is asked for, for a grid: latents of the same
+        shape.
+        """
+        denoise = self.denoiser(given, guidance=1.0, interval=(0, 1))
+        *_, painted = samplers.get("heun")(denoise, noise, samplers.times(PREVIEW_STEPS))
+        return painted
+
+    def captions(self) -> list[str]:
+        return [printable(self.classes[label]) if self.classes else "painted" for label in self.shown_labels()]
 
     def encode_in_groups(self, image: Tensor) -> Tensor:
         """Signed pictures (B,3,H,W) → latents (B,C,H/F,W/F); a picture's do not depend on the others."""
@@ -251,14 +300,21 @@ class Generation(Denoising):
             return compute(part)
         return hardware.in_groups(compute, part, together=_together(self.codec, part, sides))
 
-    def _denoise_in_groups(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
+    def _denoise_in_groups(self, noisy: Tensor, time: Tensor, *asked: Tensor) -> Tensor:
         """The averaged network; a picture does not depend on the others."""
 
         def denoise(*group: Tensor) -> Tensor:
             return self.ema_denoiser(*group).clone()  # replayed CUDA graphs write every answer to the same place
 
         together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
-        return hardware.in_groups(denoise, noisy, time, label, together=together)
+        return hardware.in_groups(denoise, noisy, time, *asked, together=together)
+
+
+def check_takes_words(network: dict[str, Any]) -> None:
+    """Raise `UserError` unless a network can be built with `words`."""
+    known = inspect.signature(get_class(network["_target_"])).parameters
+    if "words" not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        raise UserError(f"{network['_target_']} knows no words: set data.captions=none, or network=unet or vit")
 
 
 def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> Refiner | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from artdiff import UserError, images
 from artdiff.data.loader import Batch
 from artdiff.losses import Loss, Losses, Target
-from artdiff.settings import Ranges
+from artdiff.settings.training import Ranges
 from artdiff.tasks.base import Task
 from artdiff.tasks.metrics import ReconstructionScores
 
@@ -57,6 +57,9 @@ class Reconstruction(Task):
     def sample_grid(self, image: Tensor) -> list[Tensor]:
         """Inputs over outputs."""
         return [image, self(image)]
+
+    def captions(self) -> list[str]:
+        return ["pictures", "what the network makes of them"]
 
     def _compare(self, output: Tensor, target: Target) -> Losses:
         return self.needed_loss(images.imagenet_normalise(output) if self.ranges == "mended" else output, target)

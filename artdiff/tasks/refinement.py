@@ -128,8 +128,14 @@ class Refinement(Denoising):
         made = refined(self.ema, Residual(draft, self.std), label, noise, steps=PREVIEW_STEPS)
         return [image, draft.clamp(-1, 1), made.clamp(-1, 1)]
 
+    def captions(self) -> list[str]:
+        return ["pictures", "drafts of them", "detail painted on the drafts"]
+
     def _shrunk(self, batch: Batch) -> Batch:
-        """The batch as it is learned from. Smaller pictures have no place in the caches of the whole ones."""
+        """The batch as it is learned from, without captions: detail does not need them. Smaller pictures have no place
+        in the caches of the whole ones.
+        """
+        batch = batch._replace(words=None)
         if self.shrink == 1:
             return batch
         return batch._replace(image=shrunk(batch.image, self.shrink), index=None)

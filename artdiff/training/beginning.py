@@ -1,7 +1,7 @@
 """What a new run begins with: the codec and refiners that it is built on, and the weights of an earlier run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from artdiff import UserError, checkpoints
 from artdiff.checkpoints import Trained
-from artdiff.settings import refiner_shrink
+from artdiff.settings.training import refiner_shrink
+from artdiff.tasks import Distillation, Generation
 from artdiff.tasks.base import Task
 from artdiff.tasks.denoising import Denoising
 
@@ -19,6 +20,12 @@ UNET = "artdiff.networks.UNet"
 
 LABELS = "condition.label.weight"
 """End of the name of the table that embeds labels, in networks of ours: a row for each class, then the null label's."""
+
+TAUGHT = ("network", "data_std")
+"""Settings that a painter which learns from another one has from it."""
+
+WORDS = {"words", "caption"}
+"""Parts of the names of weights that are for captions."""
 
 
 def build_on(
@@ -32,6 +39,8 @@ def build_on(
         parts |= checkpoints.trained_parts(path, trust_code=trust_code)
     if init is not None and not before and "codec" in task:
         parts = checkpoints.trained_parts(init, trust_code=trust_code, name="init")
+    if str(task["_target_"]).endswith("Distillation"):
+        _learn_from(config, init, trust_code=trust_code)
     if task.get("trains") == "enlarger":
         parts.pop("codec", None)  # its own only halves the sides
     if not parts:
@@ -48,6 +57,24 @@ def build_on(
             raise UserError(f"the refiner of the run it is built on works at 1/{its} of the sides, and is needed at "
                             f"1/{needed}: an enlarger halves what a refiner works at")  # fmt: skip
     return parts
+
+
+def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) -> None:
+    """Give the task the network of the painter that it learns from. Raises `UserError`."""
+    if init is None:
+        raise UserError("task=distillation learns from a painter: set init=RUN")
+    teacher = checkpoints.restore(init, trust_code=trust_code, name="init")
+    if not isinstance(teacher.task, Generation):
+        raise UserError(
+            f"init={init} was trained as {type(teacher.task).__name__}, and only a painter can teach to paint"
+        )
+    size = teacher.transform.size
+    if size != config["data"]["image_size"]:
+        raise UserError(f"init={init} paints {size} px: set data.image_size={size}")
+    if teacher.task.vocabulary and config["data"].get("captions", "none") == "none":
+        raise UserError(f"init={init} knows words, which would be lost: set data.captions=auto, or as that run had it")
+    config["task"] |= {name: teacher.task.hparams[name] for name in TAUGHT}
+    config["network"] = config["task"]["network"]
 
 
 def begin_with(parts: dict[str, Trained], task: Task) -> None:
@@ -77,7 +104,7 @@ def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
     Labels are known again by their names; a new one begins as the null label. Raises `UserError` if they do not fit.
     """
     source = checkpoints.restore(path, trust_code=trust_code, name="init").task
-    if type(source) is not type(task):
+    if not isinstance(task, type(source)):
         remedy = f"; for its codec, set codec={path}" if "codec" in task.hparams else ""
         raise UserError(f"init={path} was trained as {type(source).__name__}, and this run trains "
                         f"{type(task).__name__}{remedy}")  # fmt: skip
@@ -88,14 +115,28 @@ def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
         raise UserError(f"init={path} has {name} {ours}, and this run {theirs}: its weights do not fit")
     learned = source.ema if isinstance(source, Denoising) else source.network
     weights = _for_labels(learned.state_dict(), getattr(source, "classes", []), getattr(task, "classes", []))
-    for network in (task.network, task.ema) if isinstance(task, Denoising) else (task.network,):
-        _load(network, weights, f"init={path}")
+    networks = [task.network, *([task.ema] if isinstance(task, Denoising) else [])]
+    networks += [task.teacher] if isinstance(task, Distillation) else []
+    for network in networks:
+        _load(network, _for_words(weights, network), f"init={path}")
 
 
 def _for_labels(weights: dict[str, Tensor], before: list[str], now: list[str]) -> dict[str, Tensor]:
     """`weights` for the labels `now` instead of `before`."""
     rows = [before.index(label) if label in before else len(before) for label in (*now, None)]
     return {name: value[rows] if name.endswith(LABELS) else value for name, value in weights.items()}
+
+
+def _for_words(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """`weights` without those for words if `network` knows none; with its own, untrained, if they know none."""
+
+    def of_words(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if WORDS & set(name.split("."))}
+
+    theirs, ours = of_words(weights), of_words(network.state_dict())
+    return {name: value for name, value in weights.items() if name not in theirs} | (
+        {name: theirs.get(name, value) for name, value in ours.items()}
+    )
 
 
 def _load(network: nn.Module, weights: dict[str, Tensor], whose: str) -> None:

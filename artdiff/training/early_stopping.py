@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import early_stopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from artdiff import UserError
-from artdiff.settings import POSITIVE_WHOLE
+from artdiff.rules import POSITIVE_WHOLE
 from artdiff.training.loop import step_ended
 
 

@@ -17,10 +17,10 @@ from artdiff.files import duplicate, remove_unfinished, write
 from artdiff.ingest.advice import advice
 from artdiff.ranks import Ranks
 from artdiff.runs import Run
-from artdiff.settings import TrainSettings
+from artdiff.settings.training import FROM_DATA, TrainSettings
 from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Task
-from artdiff.training import disk, report
+from artdiff.training import dashboard, disk, report
 from artdiff.training import trainer as trainers
 from artdiff.training.beginning import begin_with, build_on, take_weights
 from artdiff.training.final_scores import FinalScores
@@ -58,7 +58,7 @@ def fit(
     config = settings.config
     parts = build_on(config, before, init, trust_code=settings.trust_code)
     L.seed_everything(settings.seed, workers=True, verbose=False)
-    shown = {name: value for name, value in config["task"].items() if name not in COMPARED}
+    shown = {name: value for name, value in config["task"].items() if name not in (*COMPARED, "vocabulary")}
     final = FinalScores(hyperparameters={"task": shown, **{name: config[name] for name in COMPARED}})
     trainer = trainers.build(config, final)
     loss = instantiate(config["loss"])
@@ -80,6 +80,7 @@ def fit(
             log.info("expect: %s", advice(len(data.train_set)))
         _describe(run, config, trainer, task, data=data, ckpt=ckpt)
     open_loggers(trainer)
+    dashboard.begin(trainer, task, data)
     if ckpt is not None:
         log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
     try:
@@ -133,13 +134,12 @@ def _is_at_its_end(
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[PictureDataModule, Task]:
     """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
     if earlier is not None:  # the classes are known once the folder is read
-        earlier.check_fits({name: value for name, value in config["task"].items() if name != "classes"})
+        earlier.check_fits({name: value for name, value in config["task"].items() if name not in FROM_DATA})
     with torch.device("meta"):
         instantiate(config["task"])
     data: PictureDataModule = instantiate(config["data"])
     data.setup()
-    if "classes" in config["task"]:
-        config["task"]["classes"] = data.classes
+    config["task"] |= {name: getattr(data, name) for name in FROM_DATA if name in config["task"]}
     if earlier is not None:
         earlier.check_fits(config["task"])
     return data, instantiate(config["task"], loss=loss)

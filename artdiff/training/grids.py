@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch import Tensor
 from artdiff import images, origin
 from artdiff.data.base import PictureDataModule
 from artdiff.origin import Origin
-from artdiff.settings import POSITIVE_WHOLE
+from artdiff.rules import POSITIVE_WHOLE
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
+from artdiff.training.dashboard import PICTURES
 from artdiff.training.loop import step_ended
 from artdiff.training.reporting import only_reporting
 
@@ -78,7 +80,7 @@ class SampleGrids(L.Callback):
         if self.preview is None or not trainer.is_global_zero:
             return
         with only_reporting("a grid of samples is not painted"):
-            self._keep(trainer, self._lines(trainer, task, self.preview), step)
+            self._keep(trainer, task, self._lines(trainer, task, self.preview), step)
 
     def _lines(self, trainer: L.Trainer, task: Task, preview: Tensor) -> list[Tensor]:
         """The lines of the grid, each (B,3,H,W)."""
@@ -90,14 +92,15 @@ class SampleGrids(L.Callback):
         finally:
             task.train(was_training)
 
-    def _keep(self, trainer: L.Trainer, lines: list[Tensor], step: int) -> None:
+    def _keep(self, trainer: L.Trainer, task: Task, lines: list[Tensor], step: int) -> None:
         grid = images.grid(lines, max_side=self.max_side)
         with only_reporting("a grid of samples is not kept"):
             self.folder.mkdir(parents=True, exist_ok=True)
             origin.save(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", Origin({"step": step}))
         if isinstance(trainer.logger, TensorBoardLogger):
             with only_reporting("a grid of samples is not in TensorBoard"):
-                trainer.logger.experiment.add_image("samples", images.to_uint8(grid), step)
+                shown = images.captioned(images.to_pillow(grid), task.captions())
+                trainer.logger.experiment.add_image(PICTURES, np.asarray(shown), step, dataformats="HWC")
         if self.colours is not None and trainer.logger is not None:
             trainer.logger.log_metrics(drift(images.colours(torch.cat(lines)), self.colours), step)
 

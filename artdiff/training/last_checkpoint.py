@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from artdiff import Interrupted, runs
-from artdiff.settings import POSITIVE_WHOLE, positive
+from artdiff.rules import POSITIVE_WHOLE, positive
 from artdiff.training.loop import step_ended, time_left
 
 log = logging.getLogger(__name__)

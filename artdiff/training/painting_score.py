@@ -19,7 +19,7 @@ from artdiff.ingest.decode import Transform
 from artdiff.painter import Painter
 from artdiff.progress import duration
 from artdiff.rules import POSITIVE_WHOLE, whole
-from artdiff.settings import PaintSettings
+from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Generation
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class PaintingScore(L.Callback):
         self.every_n_validations = every_n_validations
         self.n = n
         self.most_held_out = most_held_out
-        self.how = PaintSettings.with_defaults(steps=steps, guidance=1.0, compile="none")
+        self.how = {"steps": steps, "guidance": 1.0, "compile": "none"}
         self.validations = 0
         self.held_out: tuple[FeatureNetwork, Tensor] | None = None
 
@@ -97,8 +97,9 @@ class PaintingScore(L.Callback):
     def _painted(self, data: PictureDataModule, task: Generation) -> Tensor:
         """uint8 (N,3,H,W)."""
         painter = Painter(task, Transform(data.settings.image_size, "crop", (0, 0, 0)), Path("not saved"))
-        rows = samples.rows(painter, samples.shares(data.train_set.labels, self.n), self.how)
-        pixels = np.stack([np.asarray(one.picture) for one in painter.fill(rows, self.how)])
+        how = PaintSettings.with_defaults(**self.how | painter.made_for)
+        rows = samples.rows(painter, samples.shares(data.train_set.labels, self.n), how)
+        pixels = np.stack([np.asarray(one.picture) for one in painter.fill(rows, how)])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE = "callbacks.early_stopping.patience"
 
+FEW_STEPS = 150
+"""Below which a painter paints little more than noise. That of `make demo`, the shortest training, takes 285."""
+
 LARGE_GAP = 0.2
 """A relative gap that is a lot, unless so few pictures may show it by chance. On 28 pictures of the sample art at 16 px
 the loss on held-out pictures stopped falling when the gap grew from 16 to 28 %.
@@ -43,7 +46,13 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "val/" in name)
     log.info("%s at step %s: %s", end, f"{trainer.global_step:,}", reached or "not validated yet")
     early = [one for one in trainer.early_stopping_callbacks if isinstance(one, EarlyStopping) and one.why is not None]
-    for line in (*(f"stopped early: {one.why}" for one in early), *_best(trainer), *_gauge(trainer, scores)):
+    told = (
+        *(f"stopped early: {one.why}" for one in early),
+        *_best(trainer),
+        *_gauge(trainer, scores),
+        *_few(trainer, config),
+    )
+    for line in told:
         log.info("%s", line)
     paints = "classes" in config["task"]  # else it reconstructs
     shown, words = ("one line per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
@@ -80,6 +89,16 @@ def _best(trainer: L.Trainer) -> Iterator[str]:
                 best = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
                 step, epoch = best["global_step"], best["epoch"] + 1
                 yield f"best val/loss at step {step:,}, epoch {epoch}: {path.name}"
+
+
+def _few(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[str]:
+    """What to expect of a painter that has hardly been trained, and began with nothing."""
+    paints = isinstance(trainer.lightning_module, Generation)
+    if paints and config.get("init") is None and trainer.global_step < FEW_STEPS:
+        yield (
+            f"only {trainer.global_step:,} steps: it will paint little more than noise; give it more time "
+            f"(trainer.max_time), or a machine that does nothing else meanwhile"
+        )
 
 
 def _gauge(trainer: L.Trainer, scores: dict[str, float]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from artdiff import checkpoints, runs
 from artdiff.ranks import rank
 from artdiff.runs import Run
+from artdiff.settings.training import FROM_DATA
 from artdiff.stages import Stage
 from artdiff.training.fit import fit
 
@@ -47,7 +48,7 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
         if earlier is not None and begun == earlier.last and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
             task = stage.settings.config["task"]
-            checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name != "classes"})
+            checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name not in FROM_DATA})
             if rank() == 0:
                 _take_over(earlier, here)
         else:

@@ -9,7 +9,8 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.cli import typed
-from artdiff.settings import CompareSettings, defaults
+from artdiff.settings.base import defaults
+from artdiff.settings.evaluation import CompareSettings
 from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_often, served, visitor
 from artdiff.web.studio import Studio
 

@@ -44,5 +44,5 @@ def page(studio: Studio, training: Training) -> gr.Blocks:
             return [gr.update(choices=found, value=found[0] if found else None) for _ in lists]
 
         opened = blocks.load(listed, None, lists)
-        opened.then(said(paint.labels), paint.run, [paint.label, paint.steps, paint.guidance])
+        opened.then(said(paint.known), paint.run, paint.told)
     return blocks

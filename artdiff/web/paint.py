@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from artdiff import UserError
-from artdiff.settings import defaults
+from artdiff.settings.base import defaults
 from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_often, visitor
 from artdiff.web.studio import Made, Shown, Studio
 
@@ -35,6 +35,10 @@ class Paint:
         usual = defaults("generate")
         self.run = runs(self.studio, "Run")
         self.label = gr.Dropdown([], label="Label", multiselect=True, info="several: a row of each; none: all")
+        self.prompt = gr.Textbox(
+            label="Prompt", visible=False, info="words of the captions that the model learned from"
+        )
+        self.negative = gr.Textbox(label="Stay away from", visible=False, info="words; works with guidance above 1")
         self.n = gr.Slider(1, MOST, value=8, step=1, label="Pictures of each label")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="the same seed paints the same picture")
         with gr.Row():
@@ -65,24 +69,33 @@ class Paint:
 
     def _wire(self) -> None:
         asked: set[Any] = {self.run, self.label, self.n, self.seed, self.muse, self.strength}
-        asked |= {self.steps, self.guidance, self.size, self.to_seed}
+        asked |= {self.steps, self.guidance, self.size, self.to_seed, self.prompt, self.negative}
         shown = [self.status, self.emerging, self.made, self.listed]
-        self.run.change(said(self.labels), self.run, [self.label, self.steps, self.guidance])
+        self.run.change(said(self.known), self.run, self.told)
         self.muse.change(said(self.see), self.muse, self.seen_muse)
         self.go.click(said_often(self.paint), asked, shown, api_name="paint", **AT_ONCE)
         self.made.select(said(self.choose), self.listed, [self.again, self.chosen])
         varied = self.vary.click(
-            said(self.varied), [self.run, self.chosen], [self.label, self.seed, self.n, self.to_seed]
+            said(self.varied),
+            [self.run, self.chosen],
+            [self.label, self.seed, self.n, self.to_seed, self.prompt, self.negative],
         )
         varied.success(said_often(self.paint), asked, shown, **AT_ONCE)
         self.cancel.click(cancelling(self.studio), queue=False)
 
-    def labels(self, run: str | None) -> tuple[Any, float, float]:
-        """The labels that a run knows, and the steps and guidance that it paints with."""
+    @property
+    def told(self) -> list[Any]:
+        """The parts of the page that depend on the run, as `known` fills them."""
+        return [self.label, self.steps, self.guidance, self.prompt, self.negative]
+
+    def known(self, run: str | None) -> tuple[Any, ...]:
+        """The labels that a run knows, the steps and guidance that it paints with, and whether it knows words."""
         painter = self.studio.painter(run) if run else None
         classes = painter.classes if painter is not None else []
         way = defaults("generate") | (painter.defaults if painter is not None else {})
-        return gr.update(choices=[*classes, UNLABELLED] if classes else [], value=[]), way["steps"], way["guidance"]
+        words = gr.update(visible=painter is not None and bool(painter.vocabulary), value="")
+        labels = gr.update(choices=[*classes, UNLABELLED] if classes else [], value=[])
+        return labels, way["steps"], way["guidance"], words, words
 
     def see(self, path: str | None) -> Any:
         """The muse, as the model will see it but larger."""
@@ -98,25 +111,31 @@ class Paint:
             names = ["none" if name == UNLABELLED else name for name in given[self.label]]
             asked |= {"label": names or None, "n": given[self.n], "seed": seed, "steps": given[self.steps]}
             asked |= {"guidance": given[self.guidance], "strength": given[self.strength] if muse is not None else None}
+            asked |= {name: words.strip() or None for name, words in self._words(given).items()}
             asked |= {"interpolate": [seed, to_seed] if to_seed is not None else None}
         copies = Copies()
         for shown in self.studio.paint(run, asked, visitor=visitor(request)):
             yield _seen(shown, copies)
 
+    def _words(self, given: Mapping[Any, Any]) -> dict[str, str]:
+        return {"prompt": given[self.prompt] or "", "negative": given[self.negative] or ""}
+
     def choose(self, listed: list[Made], event: gr.SelectData) -> tuple[str, Made]:
         """The command that paints a picture again, and the picture itself."""
         return listed[event.index].command, listed[event.index]
 
-    def varied(self, run: str, one: Made | None) -> tuple[Any, int, int, None]:
-        """Label, seed and number of pictures that vary a picture."""
+    def varied(self, run: str, one: Made | None) -> tuple[Any, ...]:
+        """Label, seed, number of pictures and words that vary a picture."""
         if one is None:
             raise UserError("choose a picture first")
         told, _ = self.studio.about(one.path)
-        classes, label = self.studio.painter(run).classes, told.get("label")
+        painter, label = self.studio.painter(run), told.get("label")
+        classes, known = painter.classes, bool(painter.vocabulary)
         if label is not None and label not in classes:
             raise UserError(f"this run does not know the label {label}: choose the run that painted the picture")
         names = [UNLABELLED if label is None else label] if classes else []
-        return gr.update(value=names), int(told.get("seed", 0)) + 1, VARIED, None
+        words = (told.get(name, "") if known else "" for name in ("prompt", "negative"))
+        return gr.update(value=names), int(told.get("seed", 0)) + 1, VARIED, None, *words
 
 
 def _seen(shown: Shown, copies: Copies) -> tuple[Any, ...]:

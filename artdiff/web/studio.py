@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 import yaml
 from PIL import Image
 
-from artdiff import UserError, origin, painter, runs
+from artdiff import UserError, hub, origin, painter, runs
+from artdiff.classifier import Classifier
 from artdiff.cli import typed
 from artdiff.files import user_path
 from artdiff.ingest import pool
 from artdiff.origin import FORMATS
 from artdiff.painter import Emerging, Painter
 from artdiff.runs import Run
-from artdiff.settings import GallerySettings, PaintSettings
+from artdiff.settings.painting import GallerySettings, PaintSettings
+from artdiff.signing import Signer
+from artdiff.vetting import HELD_BACK, Vetting, held_back
 from artdiff.web.work import Report, reported
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ MOST_LISTED = 200
 OTHERS = re.compile(r"sheet(_\d+)?|.*_trajectory(_\d+)?")
 """Names of files that are no single pictures."""
 
-OFFERED = ("Generation", "Reconstruction")
+OFFERED = ("Generation", "Distillation", "Reconstruction")
 """Tasks of the runs that can be chosen, in this order; the others are stages."""
 
 
@@ -66,31 +69,45 @@ class Studio:
         self.runs_dir = user_path(settings.runs_dir)
         self.out = user_path(settings.out)
         runs.make(self.out, name="out")
-        self.loaded: OrderedDict[str, Painter] = OrderedDict()
+        self.asked = self._asked()
+        self.signer = Signer(settings.sign) if settings.sign.certificate is not None else None
+        self.classifier = Classifier(settings.refuse) if settings.refuse.model is not None else None
+        self.loaded: OrderedDict[str, tuple[Painter, Vetting]] = OrderedDict()
         self.lock = threading.Lock()
         self.busy = threading.Lock()
         self.jobs = dict[str, list[Report[Shown]]]()
         """What is painted now, or waits for it, by visitor."""
+
+    def _asked(self) -> str | None:
+        """The run that was asked for, on this disk; None for the newest. Raises `UserError` if it cannot be fetched."""
+        asked = self.settings.ckpt
+        if asked is None or asked == "last":
+            return None
+        if asked.startswith(hub.SCHEME):
+            return str(runs.to_paint(asked, newest_in=self.runs_dir).checkpoint.parent)
+        return str(user_path(asked))
 
     def runs(self) -> list[str]:
         """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
         found = sorted(self.runs_dir.glob(f"**/{runs.LAST}"), key=lambda path: -path.stat().st_mtime)
         tasks = {path.parents[1]: _task(path.parents[1]) for path in found}
         folders = [str(runs.shortest(run)) for task in OFFERED for run, its in tasks.items() if its == task]
-        asked = self.settings.ckpt
-        first = [] if asked is None or asked == "last" else [str(user_path(asked))]
+        first = [self.asked] if self.asked is not None else []
         return [*first, *(folder for folder in folders if folder not in first)]
 
     def _offers(self, run: str) -> bool:
         """Whether a run is one of `runs`, without looking at all of them."""
-        asked = self.settings.ckpt
-        if asked not in (None, "last") and run == str(user_path(str(asked))):
+        if run == self.asked:
             return True
         folder = user_path(run)
         return folder.resolve().is_relative_to(self.runs_dir.resolve()) and _task(folder) in OFFERED
 
     def painter(self, run: str | None) -> Painter:
         """The model of a run, loaded once. Raises `UserError`."""
+        return self._loaded(run)[0]
+
+    def _loaded(self, run: str | None) -> tuple[Painter, Vetting]:
+        """The model of a run, and what its pictures must pass."""
         if not run:
             raise UserError("choose a run first; python -m artdiff.train makes one")
         if not self._offers(run):  # the page takes no other paths
@@ -101,9 +118,8 @@ class Studio:
             if key not in self.loaded:
                 while len(self.loaded) >= KEPT:
                     self.loaded.popitem(last=False)
-                self.loaded[key] = painter.load(
-                    chosen, device=self.settings.device, trust_code=self.settings.trust_code
-                )
+                model = painter.load(chosen, device=self.settings.device, trust_code=self.settings.trust_code)
+                self.loaded[key] = model, Vetting(model, self.settings, self.classifier)
             self.loaded.move_to_end(key)
             return self.loaded[key]
 
@@ -117,14 +133,14 @@ class Studio:
 
         Close the iterator, or `cancel` for the `visitor`, to stop after the present step. Raises `UserError`.
         """
-        model = self.painter(run)
+        model, vetting = self._loaded(run)
         given = {name: value for name, value in asked.items() if value is not None}
         fixed = {"max_pixels": self.settings.max_pixels, "limits": dataclasses.asdict(self.settings.limits)}
         settings = PaintSettings.with_defaults(**{**model.defaults, **given, **fixed})
         model.check(settings)
 
         def work(report: Report[Shown]) -> None:
-            made, said = list[Made](), 0.0
+            made, remarks, held, said = list[Made](), list[str](), 0, 0.0
             while not self.busy.acquire(timeout=EVERY):
                 report(Shown("waiting for other pictures", [], []))
 
@@ -133,17 +149,25 @@ class Studio:
                 report.check()
                 if time.monotonic() - said >= EVERY:
                     said = time.monotonic()
-                    report(Shown(f"painting: {now.done:.0%}", now.shown(), list(made)))
+                    emerging = [] if vetting.may_hold else now.shown()
+                    report(Shown(f"painting: {now.done:.0%}", emerging, list(made)))
 
             try:
-                for painting in model.each(settings, watch=watch):
-                    path = runs.free(self.out / f"{painting.name}.png")
-                    painting.save(path)
-                    made.append(self._made(path, painting.settings, run))
+                for one in model.each(settings, watch=watch):
+                    painting, passed, said_of_it = vetting(one)
+                    folder = self.out if passed else held_back(self.out)
+                    path = runs.free(folder / f"{painting.name}.png")
+                    painting.save(path, signer=self.signer)
+                    if passed:
+                        made.append(self._made(path, painting.settings, run))
+                    held += not passed
+                    remarks += said_of_it
                     report(Shown(f"{len(made)} painted", [], list(made)))
             finally:
                 self.busy.release()
-            report(Shown(f"done: {len(made)} in {self.out}", [], list(made), is_last=True))
+            apart = f"; {held} held back in {HELD_BACK}" if held else ""
+            status = "\n".join([f"done: {len(made)} in {self.out}{apart}", *remarks])
+            report(Shown(status, [], list(made), is_last=True))
 
         report = Report[Shown]()
         self.jobs.setdefault(visitor, []).append(report)
@@ -177,8 +201,8 @@ class Studio:
         return told, self._made(path, told, None).command
 
     def _made(self, path: Path, told: Mapping[str, Any], run: str | None) -> Made:
-        label, seed = told.get("label"), told.get("seed")
-        title = " ".join(str(part) for part in (label, seed) if part is not None) or path.stem
+        title = " ".join(str(told[name]) for name in ("label", "prompt", "seed") if told.get(name) is not None)
+        title = title or path.stem
         return Made(path, title, command(path, told, run=run, out=self.settings.out))
 
     def report(self, run: str | None) -> Path | None:
@@ -200,6 +224,7 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
     names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "size", "max_pixels")
     same = [f"{name}={told[name]}" for name in names if name in told]
     interval = ",".join(str(time) for time in told["guidance_interval"])
+    same += [f"{name}={told[name]}" for name in ("prompt", "negative") if name in told]
     words = [f"ckpt={run}", f"label={label}", "n=1", *same, f"guidance_interval=[{interval}]", f"out={out}"]
     return typed("artdiff.generate", *words)
 

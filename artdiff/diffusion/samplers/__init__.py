@@ -4,15 +4,16 @@ The velocity is `(denoised − noisy) / (1 − time)`. It needs no clipping, sin
 Places are float32, or float64 if the noise is.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from artdiff.diffusion.guidance import Denoiser
-from artdiff.settings import Spacing
+from artdiff.settings.painting import Spacing
 
 RHO = 7
 """How much finer the steps of `karras` get towards the picture."""
@@ -25,7 +26,7 @@ class Sampler(Protocol):
     """Follows the path from `noisy` (B,C,H,W), at the first of `times`, and yields the place at each later time."""
 
     calls_per_step: int
-    """How often a step calls the denoiser, at most."""
+    """How often a step calls the denoiser, at most. An attribute `extra_calls` adds calls that are made once."""
 
     def __call__(self, denoise: Denoiser, noisy: Tensor, times: Sequence[float]) -> Iterator[Tensor]: ...
 
@@ -62,9 +63,48 @@ def get(solver: str | Mapping[str, Any]) -> Sampler:
     return instantiate({"_target_": solver} if isinstance(solver, str) else dict(solver))
 
 
+def calls(solver: str | Mapping[str, Any], steps: int) -> int:
+    """How often a sampler calls the denoiser in so many steps, at most."""
+    sampler = get(solver)
+    return steps * sampler.calls_per_step + getattr(sampler, "extra_calls", 0)
+
+
 def velocity(denoise: Denoiser, noisy: Tensor, time: float) -> Tensor:
     """The direction of the path at a place (B,C,H,W) and time."""
     return (denoise(noisy, time).to(noisy.dtype) - noisy) / (1 - time)
+
+
+class Estimate(NamedTuple):
+    """What a denoiser estimates at a time: clean pictures (B,C,H,W)."""
+
+    time: float
+    clean: Tensor
+
+
+def towards(noisy: Tensor, known: Sequence[Estimate], now: float, then: float) -> Tensor:
+    """The place at time `then` of what is at `noisy` (B,C,H,W) at time `now`, if the estimate goes on as it is known.
+
+    The path is solved exactly (variation of constants) for an estimate that is a polynomial in time: a constant, a line
+    or a parabola through one, two or three `known` ones, the first of which is of `now`. DPM-Solver++ takes polynomials
+    in log(time / (1 − time)), which has no value at time 0; these have one at both ends.
+    """
+    start, end = 1 - now, 1 - then
+    log = math.log(start / end) if end else 0.0
+    constant, line = 1 - end / start, start - end - end * log  # `end` · integrals of 1 and (t − now), over (1 − t)²
+    place = (end / start) * noisy + constant * known[0].clean
+    if len(known) == 1:
+        return place
+    slope = _slope(known[0], known[1])
+    place = place + line * slope
+    if len(known) == 2:
+        return place
+    bend = (slope - _slope(known[1], known[2])) / (now - known[2].time)
+    square = start**2 - start * end - 2 * start * end * log + end * (start - end)  # … and of (t − now)²
+    return place + (square + (now - known[1].time) * line) * bend
+
+
+def _slope(one: Estimate, other: Estimate) -> Tensor:
+    return (one.clean - other.clean) / (one.time - other.time)
 
 
 def at_least_float32(noisy: Tensor) -> Tensor:

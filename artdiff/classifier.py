@@ -1,0 +1,96 @@
+"""A classifier or detector of the user's, as an ONNX file, that says which pictures it refuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from artdiff import UserError
+from artdiff.files import user_path
+from artdiff.settings.painting import RefuseSettings
+
+BOX = 4
+"""Numbers of a detector's box, which come before its scores."""
+
+
+class Verdict(NamedTuple):
+    """The output with the highest score among those that count, and that score."""
+
+    output: int
+    score: float
+
+
+class Classifier:
+    """Looks at pictures with a model of `refuse.model`, on the CPU.
+
+    It gets a picture (1,3,H,W), RGB, fitted into its square without distortion, black around it. Its first output is
+    either scores (1,K), or boxes of a detector (1,4+K,N) as YOLO has them: then the highest score of any box counts.
+
+    Raises `UserError` if there is no ONNX Runtime, the file is no such model, or it lacks a wanted output.
+    """
+
+    def __init__(self, settings: RefuseSettings) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("refuse.model needs onnxruntime: pip install 'artdiff[onnx]'") from None
+        assert settings.model is not None
+        self.settings = settings
+        self.path: Path = user_path(settings.model)
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 3  # errors, which are raised as well
+        try:
+            self.session: Any = onnxruntime.InferenceSession(str(self.path), quiet, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has a class for each of its errors
+            raise self._no_use(f"it is no ONNX model ({_first_line(error)})") from None
+        inputs = self.session.get_inputs()
+        shape: Sequence[Any] = inputs[0].shape
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, "3"):
+            raise self._no_use(f"it takes {', '.join(f'{one.name} {one.shape}' for one in inputs)}, and not (1,3,H,W)")
+        height, width = (side if isinstance(side, int) else settings.side for side in shape[2:])
+        self.sides = (width, height)
+        self.judge(Image.new("RGB", (8, 8)))  # a wrong model shows before any painting
+
+    def refused(self, picture: Image.Image) -> Verdict | None:
+        """Why an RGB picture is refused; None if it passes. Raises `UserError`."""
+        verdict = self.judge(picture)
+        return None if verdict.score < self.settings.above else verdict  # a score that is no number does not pass
+
+    def judge(self, picture: Image.Image) -> Verdict:
+        """The verdict on an RGB picture. Raises `UserError` if the model does not answer as it should."""
+        fitted = np.asarray(ImageOps.pad(picture, self.sides, color="black"), dtype=np.float32) / 255
+        normal = (fitted - np.array(self.settings.mean, np.float32)) / np.array(self.settings.std, np.float32)
+        name = self.session.get_inputs()[0].name
+        try:
+            answer = self.session.run(None, {name: normal.transpose(2, 0, 1)[None]})[0]
+        except Exception as error:  # as above
+            raise self._no_use(f"it cannot look at a picture ({_first_line(error)})") from None
+        scores = self._scores(np.asarray(answer))
+        wanted = range(len(scores)) if self.settings.outputs is None else self.settings.outputs
+        if max(wanted) >= len(scores):
+            raise UserError(f"refuse.outputs={self.settings.outputs}: {self.path} has outputs 0 to {len(scores) - 1}")
+        output = max(wanted, key=lambda one: scores[one])
+        return Verdict(output, float(scores[output]))
+
+    def _scores(self, answer: np.ndarray) -> np.ndarray:
+        """One score for each output (K,)."""
+        if answer.ndim == 2 and len(answer) == 1:
+            scores = answer[0]
+            if self.settings.logits and len(scores) == 1:
+                return 1 / (1 + np.exp(-scores))
+            if self.settings.logits:
+                scores = np.exp(scores - scores.max())
+                scores = scores / scores.sum()
+            return scores
+        if answer.ndim == 3 and len(answer) == 1 and answer.shape[1] > BOX:
+            return answer[0, BOX:].max(axis=1, initial=0.0)  # without a box it has found nothing
+        raise self._no_use(f"its first output is {answer.shape}, and neither scores (1,K) nor boxes (1,4+K,N)")
+
+    def _no_use(self, reason: str) -> UserError:
+        return UserError(f"refuse.model={self.settings.model} cannot be used: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

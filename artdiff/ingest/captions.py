@@ -1,0 +1,78 @@
+"""What a picture shows, in words: from metadata, from a text file beside it, or from its name."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from artdiff.ingest.picture import Picture
+from artdiff.ingest.scan import File
+from artdiff.settings.data import Captions
+from artdiff.words import words
+
+COLUMN = "text"
+"""Of the metadata: https://huggingface.co/docs/datasets/image_dataset."""
+
+SIDECAR = ".txt"
+"""The end of the name of a text file beside a picture, as trainers of Stable Diffusion expect it."""
+
+BESIDE = "caption file"
+"""The column for what such a file holds. It is in no manifest: the same pictures have one digest, read or not."""
+
+MOST_BYTES = 10_000
+"""Of such a file. A larger one is no caption."""
+
+NOT_WORDS = re.compile(r"\d+|(?=.*\d)[0-9a-f]{6,}|[a-z]|img|image|dsc|dscn|pxl|photo|picture|scan|untitled|copy|final")
+"""Words of a name that say nothing: numbers, digests, single letters, what cameras and systems write."""
+
+
+def captions_beside(root: Path, files: Sequence[File]) -> tuple[dict[str, str], dict[str, str]]:
+    """The captions that lie beside files, by the picture's path; and whose they are, by their own path."""
+    small = [file.path for file in files if file.path.lower().endswith(SIDECAR) and file.bytes <= MOST_BYTES]
+    texts = {path[: -len(SIDECAR)]: path for path in small}
+    captions, owners = dict[str, str](), dict[str, str]()
+    for file in files:
+        beside = texts.get(file.path.rpartition(".")[0]) or texts.get(file.path)
+        if beside is None or file.path.lower().endswith(SIDECAR):
+            continue
+        try:
+            text = " ".join((root / beside).read_bytes().decode("utf-8-sig", errors="replace").split())
+        except OSError:  # it is set aside like any other file that cannot be read
+            continue
+        captions[file.path] = text
+        owners.setdefault(beside, file.path)
+    return captions, owners
+
+
+def caption(picture: Picture, how: Captions) -> str | None:
+    """What a picture shows; None if nothing says so. `auto` takes metadata, else the file beside it."""
+    found = ""
+    if how in ("auto", "metadata"):
+        found = picture.columns.get(COLUMN, "")
+    if not found and how in ("auto", "sidecar"):
+        found = picture.columns.get(BESIDE, "")
+    if how == "filename":
+        found = named(picture.path)
+    return found.strip() or None
+
+
+def named(path: str) -> str:
+    """The words in the names of a file and the folders that it lies in, those that say something."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.rpartition(".")[0]).replace("_", " ")
+    return " ".join(word for word in words(spaced) if not NOT_WORDS.fullmatch(word))
+
+
+def summary(captions: Iterable[str | None]) -> list[str]:
+    """Sentences about some captions: how many pictures have one, how long they are, and their most frequent words."""
+    every = list(captions)
+    split = [words(one) for one in every if one is not None]
+    if not split:
+        return []
+    counts = Counter(word for one in split for word in one)
+    lengths = sorted(map(len, split))
+    often = ", ".join(f"{word} ({count:,})" for word, count in counts.most_common(20))
+    return [
+        f"{len(split):,} pictures have a caption, {len(every) - len(split):,} have none.",
+        f"They have {lengths[0]:,} to {lengths[-1]:,} words, half of them at least {lengths[len(lengths) // 2]:,}, and "
+        f"{len(counts):,} different words in all. The most frequent: {often}.",
+    ]

@@ -1,0 +1,200 @@
+"""Paint with a model that was exported as ONNX: NumPy, ONNX Runtime and Pillow are all that it needs.
+
+    python paint_onnx.py --label NAME --prompt "SOME WORDS" --n 4 --seed 0 --out pictures
+
+The same seed paints other pictures than artdiff does, since NumPy draws other noise. The samplers follow the straight
+path from noise, time 0, to the picture, time 1.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Denoiser = Callable[[Array, float], Array]
+NO_LABEL = -1
+
+
+class Model:
+    """The networks of a folder. `run(NAME, **inputs)` calls one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        self.told: dict[str, Any] = json.loads((folder / "onnx.json").read_text(encoding="utf-8"))
+        self.sessions = {
+            path.stem: onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            for path in folder.glob("*.onnx")
+        }
+
+    def run(self, name: str, **inputs: Array) -> Array:
+        return self.sessions[name].run(None, inputs)[0]
+
+
+def heun(denoise: Denoiser, noisy: Array, times: Sequence[float]) -> Array:
+    """Heun's method: the mean of the velocities at both ends of each step."""
+    for now, then in pairwise(times):
+        slope = (denoise(noisy, now) - noisy) / (1 - now)
+        arrived = noisy + (then - now) * slope
+        if then < 1:
+            slope = (slope + (denoise(arrived, then) - arrived) / (1 - then)) / 2
+            arrived = noisy + (then - now) * slope
+        noisy = arrived.astype(np.float32)
+    return noisy
+
+
+def multistep(denoise: Denoiser, noisy: Array, times: Sequence[float], *, order: int) -> Array:
+    """Solve the path exactly for an estimate that goes on as a polynomial through its last `order` values, after
+    DPM-Solver++ (arXiv:2211.01095). Order 1 is Euler's method.
+    """
+    known: list[tuple[float, Array]] = []
+    for now, then in pairwise(times):
+        known = [(now, denoise(noisy, now)), *known[: order - 1]]
+        past = known
+        if order == 3 and len(known) == 1 and then < 1:
+            there = towards(noisy, known, now, then)
+            past = [*known, (then, denoise(there, then))]
+        noisy = towards(noisy, past, now, then)
+    return noisy
+
+
+def towards(noisy: Array, known: Sequence[tuple[float, Array]], now: float, then: float) -> Array:
+    """The place at time `then` of what is at `noisy` at time `now`; the first of the `known` estimates is of `now`."""
+    start, end = 1 - now, 1 - then
+    log = np.log(start / end) if end else 0.0
+    place = end / start * noisy + (1 - end / start) * known[0][1]
+    line = start - end - end * log
+    slopes = [(one - other) / (at - before) for (at, one), (before, other) in pairwise(known)]
+    if slopes:
+        place = place + line * slopes[0]
+    if len(slopes) > 1:
+        bend = (slopes[0] - slopes[1]) / (now - known[2][0])
+        square = start**2 - start * end - 2 * start * end * log + end * (start - end)
+        place = place + (square + (now - known[1][0]) * line) * bend
+    return place.astype(np.float32)
+
+
+SOLVERS: dict[str, Callable[[Denoiser, Array, Sequence[float]], Array]] = {
+    "heun": heun,
+    "euler": partial(multistep, order=1),
+    "dpm_solver_2m": partial(multistep, order=2),
+    "dpm_solver_3m": partial(multistep, order=3),
+}
+"""Ways to follow the path from noise (B,C,H,W), at the first of some times, to the last one, which is 1."""
+
+
+def paint(
+    model: Model,
+    label: Array,
+    noise: Array,
+    detail_noise: Sequence[Array],
+    *,
+    guidance: float,
+    words: Array | None = None,
+) -> Array:
+    """Pictures (B,3,H,W) in [-1,1].
+
+    Args:
+        model: the networks.
+        label: int64 (B,); -1 is none.
+        noise: float32 (B,C,h,w), as `onnx.json` says under `latent`.
+        detail_noise: float32 (B,3,h,w) for each of the `details`.
+        guidance: how much closer to label and words; 1 is off.
+        words: int16 (B,W,P), for a model that knows words: what `numbers` of artdiff_words.py makes of prompts.
+    """
+    told = model.told
+    first, last = told["guidance_interval"]
+
+    asked = {"label": label} if words is None else {"label": label, "words": words}
+    nothing = {name: np.full_like(value, NO_LABEL) for name, value in asked.items()}
+
+    def at(noisy: Array, time: float, asked: dict[str, Array]) -> Array:
+        return model.run("denoise", noisy=noisy, time=np.full(len(noisy), time, np.float32), **asked)
+
+    def denoise(noisy: Array, time: float) -> Array:
+        clean = at(noisy, time, asked)
+        if guidance == 1 or not first <= time <= last:
+            return clean
+        without = at(noisy, time, nothing)
+        return without + np.float32(guidance) * (clean - without)
+
+    picture = model.run("decode", latent=SOLVERS[told["solver"]](denoise, noise, told["times"]))
+    for number, noisy in enumerate(detail_noise, start=1):
+        draft = picture
+
+        def detail(noisy: Array, time: float, draft: Array = draft, name: str = f"detail_{number}") -> Array:
+            times = np.full(len(noisy), time, np.float32)
+            return model.run(name, noisy=noisy, draft=draft, time=times, label=label)
+
+        start = (np.float32(told["detail_noise"]) * noisy).astype(np.float32)
+        difference = SOLVERS[told["detail_solver"]](detail, start, told["detail_times"])
+        picture = model.run(f"finish_{number}", draft=draft, difference=difference)
+    return picture.clip(-1, 1)
+
+
+def words_of(text: str | None) -> list[str]:
+    """A label or a prompt as part of a file's name."""
+    return [re.sub(r"[^\w.-]+", "_", text)[:40]] if text else []
+
+
+def free(folder: Path, name: str) -> Path:
+    """A file that is not there yet."""
+    names = (folder / f"{name}{end}.png" for end in ("", *(f"_{count}" for count in range(2, 10**6))))
+    return next(path for path in names if not path.exists())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--label", help="one of the labels in onnx.json; none without")
+    parser.add_argument("--prompt", help="words, for a model that was trained with captions")
+    parser.add_argument("--n", type=int, default=4, help="how many pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, help="how much closer to the label: 1 is off")
+    parser.add_argument("--out", type=Path, default=Path("pictures"))
+    parser.add_argument("--model", type=Path, default=Path(__file__).parent, help="the folder with the networks")
+    args = parser.parse_args()
+    from PIL import Image, PngImagePlugin
+
+    model = Model(args.model)
+    classes = model.told["classes"]
+    if args.label is not None and args.label not in classes:
+        parser.error(f"unknown label {args.label}; expected one of {', '.join(classes)}")
+    words = None
+    if model.told["knows_words"]:
+        from artdiff_words import numbers  # lies beside this program
+
+        words = numbers([args.prompt] * args.n)
+    elif args.prompt is not None:
+        parser.error("this model was trained without captions: leave --prompt out")
+    label = np.full(args.n, classes.index(args.label) if args.label is not None else NO_LABEL, np.int64)
+    generators = [np.random.default_rng(args.seed + number) for number in range(args.n)]
+    shapes = [model.told["latent"], *model.told["details"]]
+    drawn = [[one.standard_normal(shape, dtype=np.float32) for one in generators] for shape in shapes]
+    noise, *detail_noise = map(np.stack, drawn)
+    guidance = model.told["guidance"] if args.guidance is None else args.guidance
+    painted = paint(model, label, noise, detail_noise, guidance=guidance, words=words)
+    args.out.mkdir(parents=True, exist_ok=True)
+    generated = PngImagePlugin.PngInfo()  # says that a model made it
+    generated.add_itxt(
+        "XML:com.adobe.xmp",
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+        "</rdf:RDF></x:xmpmeta>",
+    )
+    for number, one in enumerate(painted):
+        pixels = ((one.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+        path = free(args.out, "_".join([*words_of(args.label), *words_of(args.prompt), str(args.seed + number)]))
+        Image.fromarray(pixels).save(path, pnginfo=generated)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

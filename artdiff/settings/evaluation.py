@@ -1,0 +1,116 @@
+"""How well a model paints, and which ways to paint are compared."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from artdiff import UserError
+from artdiff.rules import POSITIVE_WHOLE, Rule, none_or_some, number, one_of, whole
+from artdiff.settings.base import Accelerator, Component, Settings, check_out, defaults
+from artdiff.settings.painting import AskedSpacing, PaintSettings, Spacing, solver
+from artdiff.settings.training import is_name
+
+Weights = Literal["averaged", "raw"]
+"""Of a painter: the moving average, or those that were trained."""
+
+FEATURES = ("random_vgg16", "vgg16", "inception", "clip", "dinov2")
+"""Networks that pictures are compared by; `artdiff.evaluation.features` says which they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedData(Settings):
+    """Which pictures a model is compared with."""
+
+    prefix: ClassVar[str] = "data."
+
+    root: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """Ways to paint that are compared, in every combination; None leaves one as it is."""
+
+    prefix: ClassVar[str] = "compare."
+    PAINTING: ClassVar[tuple[str, ...]] = ("steps", "solver", "spacing", "guidance")
+    """Those that are settings of painting."""
+
+    checkpoints: str | list[str] | None
+    steps: list[int] | None
+    solver: list[Any] | None
+    spacing: list[str] | None
+    guidance: list[float] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rules: dict[str, Rule] = {"steps": POSITIVE_WHOLE, "solver": solver, "spacing": one_of(*get_args(Spacing)),
+                                  "guidance": number}  # fmt: skip
+        for name, rule in rules.items():
+            values = getattr(self, name)
+            if values is not None and (not isinstance(values, list | tuple) or not values):
+                raise UserError(f"compare.{name} must be a list, such as [{defaults('generate')[name]}], got {values}")
+            for value in values or ():
+                rule(f"compare.{name}", value)
+        names = [self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
+        if names is not None and not (isinstance(names, list | tuple) and names and all(map(is_name, names))):
+            raise UserError(f"compare.checkpoints must be all or a list such as [best,last], got {self.checkpoints}")
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to compare."""
+        return any(getattr(self, name) is not None for name in ("checkpoints", *self.PAINTING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """`conf/evaluate.yaml`: which model to score, on which pictures, and how it paints."""
+
+    ckpt: str
+    out: str | None
+    data: EvaluatedData
+    n: Annotated[int, whole(2)]
+    most_held_out: Annotated[int, whole(2)]
+    features: list[str]
+    feature_weights: dict[str, str | None]
+    lpips: str | None
+    weights: list[Weights]
+    compare: CompareSettings
+    store: bool
+    bootstrap: Annotated[int, whole(0)]
+    originality: bool
+    representation: Annotated[int, none_or_some]
+    most_trained: Annotated[int, whole(2)]
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    steps: Annotated[int, POSITIVE_WHOLE]
+    solver: Annotated[str | Component, solver]
+    spacing: AskedSpacing
+    guidance: Annotated[float, number]
+    guidance_interval: list[float]
+    refine_steps: Annotated[int, whole(0)]
+    batch_size: Annotated[int, POSITIVE_WHOLE] | None
+    device: Accelerator
+    runs_dir: str
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, given, known in (("features", self.features, FEATURES), ("weights", self.weights, get_args(Weights))):
+            if not isinstance(given, list | tuple) or not given:
+                raise UserError(f"{name} must be a list, such as [{known[0]}], got {given}")
+            for one in given:
+                one_of(*known)(name, one)
+        for one in self.feature_weights:
+            one_of(*FEATURES)("feature_weights", one)
+        if self.out is not None:
+            check_out(self.out, self.data.root)
+        if self.lpips in ("random", "auto"):
+            raise UserError(f"lpips={self.lpips} would not be LPIPS: set lpips=imagenet or a file of VGG16's weights")
+        if self.store and not self.compare.asks and len(self.weights) == 1:
+            raise UserError(
+                "store=true keeps the best of what is compared: set compare.guidance=[1.0,2.0], for example"
+            )
+        self.paint_settings()
+
+    def paint_settings(self, **way: Any) -> PaintSettings:
+        """How pictures are painted, with `way` in place of settings of the same names."""
+        ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (self, PaintSettings))
+        return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}} | way)

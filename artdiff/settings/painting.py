@@ -1,0 +1,291 @@
+"""What to paint, what it must pass, and where it goes: generate, gallery, export."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from artdiff import UserError, hub
+from artdiff.files import user_path
+from artdiff.rules import POSITIVE_WHOLE, fraction, number, numbers, positive, share, whole
+from artdiff.settings.base import (
+    PACKAGE,
+    Accelerator,
+    CompileMode,
+    Component,
+    Settings,
+    check_file,
+    defaults,
+    refuse_file,
+)
+from artdiff.settings.data import Limits
+from artdiff.settings.training import Ranges
+
+Spacing = Literal["uniform", "karras"]
+"""Of the times that a painter passes through."""
+
+AskedSpacing = Literal["auto", Spacing]
+"""`auto` is `karras` for a painter on latents, else `uniform`."""
+
+SIDES = re.compile(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", re.ASCII)
+"""A size in pixels as it is written: `192x128`, or `64` for a square."""
+
+
+def size(name: str, value: Any) -> None:
+    """`train`, `own`, or a size in pixels."""
+    is_size = isinstance(value, str | int) and not isinstance(value, bool) and SIDES.fullmatch(str(value))
+    if value not in ("train", "own") and not is_size:
+        raise UserError(f"{name} must be train, own or WIDTHxHEIGHT, got {value}")
+
+
+Size = Annotated[str | int, size]
+"""At which size to paint: the size of training, the muse's own, or `WIDTHxHEIGHT`."""
+
+
+def solver(name: str, value: Any) -> None:
+    """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
+    known = sorted(path.stem for path in (PACKAGE / "diffusion/samplers").glob("[!_]*.py"))
+    if value not in known and not (isinstance(value, str) and "." in value):
+        raise UserError(f"{name} must be {' or '.join(known)}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintSettings(Settings):
+    """What to paint, and how: the settings of `Painter.paint` and the larger part of `conf/generate.yaml`."""
+
+    REPAINTED: ClassVar[tuple[str, ...]] = (
+        *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "strength", "refine_steps", "size"),
+        "max_pixels",
+        "negative",
+    )
+    """Those that a picture is painted again with as they are in its file."""
+
+    muse: Any
+    """A path, a Pillow picture, or a list of these; None paints from noise."""
+    n: Annotated[int, POSITIVE_WHOLE] | None
+    label: str | list[Any] | None
+    prompt: str | list[Any] | None = None
+    negative: str | None = None
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    steps: Annotated[int, POSITIVE_WHOLE]
+    solver: Annotated[str | Component, solver]
+    spacing: AskedSpacing
+    guidance: Annotated[float, number]
+    guidance_interval: list[float]
+    strength: Annotated[float, share]
+    interpolate: list[int] | None
+    trajectory: bool
+    refine: Any = None
+    """Like `muse`: pictures whose detail the refiner paints anew."""
+    refine_steps: Annotated[int, whole(0)]
+    batch_size: Annotated[int, POSITIVE_WHOLE] | None
+    compile: CompileMode
+    size: Size
+    max_pixels: Annotated[int, POSITIVE_WHOLE] | None
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        interval, ends = self.guidance_interval, self.interpolate
+        if not isinstance(interval, list | tuple) or len(interval) != 2:
+            raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
+        for moment in interval:
+            share("guidance_interval", moment)
+        if interval[0] > interval[1]:
+            raise UserError(f"guidance_interval must begin before it ends, got {interval}")
+        if self.label in ([], ""):
+            raise UserError("label is empty; expected a class by name, several, all or none")
+        if self.prompt in ([], ""):
+            raise UserError("prompt is empty; expected some words, or several prompts")
+        if self.muse in ([], ""):
+            raise UserError("muse is empty; expected a picture or a folder of pictures")
+        if ends is not None:
+            if not isinstance(ends, list | tuple) or len(ends) != 2:
+                raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
+            for seed in ends:
+                whole(0, 2**63 - 1)("interpolate", seed)
+            if self.muse is not None:
+                raise UserError("interpolate starts from noise: leave muse out")
+        if isinstance(self.muse, str) and not user_path(self.muse).exists():
+            name = "muse" if self.refine is None else "refine"
+            raise UserError(f"{name}={self.muse} does not exist; expected a picture or a folder of pictures")
+
+    @property
+    def prompts(self) -> list[tuple[str, str]]:
+        """All words that are given, each with the name of its setting."""
+        asked = self.prompt if isinstance(self.prompt, list | tuple) else [self.prompt]
+        found = [("prompt", one) for one in asked] + [("negative", self.negative)]
+        return [(name, str(one)) for name, one in found if one is not None]
+
+    @property
+    def most_pixels(self) -> int:
+        """`max_pixels`, once `Painter.bounded` has set what was left open."""
+        assert self.max_pixels is not None
+        return self.max_pixels
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Width and height in pixels if `size` gives them; None for `train` and `own`."""
+        found = SIDES.fullmatch(str(self.size))
+        return (int(found[1]), int(found[2] or found[1])) if found is not None else None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """As `Settings.of`. To `refine` a picture is to begin with it at its own size and add only the detail."""
+        if config.get("refine") is None:
+            return super().of(config)
+        if config.get("muse") is not None:
+            raise UserError("refine begins with the picture itself: leave muse out")
+        size = "own" if config["size"] == "train" else config["size"]
+        return super().of({**config, "muse": config["refine"], "strength": 0.0, "size": size})
+
+    @classmethod
+    def with_defaults(cls, **given: Any) -> Self:
+        """`given` over the defaults of `conf/generate.yaml`; None means the default. Raises `UserError`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        base = {name: value for name, value in defaults("generate").items() if name in known}
+        return cls.of(base | {name: value for name, value in given.items() if value is not None})
+
+
+CHANNELS = 3
+"""Red, green and blue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefuseSettings(Settings):
+    """A classifier of the user's that pictures must pass."""
+
+    prefix: ClassVar[str] = "refuse."
+
+    model: str | None
+    outputs: Annotated[list[int], numbers(whole(0), fewest=1)] | None
+    above: Annotated[float, fraction]
+    logits: bool
+    side: Annotated[int, whole(8)]
+    mean: Annotated[list[float], numbers(number, fewest=3)]
+    std: Annotated[list[float], numbers(positive, fewest=3)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_file("refuse.model", self.model)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != CHANNELS:
+                raise UserError(f"refuse.{name} must be three numbers, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignSettings(Settings):
+    """The certificate that pictures are signed with."""
+
+    prefix: ClassVar[str] = "sign."
+
+    certificate: str | None
+    key: str | None
+    algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"]
+    timestamp: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.certificate is None) != (self.key is None):
+            raise UserError("sign.certificate and sign.key go together: give both files")
+        check_file("sign.certificate", self.certificate)
+        check_file("sign.key", self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassingSettings(Settings):
+    """What a painted picture must pass before it is shown, and whether it is signed."""
+
+    originality: bool
+    hold_back: bool
+    refuse: RefuseSettings
+    sign: SignSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(PaintSettings, PassingSettings):
+    """`conf/generate.yaml`: what to paint, with which model, and where to write it."""
+
+    ckpt: str | None
+    repaint: str | None
+    """Called `from` on the command line: a picture of ours to paint again."""
+    out: str
+    format: Literal["png", "jpg", "webp"]
+    keep_settings: bool
+    sheet: Annotated[int, POSITIVE_WHOLE]
+    device: Accelerator
+    runs_dir: str
+    ranges: Ranges | None
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("out", self.out)
+        if self.ckpt is None and self.repaint is None:
+            raise UserError("ckpt must be given: ckpt=… (a run's folder, a checkpoint's file, or last)")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """As `PaintSettings.of`; `from` is no name that Python lets a field have."""
+        if config.get("from") == "":
+            raise UserError("from is empty; expected a picture that artdiff painted")
+        return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """`conf/export.yaml`: which model to give away, where to, and what its card says."""
+
+    ckpt: str
+    to: str
+    license: str
+    name: str | None
+    intended_use: str | None
+    push: str | None
+    public: bool
+    onnx: bool
+    samples: Annotated[int, whole(0)]
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    device: Accelerator
+    runs_dir: str
+    trust_code: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("to", self.to)
+        if not self.license.strip():
+            raise UserError("license is empty: name one, such as cc-by-4.0 or unknown")
+        if self.push is not None:
+            hub.named(self.push, f"push={self.push}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySettings(PassingSettings):
+    """`conf/gallery.yaml`: which runs the page offers, where it keeps pictures, and who may open it."""
+
+    ckpt: str | None
+    runs_dir: str
+    out: str
+    host: str
+    port: Annotated[int, whole(0, 65535)]
+    user: str
+    password: str | None
+    upload_megabytes: Annotated[float, positive]
+    max_pixels: Annotated[int, POSITIVE_WHOLE]
+    device: Accelerator
+    trust_code: bool
+    open: bool
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_file("out", self.out)
+        if self.host not in LOOPBACK and not self.password:
+            raise UserError(f"host={self.host} lets others open the page: give a password=… as well")
+
+
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Hosts that only this machine reaches."""

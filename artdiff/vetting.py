@@ -1,0 +1,85 @@
+"""What a painted picture must pass before it is written or shown: no near copy, nothing that a classifier refuses."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from artdiff import UserError, runs
+from artdiff.classifier import Classifier
+from artdiff.cli import typed
+from artdiff.evaluation.originality import Reference
+from artdiff.ingest.tables import shown
+from artdiff.painter import Painter, Painting
+from artdiff.settings.painting import PassingSettings
+
+HELD_BACK = "held_back"
+"""The folder in `out` for pictures that do not pass."""
+
+
+class Vetted(NamedTuple):
+    """A painting, whose settings say what was found; whether it passed; sentences about it."""
+
+    painting: Painting
+    passed: bool
+    remarks: list[str]
+
+
+class Vetting:
+    """Looks at pictures of a model before anybody sees them.
+
+    - Near copies of training pictures, as far as the run was evaluated: named, and held back if that is asked for.
+    - What a classifier of the user's refuses: held back.
+
+    Args:
+        painter: the model.
+        settings: what is looked for.
+        classifier: that of `settings`, if it is loaded already.
+
+    Raises `UserError` if a check that was asked for cannot be made.
+    """
+
+    def __init__(self, painter: Painter, settings: PassingSettings, classifier: Classifier | None = None) -> None:
+        run = runs.Run.of(painter.path) if settings.originality or settings.hold_back else None
+        self.reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
+        if settings.hold_back and self.reference is None:
+            raise UserError(f"hold_back=true needs a run that was evaluated: {typed('artdiff.evaluate', 'ckpt=RUN')}")
+        if classifier is None and settings.refuse.model is not None:
+            classifier = Classifier(settings.refuse)
+        self.classifier = classifier
+        self.holds_copies = settings.hold_back
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether a picture may be held back, so that nothing of it is to be seen before."""
+        return self.holds_copies or self.classifier is not None
+
+    def __call__(self, painting: Painting) -> Vetted:
+        """Look at a painting. Raises `UserError` if the classifier fails."""
+        painting, copy_of = self._compared(painting)
+        refusal = self._refusal(painting)
+        passes = refusal is None and not (self.holds_copies and copy_of is not None)
+        return Vetted(painting, passes, [remark for remark in (copy_of, refusal) if remark is not None])
+
+    def _compared(self, painting: Painting) -> tuple[Painting, str | None]:
+        """The painting, which says how near it lies to a training picture, and a sentence if that is too near."""
+        if self.reference is None:
+            return painting, None
+        near, threshold = self.reference.nearness(painting.picture), self.reference.threshold
+        painting = painting._replace(settings=painting.settings | {"nearest_ratio": round(near.ratio, 3)})
+        if near.ratio >= threshold:
+            return painting, None
+        other = "a training picture" if near.file is None else f"the training picture {shown(near.file)}"
+        ratio = f"ratio {near.ratio:.2f}, threshold {threshold:.2f}"
+        return painting, f"{painting.name} may be a copy of {other}: look at both ({ratio})"
+
+    def _refusal(self, painting: Painting) -> str | None:
+        verdict = self.classifier.refused(painting.picture) if self.classifier is not None else None
+        if verdict is None:
+            return None
+        return f"{painting.name} is refused: output {verdict.output} of the classifier is {verdict.score:.2f}"
+
+
+def held_back(out: Path) -> Path:
+    """The folder for what does not pass, made if it is not there. Raises `UserError` if that fails."""
+    folder = out / HELD_BACK
+    runs.make(folder, name="out")
+    return folder

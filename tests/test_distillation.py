@@ -1,0 +1,101 @@
+"""A painter that learns to paint in few steps from another one."""
+
+import json
+
+import pytest
+import torch
+from conftest import composed, generate, small, train
+from PIL import Image
+
+import artdiff
+from artdiff import UserError
+from artdiff.diffusion import samplers
+from artdiff.diffusion.noise import seeded_noise
+from artdiff.export import export
+from artdiff.ingest import sample_art
+from artdiff.settings.painting import ExportSettings
+
+TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
+QUICK = ("optimizer.lr=0.005", "task.warmup=0", "trainer.precision=32-true", "data.batch_size=16",
+         "callbacks.grids.every_n_steps=1000", "task.ema_ramp=0.01", "callbacks.decay.share=0")  # fmt: skip
+FEW = ("experiment=few_steps", "data.image_size=16", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def teacher(art, tmp_path_factory):
+    """A painter that has learned the colours of the sample art."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return train(small(art, folder, "experiment=paint32", *TINY, *QUICK, "trainer.max_steps=80")).folder
+
+
+def distilled(art, folder, teacher, *more):
+    return train(small(art, folder, *FEW, f"init={teacher}", "trainer.max_steps=60", *more)).folder
+
+
+@pytest.fixture(scope="module")
+def student(art, teacher, tmp_path_factory):
+    return distilled(art, tmp_path_factory.mktemp("student") / "run", teacher)
+
+
+def test_its_few_steps_lead_nearer_to_the_teachers_pictures_than_the_teachers_own(teacher, student):
+    noise, label = seeded_noise(range(500, 564), (3, 16, 16)), torch.arange(64) % 5
+    one, other = (artdiff.load(run, device="cpu").task for run in (teacher, student))
+    with torch.inference_mode():
+        end = other.taught(noise, (label,))
+        for steps in (1, 4):
+            gaps = []
+            for task in (one, other):
+                denoise = task.denoiser((label,), guidance=1.0, interval=(0, 1))
+                *_, painted = samplers.get("euler")(denoise, noise, samplers.times(steps))
+                gaps.append((painted - end).square().mean().item())
+            assert gaps[1] < 0.8 * gaps[0], (steps, gaps)
+
+
+def test_the_teacher_is_the_other_painter_and_stays_as_it_is(teacher, student):
+    one, other = (artdiff.load(run, device="cpu").task for run in (teacher, student))
+    theirs, ours, learned = (list(net.parameters()) for net in (one.ema, other.teacher, other.ema))
+    assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(theirs, learned, strict=True))
+
+
+def test_it_is_painted_with_as_few_steps_as_it_is_made_for(student, tmp_path):
+    words = ("n=1", "label=truchet", "device=cpu")
+    path, _ = generate(composed("generate", f"ckpt={student}", f"out={tmp_path / 'a'}", *words))
+    told = json.loads(Image.open(path).text["artdiff"])
+    assert (told["steps"], told["solver"], told["spacing"], told["guidance"]) == (4, "euler", "uniform", 1.0)
+    path, _ = generate(composed("generate", f"ckpt={student}", f"out={tmp_path / 'b'}", "steps=1", *words))
+    assert json.loads(Image.open(path).text["artdiff"])["steps"] == 1
+
+
+def test_it_is_carried_on_bit_for_bit(art, teacher, student, tmp_path):
+    half = distilled(art, tmp_path / "half", teacher, "trainer.max_steps=30")
+    whole = distilled(art, tmp_path / "whole", teacher, f"ckpt={half}")
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (student, whole)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_it_can_be_given_away(student, tmp_path):
+    asked = (f"ckpt={student}", f"to={tmp_path / 'model'}", "license=mit", "device=cpu", "samples=0")
+    export(ExportSettings.of(composed("export", *asked)))
+    painters = [artdiff.load(model, device="cpu") for model in (student, tmp_path / "model")]
+    one, other = (painter.paint(n=1, label="truchet")[0] for painter in painters)
+    assert one.picture.tobytes() == other.picture.tobytes() and other.settings["steps"] == 4
+
+
+def test_mistakes_are_one_line(art, teacher, tmp_path):
+    with pytest.raises(UserError, match=r"learns from a painter: set init=RUN"):
+        train(small(art, tmp_path / "a", *FEW))
+    with pytest.raises(UserError, match=r"paints 16 px: set data\.image_size=16"):
+        train(small(art, tmp_path / "b", "experiment=few_steps", f"init={teacher}", "data.image_size=32"))
+    copier = train(small(art, tmp_path / "copier", "loss=mse", "data.image_size=16")).folder
+    with pytest.raises(UserError, match=r"only a painter can teach to paint"):
+        train(small(art, tmp_path / "c", *FEW, f"init={copier}"))
+
+
+def test_words_are_not_lost_without_a_word(tmp_path):
+    sample_art.paint(tmp_path / "art", per_style=4, seed=0, captions=True)
+    worded = train(small(tmp_path / "art", tmp_path / "run", "experiment=paint32", *TINY, "data.captions=auto")).folder
+    with pytest.raises(UserError, match=r"knows words, which would be lost: set data\.captions=auto"):
+        train(small(tmp_path / "art", tmp_path / "a", *FEW, f"init={worded}"))
+    run = train(small(tmp_path / "art", tmp_path / "b", *FEW, f"init={worded}", "data.captions=auto")).folder
+    assert artdiff.load(run, device="cpu").paint(n=1, prompt="hills")[0].settings["steps"] == 4
