@@ -15,7 +15,7 @@ from artdiff import UserError, onnx_paint, words
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.path import Preconditioned
-from artdiff.diffusion.refiner import NOISE, SOLVER, Refiner, Residual, given, shrunk
+from artdiff.diffusion.refiner import NOISE, Refiner, Residual, given, shrunk
 from artdiff.painter import Painter
 from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Generation
@@ -88,8 +88,9 @@ def files(painter: Painter) -> dict[str, bytes]:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"onnx=true needs {name}: pip install 'artdiff[onnx]'")
     settings = PaintSettings.with_defaults(**painter.defaults)
-    if settings.solver not in onnx_paint.SOLVERS:
-        raise UserError(f"onnx=true: the program beside the networks has no solver {settings.solver}")
+    for solver in (settings.solver, settings.refine_solver):
+        if solver not in onnx_paint.SOLVERS:
+            raise UserError(f"onnx=true: the program beside the networks has no solver {solver}")
     found, shapes = dict[str, bytes](), list[list[int]]()
     for name, module, inputs in _parts(task, painter.image_size):
         shapes.append(list(next(iter(inputs.values())).shape[1:]))
@@ -102,7 +103,7 @@ def files(painter: Painter) -> dict[str, bytes]:
         "details": details[::2],
         "solver": settings.solver,
         "times": samplers.times(settings.steps, spacing=painter.spacing(settings)),
-        "detail_solver": SOLVER,
+        "detail_solver": settings.refine_solver,
         "detail_times": samplers.times(settings.refine_steps),
         "detail_noise": NOISE,
         "guidance": settings.guidance,

@@ -57,12 +57,20 @@ def multistep(denoise: Denoiser, noisy: Array, times: Sequence[float], *, order:
     known: list[tuple[float, Array]] = []
     for now, then in pairwise(times):
         known = [(now, denoise(noisy, now)), *known[: order - 1]]
-        past = known
+        past = trusted(known, now, then) if order == 3 else known
         if order == 3 and len(known) == 1 and then < 1:
             there = towards(noisy, known, now, then)
             past = [*known, (then, denoise(there, then))]
         noisy = towards(noisy, past, now, then)
     return noisy
+
+
+def trusted(known: list[tuple[float, Array]], now: float, then: float) -> list[tuple[float, Array]]:
+    """Those of the last estimates that a step may be led by: it must not be long against the steps before."""
+    for count in range(len(known), 1, -1):
+        if then - now <= 1.2 * (now - known[count - 1][0]) / (count - 1):
+            return known[:count]
+    return known[:1]
 
 
 def towards(noisy: Array, known: Sequence[tuple[float, Array]], now: float, then: float) -> Array:

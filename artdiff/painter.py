@@ -218,6 +218,7 @@ class Painter:
         trajectory: bool = False,
         refine: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None = None,
         refine_steps: int | None = None,
+        refine_solver: str | None = None,
         size: str | int | None = None,
         batch_size: int | None = None,
         compile: str | None = None,
@@ -241,6 +242,7 @@ class Painter:
             trajectory: also keep a strip of each picture emerging from noise.
             refine: a picture or pictures whose detail is painted anew, at their own size; instead of a muse.
             refine_steps: of the refiner, if the model has one; 0 leaves what the codec decodes.
+            refine_solver: of the refiner, like `solver`.
             size: `"192x128"` (width, height), `"own"` for the muse's own, or `"train"`. A muse is cropped to a width
                 and height. Of its own size a painter takes the nearest that its network can paint.
             batch_size: pictures at once, by default what suits the memory; does not change them.
@@ -254,6 +256,7 @@ class Painter:
             "seed": seed, "steps": steps, "solver": solver, "spacing": spacing, "guidance": guidance,
             "trajectory": trajectory, "size": size, "batch_size": batch_size, "compile": compile,
             "prompt": prompts, "negative": negative, "refine_steps": refine_steps,
+            "refine_solver": refine_solver,
             "refine": str(refine) if isinstance(refine, Path) else refine,
             "interpolate": None if interpolate is None else list(interpolate),
             "guidance_interval": None if guidance_interval is None else list(guidance_interval),
@@ -472,7 +475,8 @@ class Painter:
 
     def _detail(self, settings: PaintSettings) -> dict[str, object]:
         """What the settings of a picture say of its detail, if the model has a refiner."""
-        return {"refine_steps": settings.refine_steps} if _refines(self.task) else {}
+        names = ("refine_steps", "refine_solver") if _refines(self.task) else ()
+        return {name: getattr(settings, name) for name in names}
 
     def _refined(self, batch: Sequence[Canvas], draft: Tensor, settings: PaintSettings) -> Tensor:
         """Decoded pictures (B,3,H,W) with the detail of the refiners, from noise of the seeds of their canvases."""
@@ -488,7 +492,8 @@ class Painter:
                 for which in (0, 1)
             )
             parts = (part.to(task.device) for part in (draft, label, between(noise, other_noise, share)))
-            draft = task.refine_in_groups(refiner, *parts, steps=settings.refine_steps).cpu()
+            how: Any = {"steps": settings.refine_steps, "solver": settings.refine_solver}
+            draft = task.refine_in_groups(refiner, *parts, **how).cpu()
         return draft
 
     def _shape(self, row: Row, settings: PaintSettings) -> tuple[int, int, int]:

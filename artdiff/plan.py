@@ -196,10 +196,12 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     labels = [told.get("label"), told.get("to_label", told.get("label"))]
     prompts = [told.get("prompt"), told.get("to_prompt", told.get("prompt"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
+    if "refine_steps" in told:
+        given.setdefault("refine_solver", "heun")  # that of pictures that do not say it
     missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]
     if missing:
         raise UserError(f"{name} does not say how it was painted: {missing[0]} is missing")
-    if not samplers.is_ours(told["solver"]):
+    if not all(samplers.is_ours(told.get(key, "heun")) for key in ("solver", "refine_solver")):
         raise UserError(f"{name} was painted with a solver that is code outside artdiff, which its file cannot ask for")
     try:
         settings = PaintSettings.with_defaults(**given)

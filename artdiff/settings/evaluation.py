@@ -86,6 +86,7 @@ class EvaluateSettings(Settings):
     guidance: Annotated[float, number]
     guidance_interval: list[float]
     refine_steps: Annotated[int, whole(0)]
+    refine_solver: Annotated[str | Component, solver]
     batch_size: Annotated[int, POSITIVE_WHOLE] | None
     device: Accelerator
     runs_dir: str

@@ -58,6 +58,7 @@ class PaintSettings(Settings):
 
     REPAINTED: ClassVar[tuple[str, ...]] = (
         *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "strength", "refine_steps", "size"),
+        "refine_solver",
         "max_pixels",
         "negative",
     )
@@ -81,6 +82,7 @@ class PaintSettings(Settings):
     refine: Any = None
     """Like `muse`: pictures whose detail the refiner paints anew."""
     refine_steps: Annotated[int, whole(0)]
+    refine_solver: Annotated[str | Component, solver]
     batch_size: Annotated[int, POSITIVE_WHOLE] | None
     compile: CompileMode
     size: Size

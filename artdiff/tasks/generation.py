@@ -20,6 +20,7 @@ from artdiff.diffusion.noise import PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import Preconditioned
 from artdiff.diffusion.refiner import CHANNELS, Refiner
+from artdiff.diffusion.samplers import Solver
 from artdiff.files import printable
 from artdiff.losses import Loss, Losses
 from artdiff.picture_cache import PictureCache
@@ -280,11 +281,13 @@ class Generation(Denoising):
         """What decoded pictures go through, in turn: the refiner and the enlarger, as far as there are any."""
         return [one for one in (self.refiner, self.enlarger) if one is not None]
 
-    def refine_in_groups(self, refiner: Refiner, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+    def refine_in_groups(
+        self, refiner: Refiner, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int, solver: Solver
+    ) -> Tensor:
         """Pictures (B,3,H,W), labels int64 (B,) and noise (B,3,h,w) → pictures (B,3,H,W) with the refiner's detail."""
 
         def refine(*group: Tensor) -> Tensor:
-            return refiner.refine(*group, steps=steps)
+            return refiner.refine(*group, steps=steps, solver=solver)
 
         together = _together(refiner.network, draft, noise.shape[-2:])
         return hardware.in_groups(refine, draft, label, noise, together=together)

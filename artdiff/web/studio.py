@@ -221,7 +221,8 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
         muse = [f"{begun}={told[begun] or 'MUSE'}"] if begun is not None else []
         return typed("artdiff.generate", f"from={runs.shortest(path)}", *muse, f"out={out}")
     label = "none" if told.get("label") is None else told["label"]
-    names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "size", "max_pixels")
+    names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "refine_solver", "size",
+             "max_pixels")  # fmt: skip
     same = [f"{name}={told[name]}" for name in names if name in told]
     interval = ",".join(str(time) for time in told["guidance_interval"])
     same += [f"{name}={told[name]}" for name in ("prompt", "negative") if name in told]

@@ -22,6 +22,10 @@ MOST_NOISE, LEAST_NOISE = 50.0, 0.02
 """The first and the last ratio of noise to picture between which `karras` spaces the steps."""
 
 
+Solver = str | Mapping[str, Any]
+"""A sampler by its name, that is a file of this folder, by a dotted path, or as a mapping with `_target_`."""
+
+
 class Sampler(Protocol):
     """Follows the path from `noisy` (B,C,H,W), at the first of `times`, and yields the place at each later time."""
 
@@ -51,11 +55,8 @@ def is_ours(solver: object) -> bool:
     return isinstance(solver, str) and solver.isidentifier()
 
 
-def get(solver: str | Mapping[str, Any]) -> Sampler:
-    """The sampler of a name, that is a file of this folder, of a dotted path, or of a mapping with `_target_`.
-
-    The file `NAME.py` holds the class `Name`.
-    """
+def get(solver: Solver) -> Sampler:
+    """The sampler that is meant; the file `NAME.py` holds the class `Name`."""
     if isinstance(solver, str) and "." not in solver:
         return getattr(import_module(f"{__name__}.{solver}"), solver.title().replace("_", ""))()
     from hydra.utils import instantiate
@@ -63,7 +64,7 @@ def get(solver: str | Mapping[str, Any]) -> Sampler:
     return instantiate({"_target_": solver} if isinstance(solver, str) else dict(solver))
 
 
-def calls(solver: str | Mapping[str, Any], steps: int) -> int:
+def calls(solver: Solver, steps: int) -> int:
     """How often a sampler calls the denoiser in so many steps, at most."""
     sampler = get(solver)
     return steps * sampler.calls_per_step + getattr(sampler, "extra_calls", 0)

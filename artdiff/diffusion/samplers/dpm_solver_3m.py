@@ -8,6 +8,11 @@ from torch import Tensor
 from artdiff.diffusion.guidance import Denoiser
 from artdiff.diffusion.samplers import Estimate, at_least_float32, towards
 
+LONGEST = 0.6
+"""A step is at most this part of the time that the last three estimates span, or fewer of them are trusted. Even steps
+are half of it. Karras' steps grow towards the middle, and a parabola through short ones leads astray on a long one.
+"""
+
 
 class DpmSolver3M:
     """Third order at one call a step: the estimate moves on along a parabola through the last three.
@@ -23,9 +28,18 @@ class DpmSolver3M:
         known: list[Estimate] = []
         for now, then in pairwise(times):
             known = [Estimate(now, denoise(noisy, now).to(noisy.dtype)), *known[:2]]
-            past = known
+            past = trusted(known, now, then)
             if len(known) == 1 and then < 1:
                 there = towards(noisy, known, now, then)
                 past = [*known, Estimate(then, denoise(there, then).to(noisy.dtype))]
             noisy = towards(noisy, past, now, then)
             yield noisy
+
+
+def trusted(known: list[Estimate], now: float, then: float) -> list[Estimate]:
+    """Those of the last estimates that a step from `now` to `then` may be led by."""
+    for count in range(len(known), 1, -1):
+        even_steps = (now - known[count - 1].time) / (count - 1)
+        if then - now <= 2 * LONGEST * even_steps:
+            return known[:count]
+    return known[:1]
