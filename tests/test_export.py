@@ -214,7 +214,7 @@ def test_onnx_paints_what_pytorch_paints(kind, run, art, tmp_path):
     with torch.inference_mode():
         first = task.ema_denoiser(noise, torch.tensor([0.1, 0.5, 0.9]), label)
         denoise = task.denoiser((label,), guidance=2.0, interval=tuple(model.told["guidance_interval"]))
-        *_, latent = samplers.get("heun")(denoise, noise, model.told["times"])
+        *_, latent = samplers.get(model.told["solver"])(denoise, noise, model.told["times"])
         picture = task.codec.decode(latent)
         for refiner, noisy in zip(task.refiners, detail, strict=True):
             picture = refiner.refine(picture, label, noisy, steps=len(model.told["detail_times"]) - 1)

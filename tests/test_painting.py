@@ -313,9 +313,13 @@ def test_labels_are_found_by_name_whatever_they_are_called():
 
 def test_a_class_called_all_does_not_change_what_is_painted_without_a_label():
     one = PaintSettings.with_defaults(n=1)
-    assert [row[0].labels[0] for row in canvases(one, ["all", "b"], [])] == [0, 1]
+    assert [row[0].ends[0].label for row in canvases(one, ["all", "b"], [])] == [0, 1]
     two = PaintSettings.with_defaults(n=2, interpolate=[1, 2], label=["all"])
-    assert [row[1].labels for row in canvases(two, ["a", "b", "c"], [])] == [(0, 0), (1, 1), (2, 2)]
+    assert [[end.label for end in row[1].ends] for row in canvases(two, ["a", "b", "c"], [])] == [
+        [0, 0],
+        [1, 1],
+        [2, 2],
+    ]
 
 
 def test_a_sheet_is_bounded():
