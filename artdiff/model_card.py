@@ -89,7 +89,7 @@ def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"Labels: {', '.join(shown(label) for label in painter.classes)}."
     if painter.vocabulary:
         often = ", ".join(shown(word) for word in painter.vocabulary[:WORDS])
-        yield f"Captions with {len(painter.vocabulary):,} different words, the most frequent: {often}. "
+        yield f"Captions with {len(painter.vocabulary):,} different words, the most frequent: {often}."
         yield "`config.json` lists all of these words."
     yield f"SHA-256 of the list of these pictures (the manifest of their data card): {painter.data or UNKNOWN}."
 

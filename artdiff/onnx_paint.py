@@ -122,13 +122,14 @@ def paint(
 
     asked = {"label": label} if words is None else {"label": label, "words": words}
     nothing = {name: np.full_like(value, NO_LABEL) for name, value in asked.items()}
+    asks = guidance != 1 and any((value != NO_LABEL).any() for value in asked.values())
 
     def at(noisy: Array, time: float, asked: dict[str, Array]) -> Array:
         return model.run("denoise", noisy=noisy, time=np.full(len(noisy), time, np.float32), **asked)
 
     def denoise(noisy: Array, time: float) -> Array:
         clean = at(noisy, time, asked)
-        if guidance == 1 or not first <= time <= last:
+        if not (asks and first <= time <= last):
             return clean
         without = at(noisy, time, nothing)
         return without + np.float32(guidance) * (clean - without)

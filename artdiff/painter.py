@@ -123,9 +123,8 @@ def load(
         if used == "raw":
             raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
         stored = exported.painting(path)
-    made_for = task.made_for if isinstance(task, Generation) else {}
-    defaults = made_for | _stored_settings(path, stored, trust_code=trust_code)
-    return Painter(task.to(on), transform, path, defaults, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
+    own = _stored_settings(path, stored, trust_code=trust_code)
+    return Painter(task.to(on), transform, path, own, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
 def _stored_settings(path: Path, stored: "runs.Painting | None", *, trust_code: bool) -> dict[str, Any]:
@@ -165,7 +164,7 @@ class Painter:
         task: checkpoints.Model,
         transform: Transform,
         path: Path,
-        defaults: Mapping[str, Any] = MappingProxyType({}),
+        stored: Mapping[str, Any] = MappingProxyType({}),
         *,
         weights: Weights = "averaged",
         data: str | None = None,
@@ -179,7 +178,7 @@ class Painter:
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
         self.vocabulary: list[str] = list(task.vocabulary) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
-        self.defaults = dict(defaults)
+        self.defaults = self.made_for | dict(stored)
         self.weights = weights
         self.data = data
         self.digest = digest

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from artdiff import images, runs
-from artdiff.training.dashboard import GLANCE, Dashboard
+from artdiff.training.dashboard import GLANCE, TensorBoardLogger
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null",
           "data.image_size=16", "loss.perceptual.weights=random", "callbacks.grids.every_n_steps=1",
@@ -67,6 +67,6 @@ def test_the_data_card_is_there_as_text(board):
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_it_was(tmp_path):
-    assert Dashboard(str(tmp_path), name="", version="").log_dir.rstrip("/") == str(tmp_path)
+    assert TensorBoardLogger(str(tmp_path), name="", version="").log_dir.rstrip("/") == str(tmp_path)
     (tmp_path / runs.EARLIER_EVENTS).mkdir()
-    assert Dashboard(str(tmp_path), name="", version="").log_dir == str(tmp_path / "tensorboard")
+    assert TensorBoardLogger(str(tmp_path), name="", version="").log_dir == str(tmp_path / "tensorboard")

@@ -19,6 +19,7 @@ from artdiff.data.loader import Batch, Pictures, ResumableLoader, Shuffle, Shuff
 from artdiff.ranks import Ranks
 from artdiff.settings.data import ServingSettings
 from artdiff.store import Contents
+from artdiff.words import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ class PictureDataModule(L.LightningDataModule, ABC):
     manifest: str
     counts: dict[str, int]
     root: str
-    vocabulary: list[str] = []  # noqa: RUF012 (replaced, not changed)
-    """The words of the training pictures' captions, the most frequent first; empty without captions."""
     train_loader: ResumableLoader
     resumed_at: dict[str, int] | None = None
     shuffle: Shuffle | None = None
@@ -55,6 +54,11 @@ class PictureDataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Open the pictures; does nothing the second time."""
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The words of the training pictures' captions, the most frequent first; empty without captions."""
+        return vocabulary(self.train_set.captions or [])
 
     @property
     def is_resident(self) -> bool:

@@ -24,7 +24,6 @@ from artdiff.ingest.pool import cores
 from artdiff.ingest.source import Folder, Source
 from artdiff.settings.data import DataSettings
 from artdiff.store import Contents
-from artdiff.words import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -84,27 +83,25 @@ class ArtDataModule(PictureDataModule):
         how = self.settings.captions
         self.train_set = Pictures.of(index, "train", pixels, seed=self.settings.seed, captions=how)
         self.val_set = Pictures.of(index, "validation", pixels, captions=how)
-        self.vocabulary = self._vocabulary()
+        self._say_captions()
         self.trained_on = hashlib.sha256("".join(one.digest for one in index.on("train")).encode()).hexdigest()
         self.manifest, self.counts, self.root = index.digest(), index.counts, str(self.source.root)
         for line in index.summary(self.source.root, f"{self.settings.image_size} px"):
             log.info("data: %s", line)
 
-    def _vocabulary(self) -> list[str]:
-        """Raises `UserError` if captions are asked for and there are none."""
-        if self.settings.captions == "none":
+    def _say_captions(self) -> None:
+        """Say which there are. Raises `UserError` if captions are asked for and there are none."""
+        captions = self.train_set.captions
+        if captions is None:
             if any(caption(one, "metadata") for one in self.index.on("train")):
                 log.info("captions: there are some, which data.captions=auto would learn")
-            return []
-        captions = [caption(one, self.settings.captions) for one in self.index.on("train")]
-        found = vocabulary(captions)
-        if not found:
+            return
+        if not self.vocabulary:
             raise UserError(
                 f"data.captions={self.settings.captions} finds none in {self.source.root}: expected a column text in "
                 f"metadata.csv, a file NAME.txt beside each picture, or words in the names (data.captions=filename)"
             )
         log.info("captions: %s", " ".join(summary(captions)))
-        return found
 
     def _contents(self, *, mirrored: bool) -> Contents | None:
         if not isinstance(self.train_set.source, FromStore):

@@ -17,7 +17,6 @@ from artdiff.data.shards import LANES, FromShards, ShardIndex, ShardOrder
 from artdiff.data.storage import Entry, storage
 from artdiff.settings.data import StreamSettings
 from artdiff.store import Contents
-from artdiff.words import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,6 @@ class StreamDataModule(PictureDataModule):
         self.val_set = Pictures(
             source, places[count:], labels[count:], seed=None, at_hand=first_held_out, captions=held_out
         )
-        self.vocabulary = vocabulary(trained or [])
         self.classes, self.manifest, self.counts = index.classes, index.manifest, index.counts
         sizes = [one.pictures for one in index.train]
         self.trained_on = hashlib.sha256(f"{index.digests.sha256} {sizes} {LANES}".encode()).hexdigest()

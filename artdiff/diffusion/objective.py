@@ -9,7 +9,7 @@ from torch import Tensor
 from artdiff import images
 from artdiff.diffusion import path
 from artdiff.diffusion.codec import Codec, Identity
-from artdiff.diffusion.conditioning import asked, dropped
+from artdiff.diffusion.conditioning import Asked, asked, dropped
 from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.path import Network
 
@@ -114,10 +114,14 @@ class Objective:
         time = path.sampled_times(rng.normal(TIMES), mean=self.time_mean, std=self.time_std)
         clean = self.codec.encode(batch.image) if clean is None else clean
         noise = rng.normal(NOISE, clean.shape[1:])
-        shares = {"caption_dropout": self.caption_dropout, "word_dropout": self.word_dropout}
-        given = dropped(batch, rng, label_dropout=self.label_dropout, **shares)
+        given = self.dropped(batch, rng)
         noisy = path.interpolated(clean, noise, time)
         return self.compare(network(noisy, time, *given), clean, batch, time, loss)
+
+    def dropped(self, batch: Batch, rng: PictureRandom) -> Asked:
+        """What the pictures of a training batch are conditioned on."""
+        shares = {"caption_dropout": self.caption_dropout, "word_dropout": self.word_dropout}
+        return dropped(batch, rng, label_dropout=self.label_dropout, **shares)
 
     def at(
         self,

@@ -155,6 +155,4 @@ def key_of(*parts: object) -> str:
 
 def told(settings: PaintSettings) -> dict[str, object]:
     """The settings that painted pictures depend on."""
-    names = ("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps",
-             "refine_solver")  # fmt: skip
-    return {name: getattr(settings, name) for name in names}
+    return {name: getattr(settings, name) for name in settings.SHAPING}

@@ -29,7 +29,6 @@ CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotun
 NETWORK_RENAMED = {"features": "cond_dim", "attention": "attention_resolutions", "blocks": "num_res_blocks"}
 
 RENAMED = {f"network.{old}": f"network.{new}" for old, new in NETWORK_RENAMED.items()}
-
 RENAMED |= {"network.data_std": "task.data_std"}
 """Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
 

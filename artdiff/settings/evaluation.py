@@ -1,14 +1,14 @@
 """How well a model paints, and which ways to paint are compared."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from artdiff import UserError
 from artdiff.rules import POSITIVE_WHOLE, Rule, none_or_some, number, one_of, whole
-from artdiff.settings.base import Accelerator, Component, Settings, check_out, defaults
-from artdiff.settings.painting import AskedSpacing, PaintSettings, Spacing, solver
-from artdiff.settings.training import is_name
+from artdiff.settings.base import Accelerator, Settings, check_out, defaults
+from artdiff.settings.painting import PaintSettings, SamplingSettings, Spacing, solver
 
 Weights = Literal["averaged", "raw"]
 """Of a painter: the moving average, or those that were trained."""
@@ -51,7 +51,7 @@ class CompareSettings(Settings):
             for value in values or ():
                 rule(f"compare.{name}", value)
         names = [self.checkpoints] if isinstance(self.checkpoints, str) else self.checkpoints
-        if names is not None and not (isinstance(names, list | tuple) and names and all(map(is_name, names))):
+        if names is not None and not (isinstance(names, list | tuple) and names and all(map(_is_name, names))):
             raise UserError(f"compare.checkpoints must be all or a list such as [best,last], got {self.checkpoints}")
 
     @property
@@ -61,7 +61,7 @@ class CompareSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(SamplingSettings):
     """`conf/evaluate.yaml`: which model to score, on which pictures, and how it paints."""
 
     ckpt: str
@@ -79,15 +79,6 @@ class EvaluateSettings(Settings):
     originality: bool
     representation: Annotated[int, none_or_some]
     most_trained: Annotated[int, whole(2)]
-    seed: Annotated[int, whole(0, 2**63 - 1)]
-    steps: Annotated[int, POSITIVE_WHOLE]
-    solver: Annotated[str | Component, solver]
-    spacing: AskedSpacing
-    guidance: Annotated[float, number]
-    guidance_interval: list[float]
-    refine_steps: Annotated[int, whole(0)]
-    refine_solver: Annotated[str | Component, solver]
-    batch_size: Annotated[int, POSITIVE_WHOLE] | None
     device: Accelerator
     runs_dir: str
     trust_code: bool
@@ -115,3 +106,8 @@ class EvaluateSettings(Settings):
         """How pictures are painted, with `way` in place of settings of the same names."""
         ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (self, PaintSettings))
         return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}} | way)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value names a file in a folder that is known."""
+    return isinstance(value, str) and bool(value) and not {"/", os.sep} & set(value)

@@ -53,15 +53,30 @@ def solver(name: str, value: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintSettings(Settings):
+class SamplingSettings(Settings):
+    """How pictures come out of noise, whatever they show."""
+
+    SHAPING: ClassVar[tuple[str, ...]] = (
+        *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps", "refine_solver"),
+    )
+    """Those that a picture depends on."""
+
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    steps: Annotated[int, POSITIVE_WHOLE]
+    solver: Annotated[str | Component, solver]
+    spacing: AskedSpacing
+    guidance: Annotated[float, number]
+    guidance_interval: list[float]
+    refine_steps: Annotated[int, whole(0)]
+    refine_solver: Annotated[str | Component, solver]
+    batch_size: Annotated[int, POSITIVE_WHOLE] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintSettings(SamplingSettings):
     """What to paint, and how: the settings of `Painter.paint` and the larger part of `conf/generate.yaml`."""
 
-    REPAINTED: ClassVar[tuple[str, ...]] = (
-        *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "strength", "refine_steps", "size"),
-        "refine_solver",
-        "max_pixels",
-        "negative",
-    )
+    REPAINTED: ClassVar[tuple[str, ...]] = (*SamplingSettings.SHAPING, "strength", "size", "max_pixels", "negative")
     """Those that a picture is painted again with as they are in its file."""
 
     muse: Any
@@ -70,20 +85,11 @@ class PaintSettings(Settings):
     label: str | list[Any] | None
     prompt: str | list[Any] | None = None
     negative: str | None = None
-    seed: Annotated[int, whole(0, 2**63 - 1)]
-    steps: Annotated[int, POSITIVE_WHOLE]
-    solver: Annotated[str | Component, solver]
-    spacing: AskedSpacing
-    guidance: Annotated[float, number]
-    guidance_interval: list[float]
     strength: Annotated[float, share]
     interpolate: list[int] | None
     trajectory: bool
     refine: Any = None
     """Like `muse`: pictures whose detail the refiner paints anew."""
-    refine_steps: Annotated[int, whole(0)]
-    refine_solver: Annotated[str | Component, solver]
-    batch_size: Annotated[int, POSITIVE_WHOLE] | None
     compile: CompileMode
     size: Size
     max_pixels: Annotated[int, POSITIVE_WHOLE] | None

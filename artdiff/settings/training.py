@@ -1,7 +1,6 @@
 """A training: the task, the whole configuration, and what its components may be given."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -248,11 +247,6 @@ class TrainSettings(Settings):
             raise UserError(
                 "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
             )
-
-
-def is_name(value: Any) -> bool:
-    """Whether a value names a file in a folder that is known."""
-    return isinstance(value, str) and bool(value) and not {"/", os.sep} & set(value)
 
 
 def _flat(name: str, component: Any) -> Iterator[tuple[str, Any]]:

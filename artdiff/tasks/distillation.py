@@ -10,7 +10,7 @@ from artdiff import images
 from artdiff.data.loader import Batch
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Identity
-from artdiff.diffusion.conditioning import Asked, asked, dropped
+from artdiff.diffusion.conditioning import Asked, asked
 from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.objective import Denoised, LatentLoss, Target
@@ -46,6 +46,7 @@ class Distillation(Generation):
         self.teacher_steps = teacher_steps
         self.views = views
         self.teacher_guidance = teacher_guidance
+        self.interval = defaults("generate")["guidance_interval"]
         self.teacher = copy.deepcopy(self.ema)
         self.teacher_denoiser = Preconditioned(self.teacher, data_std=self.train_denoiser.data_std)
 
@@ -56,8 +57,7 @@ class Distillation(Generation):
     @torch.no_grad()
     def taught(self, noise: Tensor, given: Asked) -> Tensor:
         """What the teacher paints from noise (B,C,h,w) of what is asked for: latents of the same shape."""
-        interval = defaults("generate")["guidance_interval"]
-        denoise = guided(self.teacher_denoiser, given, guidance=self.teacher_guidance, interval=interval)
+        denoise = guided(self.teacher_denoiser, given, guidance=self.teacher_guidance, interval=self.interval)
         *_, clean = samplers.get(TEACHER_SOLVER)(denoise, noise, samplers.times(self.teacher_steps, spacing="karras"))
         return clean
 
@@ -69,8 +69,7 @@ class Distillation(Generation):
 
     def losses(self, batch: Batch) -> Losses:
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
-        shares = {name: getattr(self.objective, name) for name in ("label_dropout", "caption_dropout", "word_dropout")}
-        given = dropped(batch, rng, **shares)
+        given = self.objective.dropped(batch, rng)
         noise = rng.normal(NOISE, self._latent_shape(batch.image))
         clean = self.taught(noise, given)
         batch = batch._replace(image=self.codec.decode(clean) if self._sees_pictures else batch.image, index=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import loggers
 
 from artdiff import runs
 from artdiff.data.base import PictureDataModule
@@ -27,11 +27,14 @@ Layout = dict[str, dict[str, list[Any]]]
 """Categories of charts by title; each chart has a kind and the names of its curves, as regular expressions."""
 
 
-class Dashboard(TensorBoardLogger):
+class TensorBoardLogger(loggers.TensorBoardLogger):
     """Writes event files into the run's folder itself, so that TensorBoard calls the run by the name of its folder.
 
     A run that an earlier version began goes on in its folder `tensorboard`. Arguments are those of Lightning's logger.
     """
+
+    NAME_HPARAMS_FILE = runs.CONFIG
+    """Lightning writes this file only where none is: the run's own settings stand there already."""
 
     @property
     def log_dir(self) -> str:
@@ -40,10 +43,6 @@ class Dashboard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars, some of them also at a glance."""
         super().log_metrics({**metrics, **{FIRST[name]: metrics[name] for name in metrics if name in FIRST}}, step)
-
-    def save(self) -> None:
-        """Write what is waiting. Settings are in the run's own description already, so not in a second file."""
-        self.experiment.flush()
 
     def describe(self, task: Task, data: PictureDataModule) -> None:
         """Say what the pictures are, and lay out the charts that belong together."""
@@ -56,7 +55,7 @@ class Dashboard(TensorBoardLogger):
 def begin(trainer: L.Trainer, task: Task, data: PictureDataModule) -> None:
     """Describe the run on its dashboard, if it has one."""
     for logger in trainer.loggers:
-        if isinstance(logger, Dashboard):
+        if isinstance(logger, TensorBoardLogger):
             with only_reporting("the dashboard is not complete"):
                 logger.describe(task, data)
 

@@ -71,9 +71,16 @@ KINDS = {
 CARRIED_ON = {name: (*words, "trainer.max_steps=8") for name, words in KINDS.items()}
 
 PAINTED = {
-    "generation_unet": ("n=2", "seed=3", "steps=6", "label=all"),
-    "generation_unet_muse": ("n=2", "seed=3", "steps=6", "label=engraving", "strength=0.6", "muse=MUSE"),
-    "generation_unet_between": ("n=3", "interpolate=[1,2]", "steps=4", "label=[engraving,truchet]", "guidance=1.0"),
+    "generation_unet": ("n=2", "seed=3", "steps=6", "solver=heun", "label=all"),
+    "generation_unet_muse": ("n=2", "seed=3", "steps=6", "solver=heun", "label=engraving", "strength=0.6", "muse=MUSE"),
+    "generation_unet_between": (
+        "n=3",
+        "interpolate=[1,2]",
+        "steps=4",
+        "solver=heun",
+        "label=[engraving,truchet]",
+        "guidance=1.0",
+    ),
     "generation_vit_unlabelled": ("n=3", "steps=5", "solver=euler"),
     "reconstruction": ("muse=MUSE", "size=own"),
     "article": ("muse=MUSE",),
