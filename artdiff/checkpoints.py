@@ -140,7 +140,7 @@ def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | 
     differing = [key for key in {**trained, **setting} if trained.get(key) != setting.get(key)]
     is_component = "_target_" in setting
     key = next(key for key in differing if key in trained or not (is_component and _is_default(setting, key)))
-    full, before, now = f"{name}.{key}", trained.get(key), setting.get(key)
+    full, before, now = f"{name}.{key}", _value(trained, key), _value(setting, key)
     return difference(full, before, now) or (full, before, now)
 
 
@@ -153,13 +153,24 @@ def _is_same(trained: Any, setting: Any) -> bool:
     return trained == shared and all(_is_default(setting, name) for name in added)
 
 
+def _value(component: Mapping[str, Any], name: str) -> Any:
+    """A setting of a component, also one that is left out; None if it has none of that name."""
+    if name in component or "_target_" not in component:
+        return component.get(name)
+    parameter = _parameter(component, name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
 def _is_default(component: Mapping[str, Any], name: str) -> bool:
     """True if leaving out this setting of a component of ours changes nothing."""
-    target = str(component["_target_"])
-    if not target.startswith("artdiff."):
-        return False
-    parameter = inspect.signature(get_class(target)).parameters.get(name)
+    parameter = _parameter(component, name)
     return parameter is not None and parameter.default == component[name]
+
+
+def _parameter(component: Mapping[str, Any], name: str) -> inspect.Parameter | None:
+    """What a component of ours takes by this name."""
+    target = str(component["_target_"])
+    return inspect.signature(get_class(target)).parameters.get(name) if target.startswith("artdiff.") else None
 
 
 def earlier(path: Path, *, name: str = "ckpt") -> Earlier:
@@ -223,7 +234,8 @@ def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     """The task's settings as this version names them; version 0.1 preconditioned inside the networks of ours."""
     network = dict(settings["network"])
     if str(network["_target_"]).startswith(f"{HOMES['network'][0]}."):
-        network = {NETWORK_RENAMED.get(name, name): value for name, value in network.items()}
+        old = {name: new for name, new in NETWORK_RENAMED.items() if new not in network}
+        network = {old.get(name, name): value for name, value in network.items()}
     settings = {**settings, "network": network}
     if "classes" in settings and "codec" not in settings:
         settings |= {"data_std": network.pop("data_std"), "codec": {"_target_": "artdiff.diffusion.codec.Identity"}}

@@ -157,7 +157,7 @@ def _paint(painter: "Painter", settings: GenerateSettings, files: _Files) -> lis
     """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
     from artdiff import images
 
-    rows = painter.rows(settings)
+    rows, settings = painter.planned(settings)
     paintings = painter.fill(rows, settings)
     written, sheet = list[Path](), images.Sheet(settings.sheet)
     for row in rows:

@@ -32,6 +32,7 @@ from artdiff.settings.painting import PaintSettings, Spacing
 from artdiff.settings.training import Ranges
 from artdiff.signing import Signer
 from artdiff.tasks import Generation, Reconstruction, Refinement
+from artdiff.word_vectors import nearest, replaced
 from artdiff.words import MOST_WORDS, unknown, words
 
 log = logging.getLogger(__name__)
@@ -205,6 +206,7 @@ class Painter:
         label: str | Sequence[str] | None = None,
         prompt: str | Sequence[str] | None = None,
         negative: str | None = None,
+        word_vectors: str | Path | None = None,
         muse: str | Path | Image.Image | Sequence[str | Path | Image.Image] | None = None,
         strength: float | None = None,
         seed: int | None = None,
@@ -229,6 +231,8 @@ class Painter:
             label: a class by name, several, `"all"` or `"none"`; all without a muse or a prompt, none with one.
             prompt: words, or several prompts, for a model that was trained with captions.
             negative: words to stay away from, as far as `guidance` goes.
+            word_vectors: a file of them, such as GloVe's: words that the model has not learned are then taken for the
+                nearest that it has.
             muse: a picture or pictures to start from: paths, folders or Pillow pictures of any mode.
             strength: how far to leave the muse, 0 (the muse itself) to 1 (noise).
             seed: of the first picture; the next one has the next number. A seed always gives the same picture.
@@ -255,6 +259,7 @@ class Painter:
             "seed": seed, "steps": steps, "solver": solver, "spacing": spacing, "guidance": guidance,
             "trajectory": trajectory, "size": size, "batch_size": batch_size, "compile": compile,
             "prompt": prompts, "negative": negative, "refine_steps": refine_steps,
+            "word_vectors": None if word_vectors is None else str(word_vectors),
             "refine_solver": refine_solver,
             "refine": str(refine) if isinstance(refine, Path) else refine,
             "interpolate": None if interpolate is None else list(interpolate),
@@ -364,19 +369,26 @@ class Painter:
             if not words(prompt):
                 raise UserError(f"{name}={prompt} holds no word")
 
-    def _remarks(self, settings: PaintSettings) -> list[str]:
-        """A line for each prompt that is too long, and for each word that the model has not learned, with the nearest
-        that it has.
+    def understood(self, settings: Asked) -> tuple[Asked, list[str]]:
+        """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands.
+
+        With a file of word vectors, a word that it has not learned is replaced by the nearest that it has.
+        Raises `UserError` if the file cannot be read.
         """
         lines, strange = list[str](), dict[str, list[str]]()
         for name, prompt in settings.prompts:
             if len(words(prompt)) > MOST_WORDS:
                 lines.append(f"{name}: only its first {MOST_WORDS} words count")
             strange |= unknown(prompt, self.vocabulary)
+        instead = dict[str, str]()
+        if strange and settings.word_vectors is not None:
+            instead = nearest(strange, self.vocabulary, user_path(settings.word_vectors))
+            settings = settings.reworded(lambda prompt: replaced(prompt, instead))
         for word, near in strange.items():
-            like = f"; the nearest words are {', '.join(map(shown, near))}" if near else ""
-            lines.append(f"{shown(word)} is no word that the model has learned{like}")
-        return lines
+            like = f"; those spelled most like it are {', '.join(map(shown, near))}" if near else ""
+            taken = f", and is taken for {shown(instead[word])}" if word in instead else like
+            lines.append(f"{shown(word)} is no word that the model has learned{taken}")
+        return settings, lines
 
     def _check_size(self, settings: PaintSettings) -> None:
         """Raise `UserError` if the network cannot paint at the size that `settings` ask for."""
@@ -401,14 +413,17 @@ class Painter:
                 f"set size={' or '.join(dict.fromkeys(near))}"
             )
 
-    def rows(self, settings: PaintSettings) -> list[Row]:
-        """The rows of pictures that `settings` ask of a model that paints; reads the muses."""
+    def planned(self, settings: Asked) -> tuple[list[Row], Asked]:
+        """The rows of pictures that `settings` ask of a model that paints, and the settings to `fill` them with; reads
+        the muses.
+        """
         settings = self.bounded(settings)
         self.check(settings)
-        for line in self._remarks(settings):
+        settings, remarks = self.understood(settings)
+        for line in remarks:
             log.warning("%s", line)
         muses = [] if settings.muse is None else list(read_muses(settings, self.transform, multiple=self.multiple))
-        return canvases(settings, self.classes, muses)
+        return canvases(settings, self.classes, muses), settings
 
     def _reconstructions(self, settings: PaintSettings) -> Iterator[Painting]:
         self.check(settings)
@@ -417,7 +432,8 @@ class Painter:
             yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture, source=muse.credit)
 
     def _paintings(self, settings: PaintSettings, watch: Watch | None) -> Iterator[Painting]:
-        yield from self.fill(self.rows(settings), settings, watch=watch)
+        rows, settings = self.planned(settings)
+        yield from self.fill(rows, settings, watch=watch)
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
         """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""

@@ -10,6 +10,7 @@ from PIL import Image
 import artdiff
 from artdiff import UserError
 from artdiff.diffusion import samplers
+from artdiff.diffusion.leaps import leap
 from artdiff.diffusion.noise import seeded_noise
 from artdiff.export import export
 from artdiff.ingest import sample_art
@@ -32,19 +33,48 @@ def distilled(art, folder, teacher, *more):
     return train(small(art, folder, *FEW, f"init={teacher}", "trainer.max_steps=60", *more)).folder
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.99])
+def test_a_leap_leads_where_the_teacher_arrives(chance):
+    """The teacher knows pictures that are independent pixels of mean 1 and variance 1/4."""
+    steps, parts = 4, 200
+    clean, noise = seeded_noise([1, 2, 3], (1, 4, 4)) / 2 + 1, seeded_noise([4, 5, 6], (1, 4, 4))
+    chances = torch.tensor([chance, 0.55, 0.999])
+
+    def denoiser(rows):
+        assert set(rows.tolist()) <= {0, 1, 2}
+
+        def denoise(noisy, time):
+            variance = time**2 / 4 + (1 - time) ** 2
+            return 1 + time / 4 / variance * (noisy - time)
+
+        return denoise
+
+    noisy, time, estimate = leap(denoiser, clean, noise, chances, steps=steps, teacher_steps=steps * parts)
+    assert torch.equal(time, (chances * steps).floor() / steps)
+    for row in range(3):
+        now, then = time[row].item(), time[row].item() + 1 / steps
+        assert torch.allclose(noisy[row], now * clean[row] + (1 - now) * noise[row])
+        landed = noisy[row] + (then - now) / (1 - now) * (estimate[row] - noisy[row])
+        spread = [(at**2 / 4 + (1 - at) ** 2) ** 0.5 for at in (now, then)]
+        exact = then + (noisy[row] - now) * spread[1] / spread[0]  # the path keeps its place in the distribution
+        assert torch.allclose(landed, exact, atol=1e-3), row
+
+
 @pytest.fixture(scope="module")
 def student(art, teacher, tmp_path_factory):
     return distilled(art, tmp_path_factory.mktemp("student") / "run", teacher)
 
 
-def test_its_few_steps_lead_nearer_to_the_teachers_pictures_than_the_teachers_own(teacher, student):
+def test_its_few_steps_lead_nearer_to_the_teachers_pictures_than_the_teachers_own(art, teacher, student, tmp_path):
     noise, label = seeded_noise(range(500, 564), (3, 16, 16)), torch.arange(64) % 5
-    one, other = (artdiff.load(run, device="cpu").task for run in (teacher, student))
+    in_one = distilled(art, tmp_path / "one", teacher, "task.steps=1")
     with torch.inference_mode():
-        end = other.taught(noise, (label,))
-        for steps in (1, 4):
+        for steps, run in ((4, student), (1, in_one)):
+            other = artdiff.load(run, device="cpu").task
+            assert other.made_for["steps"] == steps
+            *_, end = samplers.get("heun")(other.taught((label,)), noise, samplers.times(20))
             gaps = []
-            for task in (one, other):
+            for task in (artdiff.load(teacher, device="cpu").task, other):
                 denoise = task.denoiser((label,), guidance=1.0, interval=(0, 1))
                 *_, painted = samplers.get("euler")(denoise, noise, samplers.times(steps))
                 gaps.append((painted - end).square().mean().item())

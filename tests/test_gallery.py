@@ -395,3 +395,5 @@ def test_a_model_that_knows_words_has_a_prompt(home, tmp_path):
     assert "prompt=hills" in made[0][0].command
     one, other = (Image.open(some[0].path).tobytes() for some in made)
     assert one != other
+    shown = asked_of(studio, run, label="none", prompt="xyzzy")[-1]
+    assert "xyzzy is no word that the model has learned" in shown.status

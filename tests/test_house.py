@@ -12,7 +12,7 @@ ROOT = Path(artdiff.__file__).parent
 FLOORS = [
     {"files", "locks", "hub"},
     {"rules", "ranks", "words"},
-    {"settings", "runs", "store", "images", "compiled", "hardware", "progress", "onnx_paint"},
+    {"settings", "runs", "store", "images", "compiled", "hardware", "progress", "onnx_paint", "word_vectors"},
     {"exported", "cache", "networks", "diffusion", "picture_cache", "stages", "signing", "classifier"},
     {"ingest", "losses", "origin"},
     {"data", "plan"},

@@ -9,7 +9,7 @@ from conftest import composed, in_process, picture, small, train
 from hydra.errors import InstantiationException
 
 import artdiff
-from artdiff import UserError
+from artdiff import UserError, checkpoints
 from artdiff.diffusion.codec import Resize
 from artdiff.ingest.sample_art import STYLES
 from artdiff.settings.training import TrainSettings
@@ -329,8 +329,11 @@ def test_a_refiner_of_other_sides_is_not_taken_over(art, enlarged, tmp_path):
 
 def test_an_enlarger_keeps_its_own_codec(art, enlarged, tmp_path):
     run = train(small(art, tmp_path / "run", *TWICE, f"codec_from={enlarged}"))
-    learned = Refinement.load_from_checkpoint(run.folder / "enlarge/checkpoints/last.ckpt", map_location="cpu")
+    checkpoint = run.folder / "enlarge/checkpoints/last.ckpt"
+    learned = Refinement.load_from_checkpoint(checkpoint, map_location="cpu")
     assert learned.codec.factor == 2
+    restored = checkpoints.restore(checkpoint).task.network  # `attention` was once another setting's name
+    assert not any("attention" in name for name, _ in restored.named_parameters())
 
 
 def test_a_refiner_alone_does_not_paint(trained):

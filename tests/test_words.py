@@ -1,5 +1,6 @@
 """Captions: where they come from, how words become numbers, and whether a painter follows them."""
 
+import gzip
 import json
 
 import numpy as np
@@ -19,6 +20,7 @@ from artdiff.diffusion.noise import PictureRandom
 from artdiff.ingest import sample_art
 from artdiff.ingest.captions import caption, named
 from artdiff.networks import UNet, ViT
+from artdiff.word_vectors import nearest, replaced
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 
@@ -243,6 +245,52 @@ def test_prompts_are_rows_and_change_the_picture(captioned, tmp_path, caplog):
     assert len(contents) == 4
     assert json.loads(Image.open(made[1]).text["artdiff"])["prompt"] == "blue, soft blocks"
     assert "blue is no word that the model has learned" in caplog.text
+
+
+VECTORS = """5 3
+hills 1 0 0
+Mountains 0.9 0.1 0
+sky 0 1 0
+azure 0 0.2 0.9
+dusky 0 -1 0
+"""
+
+
+def test_a_word_stands_for_the_nearest_that_is_known(tmp_path):
+    for file, opened in ((tmp_path / "vectors.txt", open), (tmp_path / "vectors.txt.gz", gzip.open)):
+        with opened(file, "wt") as stream:
+            stream.write(VECTORS)
+        assert nearest(["mountains", "azure", "xyzzy"], ["hills", "sky", "balls"], file) == {"mountains": "hills"}
+    assert replaced("Mountains, and a SKY", {"mountains": "hills"}) == "hills and a sky"
+    assert replaced("a SKY", {"mountains": "hills"}) == "a SKY"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("hills 1 0 0\nmountains 1 0\n", "line 2 is not a word and 3 numbers"),
+        ("hills 1 0 0\nmountains 1 nan 0\n", "line 2 is not a word and 3 numbers"),
+        ("hills one 0 0\n", "cannot be read: could not convert string to float"),
+        ("sea 1 0 0\n", "has none of these words"),
+    ],
+)
+def test_word_vectors_that_cannot_be_used_are_one_line(tmp_path, text, line):
+    (tmp_path / "vectors.txt").write_text(text)
+    with pytest.raises(UserError, match=line):
+        nearest(["mountains"], ["hills"], tmp_path / "vectors.txt")
+
+
+def test_an_unknown_word_paints_what_the_nearest_paints(captioned, tmp_path, caplog):
+    (tmp_path / "vectors.txt").write_text(VECTORS)
+    more = (f"word_vectors={tmp_path / 'vectors.txt'}", "prompt=mountains", "negative=mountains sky", "guidance=3.0")
+    (path,) = painted(captioned, tmp_path / "a", *more)
+    assert "mountains is no word that the model has learned, and is taken for hills" in caplog.text
+    told = json.loads(Image.open(path).text["artdiff"])
+    assert (told["prompt"], told["negative"]) == ("hills", "hills sky")
+    (same,) = painted(captioned, tmp_path / "b", "prompt=hills", "negative=hills sky", "guidance=3.0")
+    assert Image.open(path).tobytes() == Image.open(same).tobytes()
+    with pytest.raises(UserError, match=r"word_vectors=.* does not exist"):
+        painted(captioned, tmp_path / "c", "prompt=hills", f"word_vectors={tmp_path / 'none.txt'}")
 
 
 def test_a_prompt_alone_has_no_label_and_a_comma_is_text(captioned, tmp_path):

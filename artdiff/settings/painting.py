@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -85,6 +85,8 @@ class PaintSettings(SamplingSettings):
     label: str | list[Any] | None
     prompt: str | list[Any] | None = None
     negative: str | None = None
+    word_vectors: str | None = None
+    """A file of word vectors, for words that the model has not learned."""
     strength: Annotated[float, share]
     interpolate: list[int] | None
     trajectory: bool
@@ -97,6 +99,7 @@ class PaintSettings(SamplingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_file("word_vectors", self.word_vectors)
         interval, ends = self.guidance_interval, self.interpolate
         if not isinstance(interval, list | tuple) or len(interval) != 2:
             raise UserError(f"guidance_interval must be two times, such as [0.1,1.0], got {interval}")
@@ -127,6 +130,14 @@ class PaintSettings(SamplingSettings):
         asked = self.prompt if isinstance(self.prompt, list | tuple) else [self.prompt]
         found = [("prompt", one) for one in asked] + [("negative", self.negative)]
         return [(name, str(one)) for name, one in found if one is not None]
+
+    def reworded(self, change: Callable[[str], str]) -> Self:
+        """The same with each of these changed."""
+        prompt = self.prompt
+        if prompt is not None:
+            prompt = [change(str(one)) for one in prompt] if isinstance(prompt, list | tuple) else change(str(prompt))
+        negative = None if self.negative is None else change(self.negative)
+        return dataclasses.replace(self, prompt=prompt, negative=negative)
 
     @property
     def most_pixels(self) -> int:
@@ -283,6 +294,7 @@ class GallerySettings(PassingSettings):
     password: str | None
     upload_megabytes: Annotated[float, positive]
     max_pixels: Annotated[int, POSITIVE_WHOLE]
+    word_vectors: str | None
     device: Accelerator
     trust_code: bool
     open: bool
@@ -291,6 +303,7 @@ class GallerySettings(PassingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_file("out", self.out)
+        check_file("word_vectors", self.word_vectors)
         if self.host not in LOOPBACK and not self.password:
             raise UserError(f"host={self.host} lets others open the page: give a password=… as well")
 

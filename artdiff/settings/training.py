@@ -123,7 +123,6 @@ class DistillationSettings(GenerationSettings):
 
     steps: Annotated[int, POSITIVE_WHOLE]
     teacher_steps: Annotated[int, POSITIVE_WHOLE]
-    views: Annotated[int, POSITIVE_WHOLE]
     teacher_guidance: Annotated[float, number] = 1.0
 
 

@@ -136,11 +136,13 @@ class Studio:
         model, vetting = self._loaded(run)
         given = {name: value for name, value in asked.items() if value is not None}
         fixed = {"max_pixels": self.settings.max_pixels, "limits": dataclasses.asdict(self.settings.limits)}
+        fixed["word_vectors"] = self.settings.word_vectors
         settings = PaintSettings.with_defaults(**{**model.defaults, **given, **fixed})
         model.check(settings)
+        settings, unread = model.understood(settings)
 
         def work(report: Report[Shown]) -> None:
-            made, remarks, held, said = list[Made](), list[str](), 0, 0.0
+            made, remarks, held, said = list[Made](), unread, 0, 0.0
             while not self.busy.acquire(timeout=EVERY):
                 report(Shown("waiting for other pictures", [], []))
 
