@@ -35,9 +35,12 @@ def own_folders(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_each():
-    """Processes that run tests side by side compute with one thread each."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
+    """Processes that run tests side by side compute with one thread each, and so do those that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            torch.set_num_threads(1)
+            patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

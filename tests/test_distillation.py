@@ -19,7 +19,7 @@ from artdiff.settings.painting import ExportSettings
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 QUICK = ("optimizer.lr=0.005", "task.warmup=0", "trainer.precision=32-true", "data.batch_size=16",
          "callbacks.grids.every_n_steps=1000", "task.ema_ramp=0.01", "callbacks.decay.share=0")  # fmt: skip
-FEW = ("experiment=few_steps", "data.image_size=16", *QUICK)
+FEW = ("experiment=few_steps", "data.image_size=16", "trainer.check_val_every_n_epoch=10", *QUICK)
 
 
 @pytest.fixture(scope="module")

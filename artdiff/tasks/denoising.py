@@ -132,8 +132,9 @@ class Denoising(Task):
         return [optimizer], schedulers
 
     def _log_bands(self, bands: TimeBands) -> None:
-        self.log_dict(bands.compute())
-        bands.reset()
+        if bands.update_called:  # a validation may have no losses by time
+            self.log_dict(bands.compute())
+            bands.reset()
 
 
 def frozen(part: Part) -> Part:
