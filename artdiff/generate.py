@@ -63,7 +63,8 @@ def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
 
 def _check_alone() -> None:
     """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
-    own = {*PaintSettings.REPAINTED, "n", "label", "prompt", "interpolate", "trajectory", "sheet", "ranges"}
+    own = {*PaintSettings.REPAINTED, "n", "label", "prompt", "word_vectors", "interpolate", "trajectory", "sheet",
+           "ranges"}  # fmt: skip
     twice = sorted(given_names() & own)
     if twice:
         raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")

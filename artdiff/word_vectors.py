@@ -1,7 +1,7 @@
 """Word vectors from a file, by which a word that a model has not learned stands for the nearest that it has."""
 
 import gzip
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ FEWEST = 2
 """Numbers of a vector, at least: a line with fewer is a title."""
 
 
-def nearest(strange: Iterable[str], known: Collection[str], file: Path) -> dict[str, str]:
+def nearest(strange: Collection[str], known: Collection[str], file: Path) -> dict[str, str]:
     """For each strange word that has one, the known word whose vector points most nearly the same way.
 
     Args:
@@ -27,7 +27,6 @@ def nearest(strange: Iterable[str], known: Collection[str], file: Path) -> dict[
 
     Raises `UserError` if the file cannot be read or holds none of the words.
     """
-    strange = list(strange)
     vectors = _read(file, {*strange, *known})
     there = [word for word in known if word in vectors]
     table = np.array([vectors[word] for word in there])  # (N,D)

@@ -20,6 +20,7 @@ from artdiff.diffusion.noise import PictureRandom
 from artdiff.ingest import sample_art
 from artdiff.ingest.captions import caption, named
 from artdiff.networks import UNet, ViT
+from artdiff.settings.painting import PaintSettings
 from artdiff.word_vectors import nearest, replaced
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
@@ -291,6 +292,15 @@ def test_an_unknown_word_paints_what_the_nearest_paints(captioned, tmp_path, cap
     assert Image.open(path).tobytes() == Image.open(same).tobytes()
     with pytest.raises(UserError, match=r"word_vectors=.* does not exist"):
         painted(captioned, tmp_path / "c", "prompt=hills", f"word_vectors={tmp_path / 'none.txt'}")
+
+
+def test_word_vectors_are_read_once(captioned, tmp_path):
+    (tmp_path / "vectors.txt").write_text(VECTORS)
+    painter = artdiff.load(captioned, device="cpu")
+    asked = PaintSettings.with_defaults(prompt=["mountains", "xyzzy"], word_vectors=str(tmp_path / "vectors.txt"))
+    understood, lines = painter.understood(asked)
+    assert (understood.prompt, understood.word_vectors, len(lines)) == (["hills", "xyzzy"], None, 2)
+    assert painter.understood(understood)[0] == understood
 
 
 def test_a_prompt_alone_has_no_label_and_a_comma_is_text(captioned, tmp_path):

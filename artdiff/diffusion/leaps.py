@@ -52,7 +52,8 @@ def leap(
         teacher_steps: of the teacher, for the whole way; at least one within each of `steps`.
     """
     which = (steps * chance).long().clamp(max=steps - 1)  # (B,)
-    noisy = interpolated(clean, noise, which / steps)
+    time = which / steps
+    noisy = interpolated(clean, noise, time)
     arrived, parts = torch.empty_like(noisy), max(1, round(teacher_steps / steps))
     for step in range(steps):
         rows = (which == step).nonzero()[:, 0]
@@ -60,5 +61,5 @@ def leap(
             times = [(step + part / parts) / steps for part in range(parts + 1)]
             *_, there = samplers.get(SOLVER)(teacher(rows), noisy[rows], times)
             arrived[rows] = there
-    left, left_then = (broadcast(1 - (which + more) / steps, noisy) for more in (0, 1))
-    return Leap(noisy, which / steps, steps * (left * arrived - left_then * noisy))
+    left, left_then = broadcast(1 - time, noisy), broadcast(1 - (which + 1) / steps, noisy)
+    return Leap(noisy, time, steps * (left * arrived - left_then * noisy))

@@ -132,12 +132,12 @@ class PaintSettings(SamplingSettings):
         return [(name, str(one)) for name, one in found if one is not None]
 
     def reworded(self, change: Callable[[str], str]) -> Self:
-        """The same with each of these changed."""
+        """The same with each of these changed, and no more words to look up."""
         prompt = self.prompt
         if prompt is not None:
             prompt = [change(str(one)) for one in prompt] if isinstance(prompt, list | tuple) else change(str(prompt))
         negative = None if self.negative is None else change(self.negative)
-        return dataclasses.replace(self, prompt=prompt, negative=negative)
+        return dataclasses.replace(self, prompt=prompt, negative=negative, word_vectors=None)
 
     @property
     def most_pixels(self) -> int:

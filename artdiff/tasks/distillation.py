@@ -85,8 +85,7 @@ class Distillation(Generation):
         """How far its pictures are from the teacher's, for the labels and captions of held-out pictures."""
         _, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
         given, times = asked(batch), samplers.times(self.teacher_steps)
-        with torch.no_grad():
-            *_, taught = samplers.get(leaps.SOLVER)(self.taught(given), noise, times)
+        *_, taught = samplers.get(leaps.SOLVER)(self.taught(given), noise, times)
         target, output = (
             images.signed_to_imagenet(self.codec.decode(latent)) for latent in (taught, self.painted(noise, given))
         )

@@ -135,8 +135,8 @@ class Studio:
         """
         model, vetting = self._loaded(run)
         given = {name: value for name, value in asked.items() if value is not None}
-        fixed = {"max_pixels": self.settings.max_pixels, "limits": dataclasses.asdict(self.settings.limits)}
-        fixed["word_vectors"] = self.settings.word_vectors
+        own, limits = self.settings, dataclasses.asdict(self.settings.limits)
+        fixed = {"max_pixels": own.max_pixels, "limits": limits, "word_vectors": own.word_vectors}
         settings = PaintSettings.with_defaults(**{**model.defaults, **given, **fixed})
         model.check(settings)
         settings, unread = model.understood(settings)
