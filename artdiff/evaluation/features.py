@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from artdiff import UserError, images
+from artdiff import UserError, hardware, images
 from artdiff.files import user_path
 from artdiff.losses.weights import described
 
@@ -63,10 +63,13 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
     found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
     network = found.to(device)
 
-    def run(image: Tensor) -> Tensor:
-        return torch.cat([_pooled(network, part) for part in image.split(at_once(image))])
+    in_bf16 = hardware.precision(device) == "bf16-mixed"
 
-    return FeatureNetwork(name, source, run)
+    def run(image: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+            return torch.cat([_pooled(network, part) for part in image.split(at_once(image))])
+
+    return FeatureNetwork(name, f"{source} in bfloat16" if in_bf16 else source, run)
 
 
 def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequential, str]:
@@ -91,8 +94,19 @@ def _pooled(network: nn.Sequential, image: Tensor) -> Tensor:
     for layer in network:
         x = layer(x)
         if isinstance(layer, nn.ReLU):
-            found += [x.mean((2, 3)), x.std((2, 3))]
-    return torch.cat(found, dim=1).float()
+            found += _mean_and_spread(x)
+    return torch.cat(found, dim=1)
+
+
+def _mean_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of each channel of each picture (B,C,H,W), float32 (B,C).
+
+    By the mean of the squares: half the time of `Tensor.std`, which took more of it than the convolutions in bfloat16.
+    """
+    values = x.permute(0, 2, 3, 1).flatten(1, 2).float()
+    count = values.shape[1]
+    mean, square = values.mean(1), values.square().mean(1)
+    return mean, ((square - mean.square()).clamp(min=0) * count / (count - 1)).sqrt()
 
 
 FIDELITY = {"inception": ("inception-v3-compat", "2048"), "clip": ("clip-vit-b-32", "clip"),
