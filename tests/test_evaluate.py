@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import vgg16
 
 import artdiff
-from artdiff import UserError
+from artdiff import UserError, images
 from artdiff.evaluation import features, samples
 from artdiff.files import sha256
 from artdiff.painter import Painter
@@ -208,6 +208,40 @@ def test_inception_reads_a_file(tmp_path, monkeypatch):
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8))
     assert loaded.run(image).shape == (2, 2048)
     assert loaded.source.startswith("inception.pth (SHA-256 ")
+
+
+def test_dinov2_reads_a_file_of_its_authors(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_base_patch14_dinov2", num_classes=0, img_size=224).eval()
+    torch.save({**network.state_dict(), "mask_token": torch.zeros(1, 768)}, tmp_path / "dinov2.pth")
+    loaded = features.load("dinov2", str(tmp_path / "dinov2.pth"), torch.device("cpu"))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), dtype=np.uint8))
+    with torch.inference_mode():
+        expected = network(images.signed_to_imagenet(images.to_signed(image)))
+    torch.testing.assert_close(loaded.run(image), expected, atol=1e-4, rtol=1e-4)
+    assert loaded.source.startswith("dinov2.pth (SHA-256 ")
+
+
+@pytest.mark.parametrize("name", ["inception", "dinov2"])
+def test_a_file_of_weights_runs_no_code(tmp_path, name):
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(UserError, match=f"the weights of {name} are not available .*Weights only load failed"):
+        features.load(name, str(tmp_path / "hostile.pth"), torch.device("cpu"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_file_of_weights_is_one_line(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "dinov2.pth")
+    with pytest.raises(
+        UserError, match=r"the weights of dinov2 are not available \(RuntimeError .*\); set feature_weig"
+    ):
+        features.load("dinov2", str(tmp_path / "dinov2.pth"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 - `random_vgg16`: the first layers of VGG16 with random weights from a fixed seed. It needs no download and always runs.
 - `vgg16`: the same with ImageNet's weights, or those of a file.
 - `inception`: InceptionV3 as FID was published with (arXiv:1706.08500); `clip`: CLIP ViT-B/32; `dinov2`: DINOv2
-  ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads them once; the first two take a file too.
+  ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads their weights once, or from a file.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -90,7 +91,7 @@ def _pooled(network: nn.Sequential, image: Tensor) -> Tensor:
     x = images.signed_to_imagenet(images.to_signed(image))
     if scale != 1:
         x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-    found = []
+    found = list[Tensor]()
     for layer in network:
         x = layer(x)
         if isinstance(layer, nn.ReLU):
@@ -113,24 +114,62 @@ FIDELITY = {"inception": ("inception-v3-compat", "2048"), "clip": ("clip-vit-b-3
             "dinov2": ("dinov2-vit-b-14", "dinov2")}  # fmt: skip
 """The extractor of torch-fidelity and the layer that is taken."""
 
+DINOV2_SIDE = 224
+SCORES = "pip install 'artdiff[scores]'"
+
 
 def _from_fidelity(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
     try:
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as KNOWN
     except ImportError:
-        raise UserError(f"features={name} needs torch-fidelity: pip install 'artdiff[scores]'") from None
+        raise UserError(f"features={name} needs torch-fidelity: {SCORES}") from None
     kind, layer = FIDELITY[name]
     path = None if weights is None else user_path(weights)
     if path is not None and not path.is_file():
         raise UserError(f"feature_weights.{name}={weights} is no file")
     try:
+        if path is not None and name != "clip":  # which is TorchScript
+            _check_tensors_only(path)
+        if path is not None and name == "dinov2":
+            return FeatureNetwork(name, described(path), _dinov2(path, device))
         network = KNOWN[kind](kind, [layer], feature_extractor_weights_path=None if path is None else str(path))
-    except NotImplementedError:
-        raise UserError(f"feature_weights.{name}: it takes no file; leave it out to download them") from None
+    except UserError:
+        raise
     except Exception as error:  # no network, a damaged file
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
-        remedy = "" if name == "dinov2" else f"; set feature_weights.{name}=FILE"
-        raise UserError(f"the weights of {name} are not available ({reason}){remedy}") from None
+        raise UserError(
+            f"the weights of {name} are not available ({reason}); set feature_weights.{name}=FILE"
+        ) from None
     network = network.to(device)
     source = "torch-fidelity" if path is None else described(path)
     return FeatureNetwork(name, source, lambda image: network(image)[0].float())
+
+
+def _check_tensors_only(path: Path) -> None:
+    """Raise an error if a file holds more than tensors: torch-fidelity and early timm would run what a pickle says."""
+    if path.suffix != ".safetensors":
+        torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """DINOv2 with the weights of a file, as its authors or timm name them; torch-fidelity reads none for it.
+
+    Pictures are prepared as torch-fidelity prepares them. timm resamples the embeddings of positions with a filter, so
+    features differ slightly from those of downloaded weights.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"feature_weights.dinov2 needs timm: {SCORES}") from None
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resized
+
+    network = timm.create_model(
+        "vit_base_patch14_dinov2",
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(path)},
+        num_classes=0,
+        img_size=DINOV2_SIDE,
+    )
+    network = network.eval().requires_grad_(False).to(device)
+    size = (DINOV2_SIDE, DINOV2_SIDE)
+    return lambda image: network(images.signed_to_imagenet(resized(images.to_signed(image), size, align_corners=False)))
