@@ -24,7 +24,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from artdiff import Interrupted, UserError, runs
+from artdiff import Interrupted, UserError, __version__, runs
 from artdiff.files import cannot_write, printable, user_path
 from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, warn_renamed
 from artdiff.ranks import rank
@@ -218,6 +218,9 @@ def _exit(message: str) -> NoReturn:
 def main() -> None:
     """The console script: `artdiff train …` is `python -m artdiff.train …`."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "--version":
+        print(f"artdiff {__version__}")
+        sys.exit(0)
     if name not in COMMANDS:
         print(f"usage: artdiff {{{','.join(COMMANDS)}}} [SETTING=VALUE …]; artdiff NAME --help lists the settings")
         sys.exit(0 if name in ("-h", "--help") else 1)

@@ -9,7 +9,7 @@ from conftest import command_line, in_process, put
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from artdiff import UserError, cli, runs
+from artdiff import UserError, __version__, cli, runs
 from artdiff.overrides import current_name, literal, unquoted
 
 TRAIN, GENERATE, AUDIT, PRUNE = (f"artdiff.{name}" for name in ("train", "generate", "audit", "prune"))
@@ -75,6 +75,14 @@ def test_the_console_script_lists_the_commands(monkeypatch, capsys, words, code)
         cli.main()
     assert end.value.code == code
     assert capsys.readouterr().out.startswith(f"usage: artdiff {{{','.join(cli.COMMANDS)}}}")
+
+
+def test_the_console_script_knows_its_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["artdiff", "--version"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"artdiff {__version__}\n"
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
