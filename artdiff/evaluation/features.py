@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from artdiff import UserError, hardware, images
 from artdiff.files import user_path
-from artdiff.losses.weights import described
+from artdiff.losses.weights import content, described
 
 SEEN_AT = 128
 """VGG16 sees smaller pictures enlarged twice, at most to this side: its first layers look at a few pixels only."""
@@ -63,7 +63,6 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
     layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
     found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
     network = found.to(device)
-
     in_bf16 = hardware.precision(device) == "bf16-mixed"
 
     def run(image: Tensor) -> Tensor:
@@ -115,21 +114,21 @@ FIDELITY = {"inception": ("inception-v3-compat", "2048"), "clip": ("clip-vit-b-3
 """The extractor of torch-fidelity and the layer that is taken."""
 
 DINOV2_SIDE = 224
-SCORES = "pip install 'artdiff[scores]'"
+INSTALL = "pip install 'artdiff[scores]'"
 
 
 def _from_fidelity(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
     try:
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as KNOWN
     except ImportError:
-        raise UserError(f"features={name} needs torch-fidelity: {SCORES}") from None
+        raise UserError(f"features={name} needs torch-fidelity: {INSTALL}") from None
     kind, layer = FIDELITY[name]
     path = None if weights is None else user_path(weights)
     if path is not None and not path.is_file():
         raise UserError(f"feature_weights.{name}={weights} is no file")
     try:
-        if path is not None and name != "clip":  # which is TorchScript
-            _check_tensors_only(path)
+        if path is not None and name == "inception":
+            content(path)  # fails at what is more than tensors: torch-fidelity would run what a pickle says
         if path is not None and name == "dinov2":
             return FeatureNetwork(name, described(path), _dinov2(path, device))
         network = KNOWN[kind](kind, [layer], feature_extractor_weights_path=None if path is None else str(path))
@@ -145,12 +144,6 @@ def _from_fidelity(name: str, weights: str | None, device: torch.device) -> Feat
     return FeatureNetwork(name, source, lambda image: network(image)[0].float())
 
 
-def _check_tensors_only(path: Path) -> None:
-    """Raise an error if a file holds more than tensors: torch-fidelity and early timm would run what a pickle says."""
-    if path.suffix != ".safetensors":
-        torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """DINOv2 with the weights of a file, as its authors or timm name them; torch-fidelity reads none for it.
 
@@ -159,17 +152,15 @@ def _dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """
     try:
         import timm
+        from timm.models.vision_transformer import VisionTransformer
+        from timm.models.vision_transformer import checkpoint_filter_fn as renamed
     except ImportError:
-        raise UserError(f"feature_weights.dinov2 needs timm: {SCORES}") from None
+        raise UserError(f"feature_weights.dinov2 needs timm: {INSTALL}") from None
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resized
 
-    network = timm.create_model(
-        "vit_base_patch14_dinov2",
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(path)},
-        num_classes=0,
-        img_size=DINOV2_SIDE,
-    )
+    network = timm.create_model("vit_base_patch14_dinov2", num_classes=0, img_size=DINOV2_SIDE)
+    assert isinstance(network, VisionTransformer)
+    network.load_state_dict(renamed(content(path), network))
     network = network.eval().requires_grad_(False).to(device)
     size = (DINOV2_SIDE, DINOV2_SIDE)
     return lambda image: network(images.signed_to_imagenet(resized(images.to_signed(image), size, align_corners=False)))

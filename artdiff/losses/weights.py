@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -71,6 +72,13 @@ def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
     return described(path)
 
 
+def content(path: Path) -> Any:
+    """What a file of weights (`.safetensors`, `.pth`) holds, on the CPU. Runs no code; raises anything if damaged."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def described(path: Path) -> str:
     """A file of weights by its name and what is in it."""
     return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
@@ -113,9 +121,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"loss.perceptual.weights={path} is no file; expected imagenet, random, auto or a file (.pth, .safetensors)"
         )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = content(path)
     except Exception as error:  # a damaged file can make the readers raise anything
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise UserError(f"loss.perceptual.weights={path} cannot be read as weights: {reason}") from None
