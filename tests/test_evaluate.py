@@ -22,6 +22,7 @@ from artdiff.evaluation import features, samples
 from artdiff.files import sha256
 from artdiff.painter import Painter
 from artdiff.runs import Run
+from artdiff.tasks.metrics import ReconstructionScores
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = (
@@ -179,6 +180,24 @@ def test_a_reconstruction_has_psnr_and_ssim(art, tmp_path):
     assert found.reconstruction["psnr"] == pytest.approx(validated["val/psnr"], abs=1e-3)
     assert found.reconstruction["ssim"] == pytest.approx(validated["val/ssim"], abs=1e-4)
     assert "psnr: " in str(found)
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image():
+    from skimage import metrics
+
+    rng = np.random.default_rng(0)
+    target = rng.uniform(0.2, 0.8, (3, 48, 40, 3)).astype(np.float32)
+    picture = (target + rng.normal(0, [[[[0.02]]], [[[0.05]]], [[[0.1]]]], target.shape)).clip(0, 1).astype(np.float32)
+    ours = ReconstructionScores(prefix="")
+    ours.update(*(images.unit_to_signed(torch.from_numpy(one).permute(0, 3, 1, 2)) for one in (picture, target)))
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    pairs = list(zip(target, picture, strict=True))
+    psnr = [metrics.peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs]
+    ssim = [metrics.structural_similarity(*pair, data_range=1, channel_axis=2, **gaussian) for pair in pairs]
+    assert {name: value.item() for name, value in ours.compute().items()} == {
+        "psnr": pytest.approx(np.mean(psnr), abs=1e-3),
+        "ssim": pytest.approx(np.mean(ssim), abs=1e-3),
+    }
 
 
 def test_vgg16_of_a_file_is_named_with_its_digest(run, tmp_path):
