@@ -19,18 +19,20 @@ if sys.platform == "win32":
 
 __version__ = "0.2.0"
 
-__all__ = ["Interrupted", "Painter", "Painting", "Run", "UserError", "evaluate", "inspect", "load", "train"]
+__all__ = ["Interrupted", "Painter", "Painting", "Pipeline", "Run", "UserError", "evaluate", "inspect", "load", "train"]
 
 if TYPE_CHECKING:
     from artdiff.audit import inspect
     from artdiff.evaluate import evaluate
     from artdiff.painter import Painter, Painting, load
+    from artdiff.pipeline import Pipeline
     from artdiff.runs import Run
     from artdiff.train import train
 
 _HOMES = {
     "Painter": "artdiff.painter",
     "Painting": "artdiff.painter",
+    "Pipeline": "artdiff.pipeline",
     "Run": "artdiff.runs",
     "inspect": "artdiff.audit",
     "load": "artdiff.painter",

@@ -21,7 +21,7 @@ FLOORS = [
     {"cli", "slurm"},
     {"painter"},
     {"evaluation"},
-    {"training", "model_card", "vetting", "onnx_export"},
+    {"training", "model_card", "vetting", "onnx_export", "pipeline"},
     {"web"},
     {"train", "generate", "evaluate", "gallery", "export", "audit", "pack", "prune", "sweep"},
 ]
