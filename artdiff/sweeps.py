@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,26 +61,42 @@ class Jobs(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        jobs = sorted((path.parent for path in folder.glob("**/.hydra")), key=_number)
-        lines = [_line(job) for job in jobs]
+        jobs = {path: _read(path) for path in sorted((path.parent for path in folder.glob("**/.hydra")), key=_number)}
+        lines = [_line(path, job) for path, job in jobs.items()]
         Jobs.has_failures = any(line[1] != "done" for line in lines)
         with_score = [(float(line[2]), line[0]) for line in lines if line[2]]
         files.write(folder / "sweep.tsv", tables.table(HEADING, lines))
-        for line in _aligned([HEADING, *lines]):
+        shared = _shared([job for job in jobs.values() if job is not None])
+        if shared:
+            log.info("all jobs: %s", " ".join(shared))
+        for line in _aligned([HEADING, *(_line(path, job, shared) for path, job in jobs.items())]):
             log.info("%s", line)
         if with_score:
             score, number = min(with_score)
             log.info("best: job %s with a score (best val/loss) of %.4g", number, score)
 
 
-def _line(folder: Path) -> list[str]:
+def _read(folder: Path) -> Job | None:
+    """The job of a folder; None if it was killed before it said anything."""
     try:
-        job = Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # it was killed
+        return Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _shared(jobs: Sequence[Job]) -> list[str]:
+    """The settings that every job has; none of a single job's."""
+    return [one for one in jobs[0].overrides if all(one in job.overrides for job in jobs)] if len(jobs) > 1 else []
+
+
+def _line(folder: Path, job: Job | None, shared: Sequence[str] = ()) -> list[str]:
+    """The cells of a job under `HEADING`, without the settings that it shares."""
+    if job is None:
         return [folder.name, "ended", "", "", str(runs.shortest(folder)), "it said nothing; see its train.log"]
     status = "failed" if job.reason is not None else "done"
     score = "" if job.score is None else f"{job.score:.4g}"
-    return [folder.name, status, score, " ".join(job.overrides), str(runs.shortest(folder)), job.reason or ""]
+    own = " ".join(one for one in job.overrides if one not in shared)
+    return [folder.name, status, score, own, str(runs.shortest(folder)), job.reason or ""]
 
 
 def _number(folder: Path) -> tuple[int, str]:

@@ -149,7 +149,8 @@ def test_a_multirun_gives_each_job_a_folder_and_continues_after_a_failed_one(hom
     scores = json.loads((sweep / "2/metadata.json").read_text())["scores"]
     assert float(table[3][2]) == pytest.approx(scores["best val/loss"], rel=1e-3)
     assert f"{sweep.name}/3" in printed
-    assert re.search(r"3 +done +[\d.]+ +.*data.batch_size=4 optimizer.lr=1e-30 ", printed)
+    assert re.search(r"3 +done +[\d.]+ +data.batch_size=4 optimizer.lr=1e-30 ", printed)
+    assert re.search(r"all jobs: .*loss=mse data.root=pictures\n", printed)
     assert "best: job " in printed
 
 
