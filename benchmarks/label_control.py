@@ -55,13 +55,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args()
     ckpt = runs.find_checkpoint(args.ckpt, newest_in=Path("runs"), prefer=runs.BEST)
-    data = data_of(ckpt, args.data)
+    data, painter = data_of(ckpt, args.data), artdiff.load(ckpt)
+    if data.classes != painter.classes:
+        raise SystemExit(f"{args.ckpt} knows {painter.classes}, the pictures are {data.classes}: set --data")
     real = [images.to_signed(pixels(part)) for part in (data.train_set, data.val_set)]
     network = trained(real[0], data.train_set.labels, len(data.classes), args.epochs)
     right = (judged(network, real[1]) == data.val_set.labels).float().mean()
     print(f"classifier: {right:.1%} of {len(real[1])} held-out pictures right, after {len(real[0]):,} real ones")
 
-    painter = artdiff.load(ckpt)
     image = torch.stack([images.from_pillow(one.picture) for one in painter.paint(n=args.n)])
     taken = judged(network, image).view(len(painter.classes), args.n)
     for number, name in enumerate(painter.classes):

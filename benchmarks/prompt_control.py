@@ -4,7 +4,7 @@ The sample art knows what it painted. A painter learns from its captions alone, 
 of style and colours are left out of the training. Then it paints from prompts, and classifiers say how often what was
 asked for is to be seen: of the prompts whose combination it has seen, and of the others apart.
 
-    python benchmarks/prompt_control.py --out DIR --minutes 10 [--n 200] [--guidance 2.0]
+    python benchmarks/prompt_control.py --out DIR --minutes 10 [--n 200] [--guidance 2.0] [--caption-layers 0]
 """
 
 import argparse
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=10)
     parser.add_argument("--n", type=int, default=200, help="pictures in all")
     parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--caption-layers", type=int, default=0, help="network.caption_layers")
     args = parser.parse_args()
     run = args.out / "run"
     if not run.exists():
@@ -117,7 +118,8 @@ def main() -> None:
         print(f"{count:,} pictures to learn from, without {', '.join(' '.join(one) for one in sorted(UNSEEN))}")
         limit = {"max_time": f"00:00:{args.minutes:02d}:00"}
         data = {"root": args.out / "art", "captions": "metadata"}
-        artdiff.train("paint32", data=data, trainer=limit, run_dir=run)
+        network = {"caption_layers": args.caption_layers}
+        artdiff.train("paint32", data=data, trainer=limit, run_dir=run, network=network)
     judges = classifiers(painted_art(args.out / "judged", per_style=FOR_CLASSIFIERS, seed=2))
     painter, asked = artdiff.load(run), prompts()
     each = max(1, args.n // len(asked))

@@ -54,6 +54,8 @@ def scores():
         asked=[Asked(name, Interval(0.9, 0.8, 1.0), 0.85, "drawings") for name in CLASSES],
         sheet=sheet.picture(),
         rows=CLASSES,
+        prompted=sheet.picture(),
+        prompts=CLASSES,
         nearest=images.sheet([(picture(one), picture(one + 1)) for one in range(16)]),
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import composed, generate, in_process, put, small, train
 from hydra.errors import InstantiationException
-from PIL import Image
+from PIL import Image, ImageOps
 
 import artdiff
 from artdiff import UserError, words
@@ -17,6 +17,7 @@ from artdiff.data.loader import Batch
 from artdiff.diffusion.conditioning import NO_LABEL, dropped
 from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.noise import PictureRandom
+from artdiff.evaluation import scoring
 from artdiff.ingest import sample_art
 from artdiff.ingest.captions import caption, named
 from artdiff.networks import UNet, ViT
@@ -176,20 +177,22 @@ def test_without_captions_nothing_changes():
     assert torch.equal(label == NO_LABEL, chance < 0.1)
 
 
-def unet():
+def unet(caption_layers=0):
     return UNet(classes=2, in_channels=3, image_size=16, patch=1, channels=[32, 32], num_res_blocks=1,
-                attention_resolutions=[8], cond_dim=16, dropout=0.0, words=words.TABLE)  # fmt: skip
+                attention_resolutions=[8], cond_dim=16, dropout=0.0, words=words.TABLE,
+                caption_layers=caption_layers)  # fmt: skip
 
 
-def vit():
+def vit(caption_layers=0):
     return ViT(classes=2, in_channels=3, image_size=16, patches=8, width=64, depth=2, bottleneck=16, cond_dim=16,
-               dropout=0.0, words=words.TABLE)  # fmt: skip
+               dropout=0.0, words=words.TABLE, caption_layers=caption_layers)  # fmt: skip
 
 
 @pytest.mark.parametrize("build", [unet, vit])
-def test_a_network_sees_words_in_any_order_and_not_their_padding(build):
+@pytest.mark.parametrize("caption_layers", [0, 2])
+def test_a_network_sees_words_and_not_their_padding_and_order_if_it_has_layers_for_it(build, caption_layers):
     torch.manual_seed(0)
-    network = build().eval()
+    network = build(caption_layers).eval()
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     noisy, time, label = torch.randn(1, 3, 16, 16), torch.tensor([0.5]), torch.tensor([1])
@@ -199,10 +202,30 @@ def test_a_network_sees_words_in_any_order_and_not_their_padding(build):
 
     with torch.no_grad():
         red = seen("red sun")
-        torch.testing.assert_close(seen("sun red"), red)
+        apart = (seen("sun red") - red).abs().max()
+        assert apart > 1e-3 if caption_layers else apart < 1e-5
         torch.testing.assert_close(seen("red sun", most=5), red)
         assert (seen("blue sun") - red).abs().max() > 1e-3
         assert (seen(None) - red).abs().max() > 1e-3
+        assert seen(None).isfinite().all()
+
+
+def test_layers_over_words_change_nothing_at_first_and_learn_with_captions_that_are_dropped():
+    torch.manual_seed(0)
+    plain, deep = unet(), unet(caption_layers=2)
+    found = deep.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[2] for name in found.missing_keys} == {"layers"} and not found.unexpected_keys
+    for network in (plain, deep):
+        drawn = torch.Generator().manual_seed(0)
+        for name, weight in network.named_parameters():
+            if ".layers." not in name:
+                torch.nn.init.normal_(weight, std=0.1, generator=drawn)
+    rows = torch.from_numpy(words.numbers(["red sun over hills", None]))
+    given = torch.randn(2, 3, 16, 16), torch.tensor([0.5, 0.5]), torch.tensor([1, 0]), rows
+    torch.testing.assert_close(deep(*given), plain(*given))
+    deep(*given).square().mean().backward()
+    gains = [weight.grad for name, weight in deep.named_parameters() if ".layers." in name and "out.weight" in name]
+    assert gains and all(gain.isfinite().all() and gain.abs().max() > 0 for gain in gains)
 
 
 def test_guidance_leads_away_from_what_stands_instead():
@@ -333,6 +356,22 @@ def test_a_picture_does_not_depend_on_its_company(captioned):
     alone = painter.paint(n=1, prompt="hills", steps=2)[0]
     among = painter.paint(n=1, prompt=["strokes", "hills", "balls"], steps=2)[1]
     assert np.array_equal(np.asarray(alone.picture), np.asarray(among.picture))
+
+
+def test_the_report_shows_what_is_painted_for_captions_of_held_out_pictures(captioned, tmp_path):
+    asked = {"n": 8, "steps": 2, "bootstrap": 0, "representation": 0, "originality": False, "device": "cpu"}
+    found = artdiff.evaluate(captioned, **asked, out=str(tmp_path / "out"))
+    data = artdiff.inspect(captioned.parent / "art", captions="auto", image_size=16)
+    held_out = {caption(one, "auto") for one in data.index.on("validation")}
+    assert found.prompts and set(found.prompts) <= held_out
+    assert len(set(found.prompts)) == len(found.prompts)
+    side = found.prompted.height // len(found.prompts)
+    assert found.prompted.width == (1 + scoring.OF_PROMPT) * side  # the held-out picture, and those that were painted
+    first = artdiff.load(captioned, device="cpu").paint(n=1, prompt=found.prompts[0], seed=0, steps=2)[0].picture
+    page = (tmp_path / "out/report.html").read_text()
+    assert "What it paints for words" in page and f"<li>{found.prompts[0]}</li>" in page
+    cell = found.prompted.crop((side, 0, 2 * side, side))
+    assert ImageOps.pad(first, (side, side)).tobytes() == cell.tobytes()
 
 
 def test_a_prompt_without_words_or_with_too_many_is_said(captioned, tmp_path, caplog):

@@ -57,6 +57,7 @@ def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) 
         f"<h1>{escaped(name)}: a report</h1>",
         f"<p>{escaped(_what(scores, facts))}</p>",
         *_pictures(scores),
+        *_prompted(scores),
         *_scores(scores),
         *_choices(scores.choices),
         *_copies(scores.originality, scores.nearest),
@@ -86,6 +87,15 @@ def _pictures(scores: Scores) -> Iterator[str]:
         yield "<h2>What it paints</h2>"
         rows = f"One row for each class: {', '.join(scores.rows)}. " if scores.rows else ""
         yield _figure(scores.sheet, "Pictures that the model painted", f"{rows}The first ones, not a selection.")
+
+
+def _prompted(scores: Scores) -> Iterator[str]:
+    if scores.prompted is not None:
+        yield "<h2>What it paints for words</h2>"
+        yield "<ol>" + "".join(f"<li>{escaped(prompt)}</li>" for prompt in scores.prompts) + "</ol>"
+        yield _figure(scores.prompted, "Pictures that the model painted for captions of others",
+                      "A row for each of these captions: the held-out picture that has it, then what the model painted "
+                      "for it without having seen that picture.")  # fmt: skip
 
 
 def _scores(scores: Scores) -> Iterator[str]:

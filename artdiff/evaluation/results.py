@@ -75,6 +75,9 @@ class Scores:
     sheet: Image.Image | None = None
     """What is painted, one of `rows` for each label."""
     rows: tuple[str, ...] = ()
+    prompted: Image.Image | None = None
+    """A row for each of `prompts`, which are captions of held-out pictures: that picture, then what is painted."""
+    prompts: tuple[str, ...] = ()
     nearest: Image.Image | None = None
     """The painted pictures that lie nearest to a training picture, over that one."""
     reference: Reference | None = None

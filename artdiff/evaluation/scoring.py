@@ -12,6 +12,7 @@ import logging
 import platform
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from artdiff.evaluation.originality import PAIRS, Originality
 from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, learned, representation
 from artdiff.evaluation.results import FLOOR, Scored, Scores
 from artdiff.evaluation.samples import Sample
+from artdiff.plan import End, Row
 from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
+from artdiff.words import words
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ SUBSET = 100
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 12
 """Labels on the sheet of a report, and pictures of each."""
+
+PROMPTS, OF_PROMPT = 6, 6
+"""Captions on the sheet of what is painted for words, and pictures painted for each."""
 
 ALONE = "painted without a label"
 
@@ -84,6 +90,7 @@ def painting(
     names = [network.name for network in networks]
     found.sort(key=lambda one: names.index(one.features))
     sheet, rows = _sheet(theirs, data.classes)
+    prompted, prompts = judge.prompted(best)
     copies, nearest, reference = judge.originality(theirs, networks[0]) if settings.originality else ([], None, None)
     aspects, asked_for = judge.representation(best, theirs, networks[0]) if settings.representation else ([], [])
     return Scores(
@@ -92,6 +99,8 @@ def painting(
         choices=[candidates[place].choice(found[place].frechet) for place in order] if compares else [],
         sheet=sheet,
         rows=rows,
+        prompted=prompted,
+        prompts=prompts,
         originality=copies,
         nearest=nearest,
         reference=reference,
@@ -191,6 +200,28 @@ class _Judge:
             kernel_spread=spread,
             manifold=distances.manifold(ours, theirs),
         )
+
+    def prompted(self, best: Candidate) -> tuple[Image.Image | None, tuple[str, ...]]:
+        """A row for each caption of some held-out pictures, behind its picture, and the captions; none if the painter
+        knows no words or there are no captions.
+        """
+        painter, captions = self.load(best), self.data.val_set.captions
+        if not painter.vocabulary or captions is None:
+            return None, ()
+        assert self.held_out.indices is not None
+        texts = [captions[place] for place in self.held_out.indices]
+        first = {text: place for place, text in reversed([*enumerate(texts)]) if text and words(text)}  # each text once
+        chosen = sorted(first.items(), key=lambda one: one[1])[:PROMPTS]
+        if not chosen:
+            return None, ()
+        ends = [(End(prompt=text), End(prompt=text)) for text, _ in chosen]
+        rows = [Row(best.settings, painter.classes, None, ends=both, seeds=None, count=OF_PROMPT) for both in ends]
+        paintings, sheet = painter.fill(rows, best.settings), images.Sheet(PROMPTS)
+        for row, real in zip(rows, self.held_out.at(np.array([place for _, place in chosen])), strict=True):
+            sheet.begin(images.to_pillow(images.to_signed(real)))
+            for painting in islice(paintings, len(row)):
+                sheet.add(painting.picture)
+        return sheet.picture(), tuple(text for text, _ in chosen)
 
     def originality(
         self, painted: Sample, network: FeatureNetwork

@@ -21,6 +21,9 @@ FREQUENCIES = 64
 WORD = 64
 """Features of a word."""
 
+WORD_HEADS = 2
+"""Attention heads of a layer over words."""
+
 FEW_TOKENS = 128
 """Up to this many tokens, explicit attention is faster than the fused CPU kernel.
 
@@ -48,33 +51,66 @@ class WordTable(nn.Module):
 
     Args:
         rows: of the table.
+        layers: of a transformer in which words see each other and their order; without, order does not count.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, layers: int = 0) -> None:
         super().__init__()
         self.pieces = nn.Embedding(rows, WORD)
+        self.layers = nn.ModuleList(CaptionLayer() for _ in range(layers))
 
     def forward(self, pieces: Tensor) -> Words:
         """Rows (B,T,P), -1 for no piece → words of about unit variance."""
         there = pieces >= 0  # (B,T,P)
         found = self.pieces(pieces.long().clamp(min=0)) * there[..., None]  # (B,T,P,V)
         count = there.sum(dim=-1, keepdim=True)  # (B,T,1)
-        return Words(found.sum(dim=2) * count.clamp(min=1).rsqrt(), count[..., 0] > 0)
+        words = Words(found.sum(dim=2) * count.clamp(min=1).rsqrt(), count[..., 0] > 0)
+        for layer in self.layers:
+            words = layer(words)
+        return words
+
+
+class CaptionLayer(nn.Module):
+    """Attention of words to each other, then a feed-forward (arXiv:1706.03762); both add nothing at first.
+
+    Places are rotations of queries and keys (arXiv:2104.09864): what counts is how far apart two words stand.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WORD), nn.LayerNorm(WORD)
+        self.project = nn.Linear(WORD, 3 * WORD)
+        self.out = zeroed(nn.Linear(WORD, WORD))
+        self.widen = nn.Linear(WORD, 4 * WORD)
+        self.narrow = zeroed(nn.Linear(4 * WORD, WORD))
+
+    def forward(self, words: Words) -> Words:
+        """Words that may have seen each other; those that are not there see and tell nothing."""
+        x, there = words
+        query, key, value = self.project(self.norm1(x)).unflatten(-1, (3, WORD_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        rates = 100.0 ** -torch.linspace(0, 1, WORD // WORD_HEADS // 2, device=x.device)
+        angles = (torch.arange(x.shape[1], device=x.device)[:, None] * rates).repeat(1, 2)  # (T,D)
+        turns = torch.stack([angles.cos(), angles.sin()])
+        query, key = rotated(query, turns), rotated(key, turns)
+        seen = there | ~there.any(dim=1, keepdim=True)  # a caption without words: anything, since none of it counts
+        x = x + self.out(attention(query, key, value, seen[:, None, None]).transpose(1, 2).flatten(2))
+        return Words(x + self.narrow(F.silu(self.widen(self.norm2(x)))), there)
 
 
 class Condition(nn.Module):
     """Embeds time, label and words into one vector of `cond_dim` features, which every block gets.
 
     The embedding table has one entry more than there are classes, for the null label: any label outside [0, classes).
-    With `words`, the rows of a table, it also embeds those of captions; their mean is added to the vector.
+    With `words`, the rows of a table, it also embeds those of captions, which then pass `caption_layers` of a
+    transformer; their mean is added to the vector.
     """
 
-    def __init__(self, *, classes: int, cond_dim: int, words: int = 0) -> None:
+    def __init__(self, *, classes: int, cond_dim: int, words: int = 0, caption_layers: int = 0) -> None:
         super().__init__()
         self.classes = classes
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
         self.label = nn.Embedding(classes + 1, cond_dim)
-        self.words = WordTable(words) if words else None
+        self.words = WordTable(words, layers=caption_layers) if words else None
         self.caption = nn.Linear(WORD, cond_dim, bias=False) if words else None
 
     def forward(self, time: Tensor, label: Tensor, pieces: Tensor | None = None) -> Given:
@@ -137,6 +173,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, there: Tensor | None = 
         scores = scores if there is None else scores.masked_fill(~there, -torch.inf)
         return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=there)
+
+
+def rotated(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the feature pairs (i, i + D/2) of (B,A,N,D) by the angles of (2,N,D)."""
+    one, other = x.chunk(2, dim=-1)
+    cosine, sine = turns.to(x.dtype)
+    return x * cosine + torch.cat([-other, one], dim=-1) * sine
 
 
 def group_norm(width: int) -> nn.GroupNorm:

@@ -35,6 +35,7 @@ class UNet(nn.Module):
             cannot remove fine noise (DiP, arXiv:2511.18822). 0 leaves them out.
         words: rows of the table that it looks words up in; 0 knows no words. It attends to them where it has attention
             at all.
+        caption_layers: of a transformer over the words; 0 leaves it out, and the order of words does not count.
         attention: False leaves out all attention. Its cost grows with the square of the pixels, and what only sharpens
             a picture need not see all of it.
 
@@ -56,6 +57,7 @@ class UNet(nn.Module):
         dropout: float,
         detail_channels: int = 0,
         words: int = 0,
+        caption_layers: int = 0,
         attention: bool = True,
         out_channels: int | None = None,
     ) -> None:
@@ -63,7 +65,7 @@ class UNet(nn.Module):
         attends = _attends(image_size, patch, channels, attention_resolutions if attention else None)
         self.patch = patch
         self.multiple = _multiple(patch, channels)
-        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words)
+        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words, caption_layers=caption_layers)
 
         def block(inputs: int, level: int, *, attends: bool) -> ResBlock:
             return ResBlock(

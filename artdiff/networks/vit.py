@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, Given, WordKeys, Words, attention, zeroed
+from artdiff.networks.layers import Condition, Given, WordKeys, Words, attention, rotated, zeroed
 
 HEAD = 32
 """Features of an attention head; networks at least 512 wide have 64."""
@@ -32,6 +32,7 @@ class ViT(nn.Module):
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
         words: rows of the table that it looks words up in; 0 knows no words.
+        caption_layers: of a transformer over the words; 0 leaves it out, and the order of words does not count.
 
     Attributes:
         multiple: None: it takes no other size than `image_size`.
@@ -52,6 +53,7 @@ class ViT(nn.Module):
         cond_dim: int,
         dropout: float,
         words: int = 0,
+        caption_layers: int = 0,
     ) -> None:
         super().__init__()
         if image_size % patches:
@@ -59,7 +61,7 @@ class ViT(nn.Module):
         if width % 64:
             raise UserError(f"network.width must be a multiple of 64, got {width}")
         self.patch = patch = image_size // patches
-        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words)
+        self.condition = Condition(classes=classes, cond_dim=cond_dim, words=words, caption_layers=caption_layers)
         self.squeeze = nn.Linear(in_channels * patch**2, bottleneck, bias=False)
         self.first = nn.Linear(bottleneck, width)
         heads = width // (64 if width >= 512 else HEAD)
@@ -140,13 +142,6 @@ def rotary_angles(side: int, head: int) -> Tensor:
     angles = torch.cat([position.flatten()[:, None] * rates for position in (down, right)], dim=1)  # (N,D/2)
     angles = angles.repeat(1, 2)  # (N,D)
     return torch.stack([angles.cos(), angles.sin()])
-
-
-def rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the feature pairs (i, i + D/2) of (B,A,N,D) by the angles of (2,N,D)."""
-    one, other = x.chunk(2, dim=-1)
-    cosine, sine = turns.to(x.dtype)
-    return x * cosine + torch.cat([-other, one], dim=-1) * sine
 
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
