@@ -193,8 +193,8 @@ def vit(caption_layers=0):
 def test_a_network_sees_words_and_not_their_padding_and_order_if_it_has_layers_for_it(build, caption_layers):
     torch.manual_seed(0)
     network = build(caption_layers).eval()
-    for weight in network.parameters():
-        torch.nn.init.normal_(weight, std=0.1)
+    for name, weight in network.named_parameters():
+        torch.nn.init.normal_(weight, std=0.3 if ".words.layers." in name else 0.1)
     noisy, time, label = torch.randn(1, 3, 16, 16), torch.tensor([0.5]), torch.tensor([1])
 
     def seen(caption, *, most=words.MOST_WORDS):
@@ -360,14 +360,17 @@ def test_a_picture_does_not_depend_on_its_company(captioned):
 
 def test_the_report_shows_what_is_painted_for_captions_of_held_out_pictures(captioned, tmp_path):
     asked = {"n": 8, "steps": 2, "bootstrap": 0, "representation": 0, "originality": False, "device": "cpu"}
-    found = artdiff.evaluate(captioned, **asked, out=str(tmp_path / "out"))
-    data = artdiff.inspect(captioned.parent / "art", captions="auto", image_size=16)
+    art = captioned.parent / "art"
+    words_ = (*TINY, "data.captions=auto", "data.val_fraction=0.3", "trainer.max_steps=1")
+    run = train(small(art, tmp_path / "run", "experiment=paint32", *words_)).folder
+    found = artdiff.evaluate(run, **asked, out=str(tmp_path / "out"))
+    data = artdiff.inspect(art, captions="auto", image_size=16, val_fraction=0.3)
     held_out = {caption(one, "auto") for one in data.index.on("validation")}
     assert found.prompts and set(found.prompts) <= held_out
     assert len(set(found.prompts)) == len(found.prompts)
     side = found.prompted.height // len(found.prompts)
     assert found.prompted.width == (1 + scoring.OF_PROMPT) * side  # the held-out picture, and those that were painted
-    first = artdiff.load(captioned, device="cpu").paint(n=1, prompt=found.prompts[0], seed=0, steps=2)[0].picture
+    first = artdiff.load(run, device="cpu").paint(n=1, prompt=found.prompts[0], seed=0, steps=2)[0].picture
     page = (tmp_path / "out/report.html").read_text()
     assert "What it paints for words" in page and f"<li>{found.prompts[0]}</li>" in page
     cell = found.prompted.crop((side, 0, 2 * side, side))
