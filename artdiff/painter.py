@@ -253,20 +253,27 @@ class Painter:
 
         Raises `artdiff.UserError` for an unknown label, a value out of range or a muse that cannot be read.
         """
-        labels, prompts = (list(one) if isinstance(one, tuple) else one for one in (label, prompt))
         asked = {
-            "n": n, "label": labels, "muse": str(muse) if isinstance(muse, Path) else muse, "strength": strength,
+            "n": n, "label": label, "muse": muse, "strength": strength,
             "seed": seed, "steps": steps, "solver": solver, "spacing": spacing, "guidance": guidance,
             "trajectory": trajectory, "size": size, "batch_size": batch_size, "compile": compile,
-            "prompt": prompts, "negative": negative, "refine_steps": refine_steps,
+            "prompt": prompt, "negative": negative, "refine_steps": refine_steps,
             "word_vectors": None if word_vectors is None else str(word_vectors),
             "refine_solver": refine_solver,
-            "refine": str(refine) if isinstance(refine, Path) else refine,
+            "refine": refine,
             "interpolate": None if interpolate is None else list(interpolate),
             "guidance_interval": None if guidance_interval is None else list(guidance_interval),
         }  # fmt: skip
-        given = {name: value for name, value in asked.items() if value is not None}
-        return list(self.each(PaintSettings.with_defaults(**{**self.defaults, **given})))
+        return list(self.each(self.settings(asked)))
+
+    def settings(self, asked: Mapping[str, Any]) -> PaintSettings:
+        """What is asked for, by the names of `paint`, as settings over the model's own; None is not asked for.
+
+        Raises `UserError`.
+        """
+        plain = {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+                 for name, value in asked.items() if value is not None}  # fmt: skip
+        return PaintSettings.with_defaults(**{**self.defaults, **plain})
 
     def repaint(
         self,

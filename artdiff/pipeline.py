@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +11,6 @@ from PIL import Image
 from artdiff import UserError
 from artdiff.painter import Painter, Painting, load
 from artdiff.settings.base import Accelerator
-from artdiff.settings.painting import PaintSettings
 
 
 class PipelineOutput(NamedTuple):
@@ -58,29 +56,22 @@ class Pipeline:
     ) -> PipelineOutput:
         """Paint `num_images_per_prompt` pictures of each prompt and label, from noise or from `image`.
 
-        The first seed of each prompt and label is drawn from `generator`, or from torch's own; the settings of the
-        paintings say it. `width` and `height` are in pixels, and one alone is a square's side.
+        They come label by label, those of each prompt by prompt. The first seed of each is drawn from `generator`, or
+        from torch's own; the settings of the paintings say it. `width` and `height` are in pixels, and one alone is a
+        square's side.
 
         Raises `UserError` for an unknown label, a value out of range or an image that cannot be read.
         """
         sides = [str(side) for side in (width, height) if side is not None]
-        given = {
+        asked = {
             "n": num_images_per_prompt, "prompt": prompt, "label": class_labels, "negative": negative_prompt,
-            "muse": str(image) if isinstance(image, Path) else image, "strength": strength,
-            "steps": num_inference_steps, "guidance": guidance_scale, "size": "x".join(sides) or None,
+            "muse": image, "strength": strength, "steps": num_inference_steps, "guidance": guidance_scale,
+            "size": "x".join(sides) or None,
         }  # fmt: skip
-        given = {name: value for name, value in given.items() if value is not None}
-        asked = PaintSettings.with_defaults(**self.painter.defaults | given)
+        rows, settings = self.painter.planned(self.painter.settings(asked))
         drawn_on = generator.device if generator is not None else "cpu"
-        plans = []
-        for words, label in product(_each(prompt), _each(class_labels)):
+        for row in rows:
             seed = int(torch.randint(2**31, (), generator=generator, device=drawn_on))
-            plans.append(self.painter.planned(replace(asked, prompt=words, label=label, seed=seed)))
-        rows = [row for planned, _ in plans for row in planned]
-        paintings = list(self.painter.fill(rows, plans[0][1]))
+            row.settings = replace(row.settings, seed=seed)
+        paintings = list(self.painter.fill(rows, settings))
         return PipelineOutput([painting.picture for painting in paintings], paintings)
-
-
-def _each(asked: str | Sequence[str] | None) -> list[str | None]:
-    """What is asked for, one by one."""
-    return [asked] if asked is None or isinstance(asked, str) else [*asked]

@@ -33,7 +33,7 @@ from artdiff.evaluation.originality import PAIRS, Originality
 from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, learned, representation
 from artdiff.evaluation.results import FLOOR, Scored, Scores
 from artdiff.evaluation.samples import Sample
-from artdiff.plan import End, Row
+from artdiff.plan import canvases
 from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
 from artdiff.words import words
@@ -214,9 +214,9 @@ class _Judge:
         chosen = sorted(first.items(), key=lambda one: one[1])[:PROMPTS]
         if not chosen:
             return None, ()
-        ends = [(End(prompt=text), End(prompt=text)) for text, _ in chosen]
-        rows = [Row(best.settings, painter.classes, None, ends=both, seeds=None, count=OF_PROMPT) for both in ends]
-        paintings, sheet = painter.fill(rows, best.settings), images.Sheet(PROMPTS)
+        asked_for = replace(best.settings, prompt=[text for text, _ in chosen], n=OF_PROMPT)
+        rows = canvases(asked_for, painter.classes, [])
+        paintings, sheet = painter.fill(rows, asked_for), images.Sheet(PROMPTS)
         for row, real in zip(rows, self.held_out.at(np.array([place for _, place in chosen])), strict=True):
             sheet.begin(images.to_pillow(images.to_signed(real)))
             for painting in islice(paintings, len(row)):

@@ -65,8 +65,12 @@ class WordTable(nn.Module):
         found = self.pieces(pieces.long().clamp(min=0)) * there[..., None]  # (B,T,P,V)
         count = there.sum(dim=-1, keepdim=True)  # (B,T,1)
         words = Words(found.sum(dim=2) * count.clamp(min=1).rsqrt(), count[..., 0] > 0)
+        if not self.layers:
+            return words
+        rates = 100.0 ** -torch.linspace(0, 1, WORD // WORD_HEADS // 2, device=pieces.device)  # (D/2,)
+        turns = turning(torch.arange(pieces.shape[1], device=pieces.device)[:, None] * rates)  # (2,T,D)
         for layer in self.layers:
-            words = layer(words)
+            words = layer(words, turns)
         return words
 
 
@@ -84,13 +88,12 @@ class CaptionLayer(nn.Module):
         self.widen = nn.Linear(WORD, 4 * WORD)
         self.narrow = zeroed(nn.Linear(4 * WORD, WORD))
 
-    def forward(self, words: Words) -> Words:
-        """Words that may have seen each other; those that are not there see and tell nothing."""
+    def forward(self, words: Words, turns: Tensor) -> Words:
+        """Words that may have seen each other, by the `turns` (2,T,D) of their places; those that are not there tell
+        nothing.
+        """
         x, there = words
         query, key, value = self.project(self.norm1(x)).unflatten(-1, (3, WORD_HEADS, -1)).permute(2, 0, 3, 1, 4)
-        rates = 100.0 ** -torch.linspace(0, 1, WORD // WORD_HEADS // 2, device=x.device)
-        angles = (torch.arange(x.shape[1], device=x.device)[:, None] * rates).repeat(1, 2)  # (T,D)
-        turns = torch.stack([angles.cos(), angles.sin()])
         query, key = rotated(query, turns), rotated(key, turns)
         seen = there | ~there.any(dim=1, keepdim=True)  # a caption without words: anything, since none of it counts
         x = x + self.out(attention(query, key, value, seen[:, None, None]).transpose(1, 2).flatten(2))
@@ -173,6 +176,12 @@ def attention(query: Tensor, key: Tensor, value: Tensor, there: Tensor | None = 
         scores = scores if there is None else scores.masked_fill(~there, -torch.inf)
         return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=there)
+
+
+def turning(angles: Tensor) -> Tensor:
+    """Angles (N,D/2) of places → the cosines and sines (2,N,D) that `rotated` takes (arXiv:2104.09864)."""
+    angles = angles.repeat(1, 2)  # (N,D)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotated(x: Tensor, turns: Tensor) -> Tensor:

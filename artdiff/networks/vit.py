@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artdiff import UserError
-from artdiff.networks.layers import Condition, Given, WordKeys, Words, attention, rotated, zeroed
+from artdiff.networks.layers import Condition, Given, WordKeys, Words, attention, rotated, turning, zeroed
 
 HEAD = 32
 """Features of an attention head; networks at least 512 wide have 64."""
@@ -140,8 +140,7 @@ def rotary_angles(side: int, head: int) -> Tensor:
     rates = 100.0 ** -torch.linspace(0, 1, head // 4 + 1)[:-1]
     down, right = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = torch.cat([position.flatten()[:, None] * rates for position in (down, right)], dim=1)  # (N,D/2)
-    angles = angles.repeat(1, 2)  # (N,D)
-    return torch.stack([angles.cos(), angles.sin()])
+    return turning(angles)
 
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
