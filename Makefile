@@ -20,7 +20,7 @@ demo: install ## on the built-in sample art: train a short baseline, then a smal
 	@echo
 	@echo "Look at $(DEMO)/painted/sheet.png (new pictures, one line per style)"
 	@echo "and at $(DEMO)/reconstructed/sheet.png (pictures over what the baseline makes of them), then try:"
-	@echo "  $(BIN)/python -m artdiff.train experiment=paint32 data.root=DIR_WITH_YOUR_PICTURES"
+	@echo "  $(BIN)/python -m artdiff.train experiment=paint128 data.root=DIR_WITH_YOUR_PICTURES trainer.max_time=00:01:00:00"
 	@echo "  $(BIN)/python -m artdiff.generate ckpt=$(DEMO)/painter label=landscape muse=ONE_OF_YOUR_PICTURES out=DIR"
 	@echo "  make board"
 

@@ -129,6 +129,10 @@ class Earlier(NamedTuple):
                 )
 
 
+MISSING = object()
+"""Of a setting that there is not, while null is a value."""
+
+
 def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | None:
     """The first setting that differs in what it means, by its full name, with both values; None if none does."""
     if _is_same(trained, setting):
@@ -137,7 +141,7 @@ def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | 
         return name, trained, setting
     if trained.get("_target_") != setting.get("_target_"):
         return name, trained.get("_target_"), setting.get("_target_")
-    differing = [key for key in {**trained, **setting} if trained.get(key) != setting.get(key)]
+    differing = [key for key in {**trained, **setting} if trained.get(key, MISSING) != setting.get(key, MISSING)]
     is_component = "_target_" in setting
     key = next(key for key in differing if key in trained or not (is_component and _is_default(setting, key)))
     full, before, now = f"{name}.{key}", _value(trained, key), _value(setting, key)

@@ -71,7 +71,7 @@ class Classifier:
         wanted = range(len(scores)) if self.settings.outputs is None else self.settings.outputs
         if max(wanted) >= len(scores):
             raise UserError(f"refuse.outputs={self.settings.outputs}: {self.path} has outputs 0 to {len(scores) - 1}")
-        output = max(wanted, key=lambda one: scores[one])
+        output = wanted[int(np.argmax(scores[list(wanted)]))]  # the first that is no number, if there is one
         return Verdict(output, float(scores[output]))
 
     def _scores(self, answer: np.ndarray) -> np.ndarray:

@@ -25,17 +25,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import Interrupted, UserError, __version__, runs
-from artdiff.files import cannot_write, printable, user_path
-from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, warn_renamed
+from artdiff.files import FULL, cannot_write, printable, user_path
+from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, with_search_path
 from artdiff.ranks import rank
 from artdiff.settings.base import CONF, RENAMED, TEXTS
 from artdiff.sweeps import Jobs
 
 log = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-"""Errors of the disk that the user can mend."""
+"""Errors of the disk, besides a full one, that the user can mend."""
 
 BY_SIGNAL = 128
 """Added to a signal's number for the exit code of what it ended, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
@@ -110,7 +109,7 @@ def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
         GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
-            return plain(compose(config, overrides=[literal(current_name(word)) for word in words]))
+            return plain(compose(config, overrides=[literal(current_name(word)) for word in with_search_path(words)]))
         except HydraException as error:
             raise UserError(" ".join(str(error).split())) from None
 
@@ -188,7 +187,7 @@ def _run(program: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno in REFUSED and error.filename is not None:
             _exit(f"{error.filename}: {error.strerror}")
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, errno.EROFS):
             raise
         _exit(str(cannot_write(Path(error.filename or _asked_folder() / runs.CONFIG), error)))
     finally:
@@ -230,17 +229,24 @@ def main() -> None:
 
 def user_error(error: BaseException | None) -> UserError | None:
     """The user's mistake behind `error`: Hydra wraps what is raised by the objects that it builds."""
+    if isinstance(error, InstantiationException) and str(error).startswith("Error locating target"):
+        return UserError(" ".join(str(error).split()))
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
 
 
 def _rename(cfg: DictConfig) -> None:
-    """Take over values that an experiment sets under an old name."""
+    """Take over values that an experiment or an override sets under an old name; warns in one line of each.
+
+    Only of our networks: one from outside may call its arguments as it likes.
+    """
+    if not str(OmegaConf.select(cfg, "network._target_")).startswith("artdiff."):
+        return
     for old, new in RENAMED.items():
         value = OmegaConf.select(cfg, old)
-        if value is not None:
-            warn_renamed(old)
+        if value is not None and not isinstance(value, bool):  # `network.attention`, once a list, is true or false now
+            log.warning("%s is now called %s; the old name still works", old, new)
             OmegaConf.update(cfg, new, value, force_add=True)
             group, _, name = old.rpartition(".")
             OmegaConf.set_struct(cfg, False)

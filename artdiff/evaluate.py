@@ -34,12 +34,14 @@ def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
 
     Args:
         run: what `artdiff.train` returned, a run's folder, a checkpoint, or `"last"`.
-        settings: of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0`, `data={"root": "DIR"}` or
+        settings: of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0`, `data="DIR"` or
             `compare={"guidance": [1.0, 2.0]}`.
 
     Raises `artdiff.UserError`.
     """
     known = composed("evaluate", ["ckpt=unused"])
+    if isinstance(settings.get("data"), str | Path):
+        settings["data"] = {"root": str(settings["data"])}
     nested = {name: known[name] | settings.pop(name, {}) for name in ("data", "compare")}
     ckpt = str(run.folder if isinstance(run, Run) else run)
     return _evaluate(EvaluateSettings.of(known | settings | nested | {"ckpt": ckpt}))
@@ -147,7 +149,7 @@ def _store(found: "Scores", run: Run) -> None:
     best = found.choices[0]
     distance = f"Fréchet distance {best.frechet.value:.4g} by {found.scored[0].features}"
     why = f"the best of {len(found.choices)} ways to paint, {distance}, {found.scored[0].count:,} pictures"
-    stored = runs.Painting(best.checkpoint, best.sha256, best.weights, best.settings, why)
+    stored = runs.StoredSampling(best.checkpoint, best.sha256, best.weights, best.settings, why)
     write(run.folder / runs.PAINTING, json.dumps(dataclasses.asdict(stored), indent=1) + "\n")
     log.info("stored in %s: %s; %s", run.folder / runs.PAINTING, best.name, why)
 

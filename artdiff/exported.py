@@ -14,7 +14,7 @@ from torch import Tensor
 
 from artdiff import UserError, runs
 from artdiff.files import write
-from artdiff.runs import Painting
+from artdiff.runs import StoredSampling
 
 MODEL = runs.EXPORTED
 SETTINGS = runs.EXPORTED_SETTINGS
@@ -31,7 +31,9 @@ AVERAGED, TRAINED, TEACHER = "ema.", "network.", "teacher."
 ones stand in for them."""
 
 
-def save_to(folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor], stored: Painting | None) -> None:
+def save_to(
+    folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor], stored: StoredSampling | None
+) -> None:
     """Write a model to a folder that is there. Raises `UserError`.
 
     Args:
@@ -64,10 +66,10 @@ def read(path: Path) -> dict[str, Any]:
     return {**content, "state_dict": state}
 
 
-def painting(path: Path) -> Painting | None:
+def stored_sampling(path: Path) -> StoredSampling | None:
     """How the model of this file paints best; None if that was not known. Raises `UserError`."""
     told = _settings(path).get("painting")
-    return None if told is None else Painting(path.name, "", "averaged", told["settings"], told["chosen_by"])
+    return None if told is None else StoredSampling(path.name, "", "averaged", told["settings"], told["chosen_by"])
 
 
 def _settings(path: Path) -> dict[str, Any]:

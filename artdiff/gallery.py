@@ -67,9 +67,8 @@ def _serve(settings: GallerySettings) -> None:
         signal.signal(number, signal.SIG_DFL)  # the second one ends at once
         ended.set()
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
     ended.wait()
     blocks.close(verbose=False)
     if training.running:

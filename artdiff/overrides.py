@@ -1,16 +1,16 @@
 """Overrides as a user types them, made into what Hydra reads as the same: names are text, old names are new ones."""
 
-import logging
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from artdiff import UserError
 from artdiff.files import user_path
 from artdiff.settings.base import CONF, RENAMED, TEXTS
-
-log = logging.getLogger(__name__)
 
 QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
 _QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
@@ -100,8 +100,34 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
+def written(value: Any) -> str:
+    """A plain Python value as an override has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{written(item)}" for name, item in value.items()) + "}"
+    return quoted(str(value)) if isinstance(value, str | Path) else str(value)
+
+
+def with_search_path(words: Sequence[str]) -> list[str]:
+    """Overrides in which `--config-dir DIR`, which Hydra knows on a command line only, is one like all others."""
+    found, rest = list[str](), iter(words)
+    for word in rest:
+        name, _, folder = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            path = user_path(folder or next(rest, ".")).absolute()
+            found.append(f"hydra.searchpath=[{quoted(f'file://{path}')}]")
+        else:
+            found.append(word)
+    return found
+
+
 def current_name(word: str) -> str:
-    """An override of a setting that has been renamed, under its new name; warns in one line.
+    """An override of a setting that has been renamed, so that Hydra takes it although no file has it; see `cli.plain`.
 
     `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint rather than one of `conf/codec`; so does
     `codec=RUN,RUN` in a sweep.
@@ -111,10 +137,7 @@ def current_name(word: str) -> str:
         named = [rest[1:]] if MULTIRUN.isdisjoint(sys.argv) else _items(rest[1:])
         if all(_is_trained_codec(value) for value in named):
             return f"codec_from{rest}"
-    if key not in RENAMED:
-        return word
-    warn_renamed(key)
-    return f"{sign}{RENAMED[key]}{rest}"
+    return f"++{key}{rest}" if key in RENAMED and sign != "~" else word
 
 
 def _is_trained_codec(value: str) -> bool:
@@ -129,8 +152,3 @@ def unquoted(word: str) -> str:
     key, _, value = word.partition("=")
     typed = f"{key}={value[1:-1]}"
     return typed if literal(typed) == word else word
-
-
-def warn_renamed(old: str) -> None:
-    """Say that a setting has another name now."""
-    log.warning("%s is now called %s; the old name still works", old, RENAMED[old])

@@ -123,16 +123,16 @@ def load(
     if path.suffix == exported.SUFFIX:
         if used == "raw":
             raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
-        stored = exported.painting(path)
+        stored = exported.stored_sampling(path)
     own = _stored_settings(path, stored, trust_code=trust_code)
     return Painter(task.to(on), transform, path, own, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
-def _stored_settings(path: Path, stored: "runs.Painting | None", *, trust_code: bool) -> dict[str, Any]:
+def _stored_settings(path: Path, stored: "runs.StoredSampling | None", *, trust_code: bool) -> dict[str, Any]:
     """The settings of painting that a run has stored for its checkpoint, which are shown. Raises `UserError`."""
     if stored is None:
         return {}
-    if not samplers.is_ours(stored.settings.get("solver", "heun")) and not trust_code:
+    if not samplers.is_ours(stored.settings.get("solver", samplers.EARLIER)) and not trust_code:
         raise UserError(f"{path} is painted with a solver that is code outside artdiff: pass trust_code=true if you "
                         f"trust it")  # fmt: skip
     try:

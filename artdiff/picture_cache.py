@@ -194,4 +194,4 @@ def taken(path: Path) -> int:
         status = path.stat()
     except OSError:
         return 0
-    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
+    return status.st_blocks * 512

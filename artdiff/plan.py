@@ -163,6 +163,8 @@ def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Mu
     count = settings.n
     if count is None:
         count = FROM_NOISE if settings.muse is None else FROM_MUSE
+    if settings.seed + count > 2**63:
+        raise UserError(f"seed={settings.seed} leaves no numbers for {count} pictures: it must be at most 2**63 - n")
     labels, prompts = label_numbers(settings.label, classes), _prompts(settings.prompt)
     if settings.label is None and classes and settings.prompt is None:
         labels = [*range(len(classes))] if settings.muse is None else [NO_LABEL]
@@ -197,16 +199,16 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     prompts = [told.get("prompt"), told.get("to_prompt", told.get("prompt"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
     if "refine_steps" in told:
-        given.setdefault("refine_solver", "heun")  # that of pictures that do not say it
+        given.setdefault("refine_solver", samplers.EARLIER)
     missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]
     if missing:
         raise UserError(f"{name} does not say how it was painted: {missing[0]} is missing")
-    if not all(samplers.is_ours(told.get(key, "heun")) for key in ("solver", "refine_solver")):
+    if not all(samplers.is_ours(told.get(key, samplers.EARLIER)) for key in ("solver", "refine_solver")):
         raise UserError(f"{name} was painted with a solver that is code outside artdiff, which its file cannot ask for")
     try:
         settings = PaintSettings.with_defaults(**given)
         seeds = (told["seed"], told.get("to_seed", told["seed"]))
-        numbers = [label_numbers("none" if label is None else [label], classes)[0] for label in labels]
+        numbers = [label_numbers(label, classes)[0] for label in labels]
         if not all(prompt is None or isinstance(prompt, str) for prompt in (*prompts, told.get("negative"))):
             raise TypeError("a prompt is no text")
         first, last = (End(*end) for end in zip(numbers, prompts, strict=True))
@@ -315,6 +317,9 @@ def _at_size(
 def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, pool.Read]]:
     """(name, file, the picture or why it cannot be read) of every muse."""
     given = settings.muse if isinstance(settings.muse, list | tuple) else [settings.muse]
+    for one in given:
+        if not (one is None or isinstance(one, str | Path | Image.Image)):
+            raise UserError(f"muse must be a path or a Pillow picture, or several, got {type(one).__name__}")
     pictures = [one for one in given if isinstance(one, Image.Image)]
     for index, picture in enumerate(pictures):
         name = f"muse_{index}" if len(pictures) > 1 else "muse"

@@ -12,6 +12,11 @@ Rule = Callable[[str, Any], None]
 """Checks the value of the setting of a name. Raises `UserError`."""
 
 
+def whole_number(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{name} must be a whole number, got {value}")
+
+
 def whole(least: int, most: int | None = None) -> Rule:
     def check(name: str, value: Any) -> None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)

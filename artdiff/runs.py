@@ -25,7 +25,7 @@ SCORES = "scores.json"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 PAINTING = "painting.json"
-"""How the run paints best: what `Painting` holds."""
+"""How the run paints best: what `StoredSampling` holds."""
 
 EXPORTED, EXPORTED_SETTINGS = "model.safetensors", "config.json"
 """Weights and settings in a folder that `artdiff.export` has written, which stands for a run's."""
@@ -46,7 +46,7 @@ EARLIER_EVENTS = "tensorboard"
 
 
 @dataclass(frozen=True)
-class Painting:
+class StoredSampling:
     """The way to paint that a run has stored: the name and SHA-256 of its checkpoint, `averaged` or `raw` weights,
     settings of painting by name, and in words why these.
     """
@@ -62,7 +62,7 @@ class ToPaint(NamedTuple):
     """What to paint with: a checkpoint, and the way that its run has stored, if that is to be used."""
 
     checkpoint: Path
-    stored: Painting | None = None
+    stored: StoredSampling | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ class Run:
         return cls(path.parents[1]) if path.parent.name == CHECKPOINTS else None
 
     @property
-    def painting(self) -> "Painting | None":
+    def stored_sampling(self) -> "StoredSampling | None":
         """How the run paints best; None if ways to paint were not compared. Raises `UserError` if it cannot be read."""
         path = self.folder / PAINTING
         if not path.exists():
             return None
         try:
-            return Painting(**json.loads(path.read_text(encoding="utf-8")))
+            return StoredSampling(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): remove it, or evaluate the run again") from None
 
@@ -126,7 +126,7 @@ def to_paint(ckpt: str, *, newest_in: Path) -> ToPaint:
     """
     path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)
     run = Run.of(path)
-    stored = run.painting if run is not None and path != user_path(ckpt) else None
+    stored = run.stored_sampling if run is not None and path != user_path(ckpt) else None
     if stored is None or run is None:
         return ToPaint(path)
     chosen = run.folder / CHECKPOINTS / stored.checkpoint
@@ -170,7 +170,10 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
             raise UserError(f"{name}=last: no run below {newest_in} has saved a checkpoint; give a path: {name}=RUN")
         return _in_run(saved[-1].parents[1], prefer, name)
     if ckpt.startswith(hub.SCHEME):
-        return hub.fetch(ckpt, [EXPORTED, EXPORTED_SETTINGS]) / EXPORTED
+        found = hub.fetch(ckpt, [EXPORTED, EXPORTED_SETTINGS]) / EXPORTED
+        if not found.is_file():
+            raise UserError(f"{name}={ckpt} holds no {EXPORTED}: it is not a model that artdiff.export wrote")
+        return found
     path = user_path(ckpt)
     if not path.exists():
         raise UserError(f"{name}={ckpt} does not exist; expected a run's folder, a checkpoint's file, or last")

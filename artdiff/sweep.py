@@ -25,8 +25,8 @@ from artdiff import Interrupted, UserError, runs
 from artdiff.cli import BY_SIGNAL, composed, typed
 from artdiff.files import user_path, write
 from artdiff.ingest import tables
-from artdiff.overrides import literal, quoted
-from artdiff.rules import POSITIVE_WHOLE, number, one_of
+from artdiff.overrides import literal, quoted, with_search_path, written
+from artdiff.rules import POSITIVE_WHOLE, number, one_of, whole
 from artdiff.runs import Run
 from artdiff.settings.base import CONF, Settings
 from artdiff.settings.evaluation import EvaluateSettings
@@ -66,7 +66,7 @@ class SearchSettings(Settings):
     trials: Annotated[int, POSITIVE_WHOLE]
     jobs: Annotated[int, POSITIVE_WHOLE]
     prune: bool
-    seed: int
+    seed: Annotated[int, whole(0)]
     out: str | None
 
     def __post_init__(self) -> None:
@@ -86,6 +86,10 @@ class SearchSettings(Settings):
                 )
             for end in ("low", "high"):
                 number(f"search.space.{name}.{end}", values[end])
+            if values["low"] > values["high"] or (values.get("log") and (values["low"] <= 0 or "step" in values)):
+                raise UserError(
+                    f"search.space.{name} must have low below high, and with log low above 0 and no step, got {values}"
+                )
 
     @property
     def ranges(self) -> dict[str, Any]:
@@ -127,8 +131,9 @@ def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
     folder = "run_dir=unused" if settings.command == "train" else "out=unused"
     kind = TrainSettings if settings.command == "train" else EvaluateSettings
     kind.of(composed(settings.command, [*words, folder]))  # a mistake ends here
-    for name in settings.ranges:
-        composed(settings.command, [*words, folder, f"{name}=1"])  # so does a setting that there is not
+    for name, values in settings.ranges.items():
+        first = _choices(values)[0] if _choices(values) else values["low"]
+        composed(settings.command, [*words, folder, f"{name}={written(first)}"])  # so does a setting that there is not
     runs.make(out, name="search.out")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -208,7 +213,7 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     trial.set_user_attr(FOLDER, folder)
     run = Run(out / folder)
     runs.make(run.folder, name="search.out")
-    chosen = [f"{name}={value}" for name, value in values.items()]
+    chosen = [f"{name}={written(value)}" for name, value in values.items()]
     is_training = settings.command == "train"
     own = _training(run, settings) if is_training else [f"out={quoted(str(run.folder))}"]
     usual = [] if is_training else ["representation=0", "originality=false"]  # a trial needs its scores alone
@@ -311,7 +316,7 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
     path = out / "best.yaml"
     write(path, yaml.safe_dump(best.params))
     ckpt = [word for word in words if word.startswith("ckpt=")]
-    chosen = [f"{name}={value}" for name, value in best.params.items()]
+    chosen = [f"{name}={written(value)}" for name, value in best.params.items()]
     log.info("next:\n  %s", typed("artdiff.generate", *ckpt, *chosen, "out=DIR"))
     return path
 
@@ -330,9 +335,12 @@ def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> P
     defaults: list[Any] = []
     values: dict[str, Any] = {}
     base = None
-    for word in (*map(literal, words), *(f"{name}={value}" for name, value in params.items())):
+    chosen = [f"{name}={written(value)}" for name, value in params.items()]
+    for word in (*map(literal, with_search_path(words)), *chosen):
         override = OverridesParser.create().parse_override(word)
         key, value = override.key_or_group, override.value()
+        if key.startswith("hydra."):  # an experiment cannot set it
+            continue
         if key == "experiment":
             base = str(value)
         elif (CONF / key).is_dir():

@@ -15,7 +15,7 @@ from artdiff import Interrupted, UserError, runs, slurm
 from artdiff.cli import callable_module, command, composed, plain, user_error
 from artdiff.files import user_path
 from artdiff.ingest import scan
-from artdiff.overrides import quoted
+from artdiff.overrides import written
 from artdiff.ranks import started_together
 from artdiff.runs import Run
 from artdiff.settings.data import DataSettings
@@ -49,11 +49,10 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
     (16, 16)
     """
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
-    folder = Path(overrides.pop("runs_dir", "runs")) / experiment / now
     given = [f"experiment={experiment}", *words, *_words(overrides)]
     chosen = any(word.startswith("run_dir=") for word in given)
     if not chosen:
-        given.append(f"run_dir={quoted(str(folder))}")
+        given.append(f"run_dir=${{runs_dir}}/{experiment}/{now}")
     try:
         settings = TrainSettings.of(composed("train", given))
         if settings.on_several_devices and not chosen:
@@ -95,19 +94,7 @@ def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _words(value, f"{prefix}{name}.")
         else:
             sign = "++" if prefix else ""  # a group's values may be new to it, such as a library's own arguments
-            yield f"{sign}{prefix}{name}={_word(value)}"
-
-
-def _word(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(_word(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_word(item)}" for name, item in value.items()) + "}"
-    return quoted(str(value)) if isinstance(value, str | Path) else str(value)
+            yield f"{sign}{prefix}{name}={written(value)}"
 
 
 def _job(cfg: DictConfig) -> float:
@@ -119,7 +106,7 @@ def _job(cfg: DictConfig) -> float:
     try:
         return _train(settings).best_loss
     except Interrupted as end:
-        if end.number == getattr(signal, "SIGUSR1", None):
+        if end.number == signal.SIGUSR1:
             slurm.requeue()
         raise
 

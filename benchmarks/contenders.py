@@ -70,7 +70,7 @@ class Bare:
         self.batch = config["data"]["batch_size"]
         self.clip = config["trainer"]["gradient_clip_val"]
         self.data = instantiate(config["data"])
-        self.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+        self.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device), global_rank=0, world_size=1)
         self.data.setup()
         if "classes" in config["task"]:
             config["task"]["classes"] = self.data.classes
@@ -78,8 +78,8 @@ class Bare:
         torch.backends.cudnn.benchmark = device.type == "cuda"
         self.task = instantiate(config["task"], loss=instantiate(config["loss"])).to(device)
         self.task._trainer = SimpleNamespace(world_size=1, global_rank=0)
-        trainer.cache_and_compile(config, self.task, self.data, device)
-        self.optimizer = instantiate(self.task.optimizer)(self.task.network.parameters())
+        trainer.cache_and_compile(config, self.task, self.data, device, batch_size=self.batch)
+        self.optimizer = instantiate(self.task.optimizer)(self.task.network.named_parameters())
         wanted = config["trainer"]["precision"]
         self.is_fast = (hardware.precision(device) if wanted == "auto" else wanted) == "bf16-mixed"
         self.batches = _endless(self.data.train_dataloader())

@@ -61,7 +61,7 @@ def tell(**figures: Any) -> None:
 
 
 def composed(config: str, *overrides: str) -> dict[str, Any]:
-    """The configuration of `artdiff.CONFIG` with these overrides."""
+    """`conf/CONFIG.yaml` with these overrides, in plain values."""
     from artdiff import cli
 
     return cli.composed(config, overrides)

@@ -52,7 +52,7 @@ def main() -> None:
         print(
             f"{trained:,} training pictures of {args.size} px, {PAINTED:,} painted: "
             f"{looked - begun:.0f} s to see them, {ended - looked:.0f} s to compare them; "
-            f"{(resident() or 0) / 2**30:.1f} GiB"
+            f"{resident() / 2**30:.1f} GiB"
         )
 
 

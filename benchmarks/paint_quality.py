@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from measure import composed
 from PIL import Image
@@ -28,7 +27,9 @@ import artdiff
 from artdiff import images, runs
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.data.loader import Pictures
+from artdiff.evaluation.features import pooled
 from artdiff.losses import PerceptualLoss
+from artdiff.losses.perceptual import at_once
 
 
 class Art(NamedTuple):
@@ -69,25 +70,24 @@ def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> T
         due += share * args.n
         count = round(due) - len(made)
         if count:
-            how = {"label": name, "n": count, "seed": len(made), "steps": args.steps, "guidance": args.guidance}
+            how = {
+                "label": name,
+                "n": count,
+                "seed": args.seed + len(made),
+                "steps": args.steps,
+                "guidance": args.guidance,
+            }
             made += [images.to_uint8(images.from_pillow(one.picture)) for one in painter.paint(**how)]
     speed = len(made) / (time.perf_counter() - begun)
-    print(f"{speed:.2f} pictures/s in {args.steps} steps of Heun, guidance {args.guidance}")
+    steps = "the usual" if args.steps is None else args.steps
+    print(f"{speed:.2f} pictures/s in {steps} steps, guidance {args.guidance}")
     return torch.stack(made)
 
 
 @torch.no_grad()
 def features(image: Tensor, network: nn.Sequential) -> Tensor:
     """uint8 (N,3,H,W) → float64 (N,features)."""
-    pooled = []
-    for some in image.split(100):
-        x, found = F.interpolate(images.signed_to_imagenet(images.to_signed(some)), scale_factor=2, mode="bilinear"), []
-        for layer in network:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                found += [x.mean((2, 3)), x.std((2, 3))]
-        pooled.append(torch.cat(found, dim=1))
-    return torch.cat(pooled).double()
+    return torch.cat([pooled(network, some, enlarged=2) for some in image.split(at_once(image))]).double()
 
 
 def unit(image: Tensor) -> Tensor:
@@ -128,7 +128,8 @@ def main() -> None:
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
     parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture")
+    parser.add_argument("--steps", type=int, help="of the small pictures or latents; those of artdiff.generate without")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--weights", help="of a trained VGG16, up to relu3_1 at least")
     parser.add_argument("--save", type=Path, help="where to keep the pictures, uint8 (N,H,W,3)")

@@ -95,11 +95,11 @@ def main() -> None:
     print(f"{hardware.describe(device)}, {hardware.precision(device)}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         own = [f"trainer={args.trainer}", f"data.root={args.data}", f"data.cache_dir={folder}/cache"]
-        rounds = race(args, [*args.overrides, *own], Path(folder))
         flops = {"as trained": arithmetic([*args.overrides, *own], device)}
         if composed("train", "run_dir=unused", *args.overrides)["loss"]["perceptual"] is not None:
             again = arithmetic([*args.overrides, *own, "loss.perceptual.keep=0"], device)
             flops["with every target's features computed"] = again
+        rounds = race(args, [*args.overrides, *own], Path(folder))
     later = rounds[1:] or rounds
     for name in args.against:
         median = statistics.median(ratio(row, name) for row in later)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 
+import numpy as np
 import pytest
 from conftest import in_process, put, small, train
 from PIL import Image, ImageChops
@@ -99,6 +100,10 @@ def test_a_reconstruction_keeps_the_size_of_its_muse(runs):
     [
         (0, lambda painter: painter.paint(steps=0), "steps must be a whole number of at least 1, got 0"),
         (0, lambda painter: painter.paint(label="etching"), "label=etching is not known to this model"),
+        (0, lambda painter: painter.paint(muse=np.zeros((8, 8, 3))), "muse must be a path or a Pillow picture"),
+        (0, lambda painter: painter.paint(seed=2**63 - 1, n=2), "leaves no numbers for 2 pictures"),
+        (0, lambda painter: painter.paint(refine="x.png", strength=0.9), "leave strength out"),
+        (0, lambda painter: painter.paint(refine=""), "refine is empty"),
         (0, lambda painter: painter.paint(muse="nowhere.jpg"), "muse=nowhere.jpg does not exist"),
         (0, lambda painter: painter.reconstruct(Image.new("RGB", (8, 8))), "this model paints new pictures"),
         (1, lambda painter: painter.paint(n=2), "n=2 needs a model that paints anew"),
@@ -125,6 +130,19 @@ def test_training_takes_words_and_values(art, tmp_path):
         artdiff.train("paint32", data={"root": art, "image_size": 20}, run_dir=tmp_path / "x")
     with pytest.raises(UserError, match="experiment"):
         artdiff.train("paint33", run_dir=tmp_path / "x")
+
+
+def test_runs_dir_is_where_runs_are_written_and_looked_for(art, tmp_path, caplog):
+    caplog.set_level("INFO")
+    few = {"max_steps": 1, "limit_val_batches": 1}
+    given = {"data": {"root": art, "image_size": 16, "batch_size": 4}, "trainer": few}
+    given["network"] = {"channels": [16, 32], "cond_dim": 16}
+    quiet = ("trainer=cpu", "callbacks.grids=null")
+    first = artdiff.train("paint32", *quiet, **given, runs_dir=tmp_path / "elsewhere")
+    assert first.folder.parent == tmp_path / "elsewhere/paint32"
+    second = artdiff.train("paint32", *quiet, f"runs_dir={tmp_path}/elsewhere", **given, init="last")
+    assert second.folder.parent == first.folder.parent
+    assert f"a new run on the weights of {first.last}" in caplog.text
 
 
 def test_names_that_look_like_numbers_are_names_from_training_to_painting(tmp_path, monkeypatch):

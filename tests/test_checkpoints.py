@@ -44,6 +44,7 @@ def test_carrying_on_allows_new_settings_only_with_their_defaults():
     task = {"_target_": "artdiff.tasks.Generation", "network": unet, "gate": 0.3}
     begun.check_fits(task | {"refiner": None, "network": unet | {"detail_channels": 0}})
     assert difference("network", unet, unet | {"detail_channels": 0}) is None
+    assert difference("optimizer", {"_target_": "torch.optim.Adam", "foreach": None}, {"_target_": "torch.optim.Adam"})
     for other in ({"refiner": unet}, {"network": unet | {"detail_channels": 8}}, {"gate": 0.0}):
         with pytest.raises(UserError, match=f"was trained with {next(iter(other))}"):
             begun.check_fits(task | other)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import command_line, in_process, put
+from conftest import command_line, composed, in_process, put
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -132,6 +132,15 @@ def test_codecs_that_were_trained_can_be_swept_over(tmp_path, monkeypatch):
     assert current_name(f"codec={one},'{other}'") == f"codec_from={one},'{other}'"
     assert current_name("codec=f4,f8") == "codec=f4,f8"
     assert current_name(f"codec=f4,{one}") == f"codec=f4,{one}"
+
+
+def test_files_of_weights_and_words_are_taken_literally():
+    name = "/home/zoë/v (1).pth"
+    for config, key in (("evaluate", "feature_weights.dinov2"), ("generate", "word_vectors")):
+        found = composed(config, f"{key}={name}", "ckpt=x", *(["out=x"] if config == "generate" else []))
+        for part in key.split("."):
+            found = found[part]
+        assert found == name
 
 
 def test_a_folder_that_cannot_be_made_is_reported():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import composed, small, train
 
+import artdiff
 from artdiff import UserError
 from artdiff.pack import pack
 from artdiff.settings.base import CONF
@@ -169,6 +170,32 @@ def test_a_sweep_varies_settings_that_exist(sweep):
 def test_a_mistake_is_one_clear_line(art, tmp_path, override, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         train(small(art, tmp_path, override))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_old_names_of_settings_still_work(caplog):
+    network = composed("train", "experiment=paint32", "network.features=64", "network.blocks=2", "run_dir=x")["network"]
+    assert (network["cond_dim"], network["num_res_blocks"]) == (64, 2)
+    assert "network.features is now called network.cond_dim; the old name still works" in caplog.text
+    network = composed("train", "experiment=paint32", "network.attention=[16]", "run_dir=x")["network"]
+    assert network["attention_resolutions"] == [16]
+    network = composed("train", "experiment=paint32", "network.attention=false", "run_dir=x")["network"]
+    assert (network["attention"], network["attention_resolutions"]) == (False, [8])  # what has that name today
+    task = composed("train", "experiment=paint32", "network.data_std=0.4", "run_dir=x")["task"]
+    assert task["data_std"] == 0.4
+
+
+def test_a_component_from_outside_may_call_its_arguments_as_it_likes(art, tmp_path):
+    config = small(art, tmp_path, "experiment=paint32")
+    config["network"] = config["task"]["network"] = {"_target_": "my.Net", "features": 4, "channels": 64}
+    config["loss"] = {"_target_": "my.Loss", "perceptual": 0.1}
+    assert TrainSettings.of(config).network["channels"] == 64
+
+
+def test_a_class_that_is_not_there_is_one_line(art, tmp_path):
+    with pytest.raises(UserError, match=r"Error locating target 'torch.optim.Adamm'") as caught:
+        artdiff.train("paint32", "trainer=cpu", data={"root": art}, optimizer={"_target_": "torch.optim.Adamm"},
+                      run_dir=tmp_path / "run")  # fmt: skip
     assert "\n" not in str(caught.value)
 
 

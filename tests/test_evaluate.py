@@ -172,6 +172,11 @@ def test_another_folder_is_compared_with(run, tmp_path, caplog):
         artdiff.evaluate(run, data={"root": str(tmp_path / "other")}, compare={"steps": [2]}, store=True, **QUICK)
 
 
+def test_another_folder_may_be_given_as_a_path(run, tmp_path):
+    with pytest.raises(UserError, match=r"data.root=.*nowhere does not exist"):
+        artdiff.evaluate(run, data=tmp_path / "nowhere")
+
+
 def test_a_reconstruction_has_psnr_and_ssim(art, tmp_path):
     run = train(small(art, tmp_path / "run", "data.image_size=16", "loss=mse", "data.val_fraction=0.3",
                       "data.batch_size=16"))  # fmt: skip

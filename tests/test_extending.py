@@ -1,6 +1,7 @@
 """The examples of docs/EXTENDING.md, run as they stand there, from outside the package."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,29 @@ def test_a_network_and_a_codec_of_ones_own_train_and_paint_once_they_are_trusted
         painted(run.folder, tmp_path / "refused")
     assert len(painted(run.folder, tmp_path / "out", "trust_code=true")) == 3
     assert artdiff.load(run, device="cpu", trust_code=True).paint(n=1, label="truchet", steps=1)
+
+
+def test_a_run_begins_with_the_weights_of_a_network_of_ones_own_on_other_classes(outside, art, tmp_path):
+    first = trained(outside, art, tmp_path / "first", "network=plain", *QUICK[:2])
+    other = tmp_path / "other"
+    for number, style in enumerate(sorted(art.iterdir())[:2]):
+        shutil.copytree(style, other / (style.name if number else "another"))
+    words = ("network=plain", f"init={first.folder}", "trust_code=true", *QUICK[:2], f"data.root={other}")
+    second = trained(outside, art, tmp_path / "second", *words)
+    assert second.metadata["steps"] == 2
+
+
+def test_the_configuration_of_ones_own_is_found_from_python(outside, art):
+    words = ("--config-dir", str(outside / "my_conf"), "experiment=paint32", "network=plain", "run_dir=x")
+    assert composed("train", *words)["network"]["_target_"] == "my_art.network.Plain"
+
+
+def test_a_network_that_takes_no_out_channels_is_no_refiner(outside, art, tmp_path):
+    (tmp_path / "conf/refiner").mkdir(parents=True)
+    shutil.copy(outside / "my_conf/network/plain.yaml", tmp_path / "conf/refiner/plain.yaml")
+    words = ("--config-dir", str(tmp_path / "conf"), "refiner=plain", "trainer=cpu")
+    with pytest.raises(UserError, match=r"my_art.network.Plain takes no out_channels"):
+        artdiff.train("paint128", *words, data={"root": art}, run_dir=tmp_path / "run")
 
 
 def test_a_checkpoint_that_is_not_trusted_imports_nothing(outside, art, tmp_path):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 from conftest import composed, small, train
 
-from artdiff import UserError, hub
+from artdiff import UserError, hub, runs
 from artdiff.export import export
 from artdiff.settings.painting import ExportSettings
 
@@ -135,6 +135,12 @@ def test_a_model_that_is_not_there_is_one_line(served, tmp_path):
     assert code == 1
     assert len(said.strip().splitlines()) == 1
     assert said.startswith("hf://me/other cannot be fetched: ")
+
+
+def test_a_model_of_somebody_elses_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "fetch", lambda ckpt, patterns: tmp_path)
+    with pytest.raises(UserError, match="ckpt=hf://some/model holds no model.safetensors"):
+        runs.to_paint("hf://some/model", newest_in=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "me/", "../x", ""])

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
 from conftest import in_process, small, train
 
 from artdiff import UserError
+from artdiff.runs import Run
 from artdiff.tasks import Reconstruction
 from artdiff.training.last_checkpoint import LastCheckpoint
 
@@ -130,6 +132,24 @@ def test_the_best_score_is_remembered_in_the_same_folder(art, tmp_path):
     worse = _train(art, tmp_path, "trainer.max_steps=6", "ckpt=last", "loss.mse_weight=1000")
     assert _best(worse) == _best(part)
     assert torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 5
+
+
+def test_scores_are_kept_until_a_run_that_is_carried_on_validates(art, tmp_path, monkeypatch):
+    _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}")
+    known = Run(tmp_path).metadata["scores"]
+    assert "best val/loss" in known
+    losses = Reconstruction.losses
+
+    def interrupted(self, batch):
+        if self.global_step == STEPS_PER_EPOCH + 1:
+            signal.raise_signal(signal.SIGINT)
+        return losses(self, batch)
+
+    monkeypatch.setattr(Reconstruction, "losses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(art, tmp_path, "trainer.max_steps=9", "ckpt=last")
+    assert Run(tmp_path).metadata["steps"] > STEPS_PER_EPOCH
+    assert Run(tmp_path).metadata["scores"] == known
 
 
 def test_a_finished_run_is_not_overwritten(art, stopped):

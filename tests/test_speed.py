@@ -1,6 +1,7 @@
 """What keeps a step fast: nothing waits for the device, and networks are compiled without changing them."""
 
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -125,3 +126,21 @@ def test_settings_about_speed_are_checked(art, tmp_path):
     TrainSettings.of(small(art, tmp_path, "trainer.precision=16-mixed", "optimizer.fused=false"))
     with pytest.raises(UserError, match="compile must be auto or none"):
         GenerateSettings.of(composed("generate", "ckpt=some", "out=some", "compile=fast"))
+
+
+def test_a_codec_is_not_compiled_since_its_halves_are_called(art, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(FixedBatch, "compile_for", lambda self, count, how: asked.append(type(self.module).__name__))
+    words = ("compile=default", "data.train_crop=16", "loss.perceptual.weights=random", "loss.perceptual.layer=relu1_1")
+    train(small(art, tmp_path, "experiment=codec", *words))
+    assert "Autoencoder" not in asked
+
+
+def test_the_loop_without_lightning_that_benchmarks_race_takes_a_step(art, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from contenders import Bare
+
+    loop = Bare(small(art, tmp_path, "experiment=paint32", *TINY), torch.device("cpu"))
+    before = {name: weight.clone() for name, weight in loop.task.network.named_parameters()}
+    loop.step()
+    assert any(not torch.equal(before[name], weight) for name, weight in loop.task.network.named_parameters())

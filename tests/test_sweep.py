@@ -149,6 +149,8 @@ def test_a_training_that_nobody_waits_for_saves_and_stops(art, tmp_path):
         (("search.space.optimizer.lr.low=a",), "search.space.optimizer.lr.low must be a number, got a"),
         (("+search.space.unheard=[1,2]",), "unheard"),
         (("search.trials=0",), "search.trials must be a whole number of at least 1, got 0"),
+        (("search.seed=abc",), "search.seed must be a whole number of at least 0, got abc"),
+        (("search.space.optimizer.lr.low=1",), "search.space.optimizer.lr must have low below high"),
         (("search=nowhere",), "nowhere"),
         (("data.batch_size=0",), "data.batch_size must be a whole number of at least 1, got 0"),
     ],
@@ -168,6 +170,13 @@ def test_an_experiment_keeps_choices_and_values_apart(tmp_path):
     found = composed("train", "experiment=paint32", "network=vit", "seed=3", "optimizer.lr=0.5", "run_dir=x")
     TrainSettings.of(found)
     assert "override /network: vit" in text
+
+
+def test_values_are_written_as_overrides(tmp_path):
+    path = _experiment({"trainer.gradient_clip_val": None, "network": "vit"}, ["experiment=paint32"], tmp_path)
+    found = yaml.safe_load(path.read_text())
+    assert found["trainer"] == {"gradient_clip_val": None}
+    assert {"override /network": "vit"} in found["defaults"]
 
 
 def test_a_space_may_have_whole_numbers_steps_and_choices():

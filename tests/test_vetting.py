@@ -84,6 +84,12 @@ def test_a_single_logit_becomes_a_probability_and_no_number_is_refused(tmp_path)
         settings(one, "refuse.mean=[0,0,0,0]")
 
 
+def test_a_score_that_is_no_number_refuses_among_others(tmp_path):
+    classifier = Classifier(settings(of_colours(tmp_path / "it.onnx")))
+    classifier._scores = lambda answer: np.array([0.1, np.nan, 0.2])
+    assert classifier.refused(RED) is not None
+
+
 def test_a_detector_refuses_by_its_strongest_box(tmp_path):
     spot = Image.new("RGB", (8, 8))
     spot.putpixel((3, 4), (0, 204, 0))

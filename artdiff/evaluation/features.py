@@ -67,7 +67,8 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
 
     def run(image: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-            return torch.cat([_pooled(network, part) for part in image.split(at_once(image))])
+            enlarged = max(1.0, min(2.0, SEEN_AT / max(image.shape[-2:])))
+            return torch.cat([pooled(network, part, enlarged=enlarged) for part in image.split(at_once(image))])
 
     return FeatureNetwork(name, f"{source} in bfloat16" if in_bf16 else source, run)
 
@@ -83,13 +84,14 @@ def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequenti
     return loss.features, loss.source
 
 
-def _pooled(network: nn.Sequential, image: Tensor) -> Tensor:
-    """The mean and the spread over the picture of every ReLU, float32 (B,D)."""
-    longer = max(image.shape[-2:])
-    scale = max(1.0, min(2.0, SEEN_AT / longer))
+def pooled(network: nn.Sequential, image: Tensor, *, enlarged: float) -> Tensor:
+    """The mean and the spread over the picture of every ReLU of VGG16, for uint8 (B,3,H,W): float32 (B,D).
+
+    It sees pictures `enlarged` so many times.
+    """
     x = images.signed_to_imagenet(images.to_signed(image))
-    if scale != 1:
-        x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    if enlarged != 1:
+        x = F.interpolate(x, scale_factor=enlarged, mode="bilinear", align_corners=False)
     found = list[Tensor]()
     for layer in network:
         x = layer(x)

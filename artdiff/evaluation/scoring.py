@@ -69,6 +69,8 @@ def painting(
     kept: Path,
 ) -> Scores:
     """The scores of what each candidate paints. Pictures and features are kept in the folder `kept`."""
+    if len(data.train_set) < 2:
+        raise UserError(f"{len(data.train_set)} training pictures are too few to compare with")
     if settings.n > len(data.train_set):
         log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
                     len(data.train_set))  # fmt: skip

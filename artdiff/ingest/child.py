@@ -140,8 +140,7 @@ def _content(job: Job) -> bytes:
 
 def _end_after(seconds: float) -> None:
     """Have the system kill this process after so long, whatever it is doing; 0 cancels that."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class Bounded(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from artdiff import UserError
 from artdiff.files import is_url, user_path
-from artdiff.rules import one_of
+from artdiff.rules import Rule, number, one_of, whole_number
 
 MULTIPLE = 8
 """Image sides must be a multiple of this: the networks halve them three times."""
@@ -54,7 +54,8 @@ TEXTS = (
         "runs_dir",
         "cache_dir",
     ),
-    *("search.out", "lpips"),
+    *("search.out", "lpips", "word_vectors"),
+    *(f"feature_weights.{name}" for name in ("vgg16", "inception", "clip", "dinov2")),
     *("refuse.model", "sign.certificate", "sign.key", "sign.timestamp"),
     *("loss.perceptual.weights", "data.root", "data.cache_dir", "data.exclude", "data.background"),
 )
@@ -112,7 +113,7 @@ def _conf(name: str) -> dict[str, Any]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 30."""
+    """The values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 24."""
     return dict(_conf(name))
 
 
@@ -149,6 +150,10 @@ def _hints(cls: type[Settings]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
+PLAIN: dict[type, Rule] = {bool: one_of(True, False), int: whole_number, float: number}
+"""What values of these types are checked by, if nothing else is said of them."""
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     """Raise `UserError` unless `value` is what an annotation allows."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -163,8 +168,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
             rule(name, value)
     elif origin is Literal:
         one_of(*arguments)(name, value)
-    elif hint is bool:
-        one_of(True, False)(name, value)
+    elif hint in PLAIN:
+        PLAIN[hint](name, value)
     elif hint is str and value is None:
         raise UserError(f"{name} must be given: {name}=…")
     elif hint is str and not isinstance(value, str):

@@ -111,7 +111,7 @@ class PaintSettings(SamplingSettings):
             raise UserError("label is empty; expected a class by name, several, all or none")
         if self.prompt in ([], ""):
             raise UserError("prompt is empty; expected some words, or several prompts")
-        if self.muse in ([], ""):
+        if isinstance(self.muse, str | list | tuple) and not self.muse:
             raise UserError("muse is empty; expected a picture or a folder of pictures")
         if ends is not None:
             if not isinstance(ends, list | tuple) or len(ends) != 2:
@@ -158,6 +158,10 @@ class PaintSettings(SamplingSettings):
             return super().of(config)
         if config.get("muse") is not None:
             raise UserError("refine begins with the picture itself: leave muse out")
+        if config["refine"] in ([], ""):
+            raise UserError("refine is empty; expected a picture or a folder of pictures")
+        if config["strength"] not in (0, defaults("generate")["strength"]):
+            raise UserError("refine keeps the picture as it is, but for its detail: leave strength out")
         size = "own" if config["size"] == "train" else config["size"]
         return super().of({**config, "muse": config["refine"], "strength": 0.0, "size": size})
 

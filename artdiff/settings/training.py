@@ -54,8 +54,8 @@ COMPONENT_RULES: dict[str, Rule] = {
     "trainer.accumulate_grad_batches": POSITIVE_WHOLE,
     "trainer.gradient_clip_algorithm": one_of(None, "norm"),
 }
-"""Checked wherever a component has an argument of that name, so that the mistake is reported before torch is loaded.
-The component checks the rest itself when it is built."""
+"""Checked wherever a component has an argument of that name (a network or a loss only if it is ours), so that a mistake
+is reported before torch is loaded. The component checks the rest itself when it is built."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,19 +200,22 @@ class TrainSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("network", "loss", "optimizer", "trainer"):
-            for key, value in _flat(name, getattr(self, name)):
+            component = getattr(self, name)
+            if name in ("network", "loss") and not _is_ours(component):
+                continue
+            for key, value in _flat(name, component):
                 if key in COMPONENT_RULES:
                     COMPONENT_RULES[key](key, value)
         if self.data.root is not None:
             refuse_inside("run_dir", self.run_dir, self.data.root, remedy="set runs_dir=DIR elsewhere")
         self._check_pair()
         self._check_trainer()
-        perceptual = self.loss.get("perceptual")
+        perceptual = self.loss.get("perceptual") if _is_ours(self.loss) else None
         if perceptual is not None:
             if "_target_" not in perceptual:
                 raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
             weights = perceptual.get("weights", VGG_WEIGHTS[0])
-            if weights not in VGG_WEIGHTS and not user_path(str(weights)).is_file():
+            if _is_ours(perceptual) and weights not in VGG_WEIGHTS and not user_path(str(weights)).is_file():
                 raise UserError(
                     f"loss.perceptual.weights={weights} is no file; expected {', '.join(VGG_WEIGHTS)} or a file"
                 )
@@ -236,7 +239,7 @@ class TrainSettings(Settings):
             fits, remedy = network in CODECS, "codec=f4 or codec=f8"
         else:
             fits, remedy = network in RECONSTRUCTORS, "task=generation"
-        if network.startswith("artdiff.") and not fits:
+        if _is_ours(self.task.network) and not fits:
             raise UserError(f"{task} cannot train {network}: set {remedy}")
 
     def _check_trainer(self) -> None:
@@ -246,6 +249,11 @@ class TrainSettings(Settings):
             raise UserError(
                 "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
             )
+
+
+def _is_ours(component: Component) -> bool:
+    """False for one from outside, whose arguments mean what its author says."""
+    return str(component.get("_target_")).startswith("artdiff.")
 
 
 def _flat(name: str, component: Any) -> Iterator[tuple[str, Any]]:

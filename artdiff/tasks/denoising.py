@@ -1,15 +1,17 @@
 """What the denoisers share: averaged weights, warm-up of the learning rate, and losses by time."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
+from artdiff import UserError
 from artdiff.diffusion import ema
 from artdiff.diffusion.codec import Codec
 from artdiff.diffusion.noise import seeded_noise
@@ -22,6 +24,8 @@ Part = TypeVar("Part")
 
 GOLDEN = 0.618034
 """The fractional parts of its multiples fill [0,1] evenly, however many there are."""
+
+NO_REFINER = "takes no out_channels, which the network of a refiner needs: it sees 6 channels and gives 3"
 
 PREVIEW_STEPS = 12
 """Sampling steps for the grids shown in training: fewer than for pictures to keep."""
@@ -135,6 +139,13 @@ class Denoising(Task):
         if bands.update_called:  # a validation may have no losses by time
             self.log_dict(bands.compute())
             bands.reset()
+
+
+def check_takes(network: dict[str, Any], argument: str, *, otherwise: str) -> None:
+    """Raise `UserError` unless a network can be built with this argument."""
+    known = inspect.signature(get_class(network["_target_"])).parameters
+    if argument not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        raise UserError(f"{network['_target_']} {otherwise}")
 
 
 def frozen(part: Part) -> Part:

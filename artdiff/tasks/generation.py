@@ -1,15 +1,14 @@
 """Learn to paint new pictures: denoise pictures at random times, under the loss weighted and gated by time."""
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from torch import Tensor
 
-from artdiff import UserError, hardware, images
+from artdiff import hardware, images
 from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Batch
 from artdiff.diffusion import samplers
@@ -26,7 +25,7 @@ from artdiff.losses import Loss, Losses
 from artdiff.picture_cache import PictureCache
 from artdiff.settings.training import refiner_shrink
 from artdiff.store import Contents
-from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising, frozen
+from artdiff.tasks.denoising import NO_REFINER, PREVIEW_STEPS, Denoising, check_takes, frozen
 from artdiff.words import TABLE, numbers
 
 GAP_PICTURES = 256
@@ -99,7 +98,7 @@ class Generation(Denoising):
         coder: Codec = instantiate(codec, _convert_="all")
         built_with: dict[str, Any] = {"classes": len(classes), "in_channels": coder.channels}
         if vocabulary:
-            check_takes_words(network)
+            check_takes(network, "words", otherwise="knows no words: set data.captions=none, or network=unet or vit")
             built_with["words"] = TABLE
         if coder.factor > 1 and "image_size" in network:
             built_with["image_size"] = network["image_size"] // coder.factor
@@ -313,17 +312,11 @@ class Generation(Denoising):
         return hardware.in_groups(denoise, noisy, time, *asked, together=together)
 
 
-def check_takes_words(network: dict[str, Any]) -> None:
-    """Raise `UserError` unless a network can be built with `words`."""
-    known = inspect.signature(get_class(network["_target_"])).parameters
-    if "words" not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-        raise UserError(f"{network['_target_']} knows no words: set data.captions=none, or network=unet or vit")
-
-
 def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> Refiner | None:
     """The refiner that `settings` describe, as it is used."""
     if settings is None:
         return None
+    check_takes(settings, "out_channels", otherwise=NO_REFINER)
     return frozen(Refiner(instantiate(settings, _convert_="all", classes=classes, **CHANNELS), shrink=shrink))
 
 

@@ -15,7 +15,7 @@ from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import broadcast
 from artdiff.diffusion.refiner import CHANNELS, Residual, given, refined, shrunk
 from artdiff.losses import Loss, Losses
-from artdiff.tasks.denoising import PREVIEW_STEPS, Denoising
+from artdiff.tasks.denoising import NO_REFINER, PREVIEW_STEPS, Denoising, check_takes
 
 MEASURED = 64
 """Training pictures that the scale of the differences is measured on."""
@@ -59,6 +59,7 @@ class Refinement(Denoising):
         seed: int = 0,
         loss: Loss | None = None,
     ) -> None:
+        check_takes(network, "out_channels", otherwise=NO_REFINER)
         super().__init__(
             network=network,
             optimizer=optimizer,

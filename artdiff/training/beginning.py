@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 UNET = "artdiff.networks.UNet"
 
 LABELS = "condition.label.weight"
-"""End of the name of the table that embeds labels, in networks of ours: a row for each class, then the null label's."""
+"""The table that embeds labels, in networks of ours: a row for each class, then the null label's. A network may have an
+attribute `label_table` that names its own.
+"""
 
 TAUGHT = ("network", "data_std")
 """Settings that a painter which learns from another one has from it."""
@@ -84,7 +86,7 @@ def begin_with(parts: dict[str, Trained], task: Task) -> None:
             continue
         classes, weights = getattr(task, "classes", []), part.weights
         if part.classes is not None:
-            weights = _for_labels(weights, part.classes, classes)
+            weights = _for_labels(weights, part.classes, classes, of=getattr(task, name))
             unknown = [label for label in classes if label not in part.classes]
             if unknown:
                 log.warning("the %s does not know %s: it paints them as pictures without a label", name,
@@ -114,17 +116,19 @@ def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
         name, ours, theirs = found
         raise UserError(f"init={path} has {name} {ours}, and this run {theirs}: its weights do not fit")
     learned = source.ema if isinstance(source, Denoising) else source.network
-    weights = _for_labels(learned.state_dict(), getattr(source, "classes", []), getattr(task, "classes", []))
+    before_it, after_it = (getattr(one, "classes", []) for one in (source, task))
+    weights = _for_labels(learned.state_dict(), before_it, after_it, of=learned)
     networks = [task.network, *([task.ema] if isinstance(task, Denoising) else [])]
     networks += [task.teacher] if isinstance(task, Distillation) else []
     for network in networks:
         _load(network, _for_words(weights, network), f"init={path}")
 
 
-def _for_labels(weights: dict[str, Tensor], before: list[str], now: list[str]) -> dict[str, Tensor]:
-    """`weights` for the labels `now` instead of `before`."""
+def _for_labels(weights: dict[str, Tensor], before: list[str], now: list[str], *, of: nn.Module) -> dict[str, Tensor]:
+    """`weights` of a network or a refiner for the labels `now` instead of `before`."""
+    table = getattr(getattr(of, "network", of), "label_table", LABELS)
     rows = [before.index(label) if label in before else len(before) for label in (*now, None)]
-    return {name: value[rows] if name.endswith(LABELS) else value for name, value in weights.items()}
+    return {name: value[rows] if name.endswith(table) else value for name, value in weights.items()}
 
 
 def _for_words(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ def fit(
         settings: of this stage.
         run: of this stage.
         ckpt: to carry on.
-        before: checkpoints whose codec and refiners the task is built on, of later ones rather than of earlier ones.
+        before: checkpoints of earlier stages, oldest first. The task takes their codec and refiners; of two, the later
+            checkpoint's.
         init: a checkpoint whose weights the last stage begins with, and whose codec and refiners it is built on unless
             there are some `before`.
         is_last: whether this stage of the run is the last one; the report then proposes commands.
@@ -94,16 +95,24 @@ def fit(
             _is_at_its_end(run, ckpt, config, trainer, is_last=is_last, was_finished=was_finished)
     finally:
         if trainer.global_step > start and trainer.is_global_zero:
-            with only_reporting(f"{runs.METADATA} is not complete"):
-                run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=final.scores)
-            with only_reporting("the closing report is not complete"):
-                report.finished(trainer, config, run.folder, final.scores, is_last=is_last)
+            _note_end(run, trainer, config, final, carried_on=ckpt is not None, is_last=is_last)
         if task.perceptual is not None:
             task.perceptual.warn_of_fallback()
     number = _stopped_by(trainer)
     if number is not None and not (is_last and trainer.state.finished):
         raise Interrupted(number)
     return run
+
+
+def _note_end(
+    run: Run, trainer: L.Trainer, config: dict[str, Any], final: FinalScores, *, carried_on: bool, is_last: bool
+) -> None:
+    """Note and report what the run has reached; if it was carried on, the scores of before count until it validates."""
+    scores = (run.metadata.get("scores", {}) if carried_on else {}) | final.scores
+    with only_reporting(f"{runs.METADATA} is not complete"):
+        run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=scores)
+    with only_reporting("the closing report is not complete"):
+        report.finished(trainer, config, run.folder, scores, is_last=is_last)
 
 
 def _stopped_by(trainer: L.Trainer) -> int | None:

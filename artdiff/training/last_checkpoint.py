@@ -20,7 +20,7 @@ from artdiff.training.loop import step_ended, time_left
 
 log = logging.getLogger(__name__)
 
-STOPPING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)))
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that ask a run to save and stop: Ctrl-C, and what systems and schedulers send."""
 
 

@@ -1,7 +1,7 @@
 """How training runs: learning rate, size of the gradients, speed and memory."""
 
 import os
-import sys
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -62,23 +62,16 @@ class Monitor(L.Callback):
 
 def memory(device: torch.device) -> dict[str, float]:
     """Memory that training takes now, in GiB."""
-    found = {}
-    process = resident()
-    if process is not None:
-        found["memory/resident"] = process / GIB
+    found = {"memory/resident": resident() / GIB}
     if device.type == "cuda":
         found["memory/allocated"] = torch.cuda.memory_allocated(device) / GIB
         found["memory/reserved"] = torch.cuda.memory_reserved(device) / GIB
     return found
 
 
-def resident() -> int | None:
-    """Resident memory of this process in bytes; its peak on macOS, None on Windows, which tell no more without help."""
+def resident() -> int:
+    """Resident memory of this process in bytes; on macOS its peak, as the system tells no more without help."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if sys.platform == "win32":
-        return None
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from artdiff import compiled, hardware
 from artdiff.data.base import PictureDataModule
 from artdiff.ranks import started_together
-from artdiff.tasks import Generation
+from artdiff.tasks import Autoencoding, Generation
 from artdiff.tasks.base import Task
 from artdiff.training.checkpoint_writer import CheckpointWriter
 from artdiff.training.progress import PlainProgress, ProgressBar
@@ -102,7 +102,7 @@ def cache_and_compile(
     if isinstance(task, Generation) and data.unchanging is not None:
         task.cache_latents(data.unchanging, LATENT_GIGABYTES)
     mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
-    if mode is not None:
+    if mode is not None and not isinstance(task, Autoencoding):  # which calls the halves of its network
         task.train_network.compile_for(batch_size, mode)
         if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 takes a batch in parts
             perceptual.run.compile_for(batch_size, mode)

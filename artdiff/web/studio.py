@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ class Studio:
             raise UserError("choose a run first; python -m artdiff.train makes one")
         if not self._offers(run):  # the page takes no other paths
             raise UserError(f"{run} is none of the runs that this page offers")
-        chosen = runs.to_paint(run, newest_in=self.runs_dir)
+        chosen = _to_paint(run, self.runs_dir, _stamp(user_path(run)))
         key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored}"
         with self.lock:
             if key not in self.loaded:
@@ -232,10 +233,31 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
     return typed("artdiff.generate", *words)
 
 
+def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a run's checkpoints or its stored settings do: their names, times and sizes."""
+    files = [run] if run.is_file() else [*(run / runs.CHECKPOINTS).glob("*"), *run.glob("*.*")]
+    found = [(file.name, file.stat()) for file in sorted(files) if file.is_file()]
+    return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
+
+
+@lru_cache(maxsize=16)
+def _to_paint(run: str, newest_in: Path, stamp: object) -> runs.ToPaint:
+    """As `runs.to_paint`, which reads whole checkpoints, once for each state of the run."""
+    return runs.to_paint(run, newest_in=newest_in)
+
+
 def _task(run: Path) -> str:
     """What a run trained, by the name of its task; empty if it does not say."""
     try:
-        config = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
+        return _task_in(run / runs.CONFIG, (run / runs.CONFIG).stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=1024)
+def _task_in(path: Path, changed: int) -> str:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         return str(config["task"]["_target_"]).rpartition(".")[2]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""

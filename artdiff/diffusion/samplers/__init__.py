@@ -25,6 +25,9 @@ MOST_NOISE, LEAST_NOISE = 50.0, 0.02
 Solver = str | Mapping[str, Any]
 """A sampler by its name, that is a file of this folder, by a dotted path, or as a mapping with `_target_`."""
 
+EARLIER: Solver = "heun"
+"""The sampler of pictures and of stored settings that name none."""
+
 
 class Sampler(Protocol):
     """Follows the path from `noisy` (B,C,H,W), at the first of `times`, and yields the place at each later time."""
@@ -83,7 +86,7 @@ class Estimate(NamedTuple):
 
 
 def towards(noisy: Tensor, known: Sequence[Estimate], now: float, then: float) -> Tensor:
-    """The place at time `then` of what is at `noisy` (B,C,H,W) at time `now`, if the estimate goes on as it is known.
+    """One exact step from `noisy` (B,C,H,W) at time `now` to time `then`, with the estimate extrapolated in time.
 
     The path is solved exactly (variation of constants) for an estimate that is a polynomial in time: a constant, a line
     or a parabola through one, two or three `known` ones, the first of which is of `now`. DPM-Solver++ takes polynomials
