@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from artdiff import UserError, runs
 from artdiff.cli import command, composed, given, plain, typed
-from artdiff.files import user_path, write
+from artdiff.files import make_folder, user_path, write
 from artdiff.ingest import scan
 from artdiff.ingest.captions import caption
 from artdiff.ingest.tables import encoded
@@ -64,7 +64,7 @@ class Inspection:
         from artdiff import images
         from artdiff.ingest.card import data_card
 
-        runs.make(out, name="out")
+        make_folder(out, name="out")
         write(out / runs.SET_ASIDE, encoded(self.index.rejections()))
         write(out / runs.MANIFEST, encoded(self.index.manifest()))
         write(out / CARD, encoded(data_card(self.index, self.root.absolute().name)))

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from artdiff import UserError
 from artdiff.files import user_path
-from artdiff.settings.painting import RefuseSettings
+from artdiff.settings.passing import RefuseSettings
 
 BOX = 4
 """Numbers of a detector's box, which come before its scores."""

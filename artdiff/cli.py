@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import Interrupted, UserError, __version__, runs
-from artdiff.files import FULL, cannot_write, printable, user_path
+from artdiff.files import FULL, cannot_write, printable, shortest, user_path
 from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, with_search_path
 from artdiff.ranks import rank
 from artdiff.settings.base import CONF, RENAMED, TEXTS
@@ -59,7 +59,7 @@ NOISE = (
 def typed(module: str, *words: object) -> str:
     """The command line that runs `module`, as it works in the shell that started this program."""
     same = shutil.which("python") == sys.executable
-    python = "python" if same else str(runs.shortest(Path(sys.executable)))
+    python = "python" if same else str(shortest(Path(sys.executable)))
     return shlex.join([python, "-m", module, *(str(word) for word in words)])
 
 

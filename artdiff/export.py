@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from artdiff import UserError, hub, origin, runs
 from artdiff.cli import command, plain, typed
-from artdiff.files import user_path, write
+from artdiff.files import make_folder, user_path, write
 from artdiff.origin import Origin
 from artdiff.runs import Run
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 if TYPE_CHECKING:  # torch is imported once the settings are accepted
     from PIL import Image
@@ -47,7 +47,7 @@ def export(settings: ExportSettings) -> list[Path]:
     card = model_card.text(settings, name=settings.name or to.resolve().name, painter=painter, facts=facts,
                            scores=_scores(run, painter), sheet=SHEET if has_sheet else None)  # fmt: skip
     networks = onnx_export.files(painter) if settings.onnx else {}
-    runs.make(to, name="to")
+    make_folder(to, name="to")
     described = checkpoints.described(chosen.checkpoint)
     exported.save_to(to, described, painter.task.state_dict(), chosen.stored)
     written = [to / exported.MODEL, to / exported.SETTINGS]

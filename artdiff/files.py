@@ -162,3 +162,26 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     remedy = "make room there" if error.errno in FULL else "choose another folder"
     reason, there = error.strerror or error, printable(str(path.absolute().parent))
     return UserError(f"{printable(path.name)} cannot be written to the folder {there}: {reason}; {remedy}")
+
+
+def shortest(path: Path) -> Path:
+    """`path` as one would type it here: relative to the current folder if it lies in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def make_folder(folder: Path, *, name: str) -> None:
+    """Make the folder that the setting `name` asks for. Raises `UserError` if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{name}={folder} cannot be made: {error.strerror}") from None
+
+
+def free(path: Path) -> Path:
+    """`path` if nothing lies there, else `path` with the first free number behind its name."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}_{number}")
+    return found

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from artdiff import UserError
 from artdiff.cli import command, plain
-from artdiff.settings.painting import LOOPBACK, GallerySettings
+from artdiff.settings.sharing import LOOPBACK, GallerySettings
 
 log = logging.getLogger(__name__)
 

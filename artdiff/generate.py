@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from artdiff import UserError, origin, runs
 from artdiff.cli import command, given_names, plain
-from artdiff.files import user_path
+from artdiff.files import free, make_folder, user_path
 from artdiff.ingest import pool
 from artdiff.ingest.tables import some
 from artdiff.origin import Origin
@@ -44,7 +44,7 @@ def generate(settings: GenerateSettings) -> list[Path]:
     if settings.repaint is None:
         painter.check(settings)
     log.info("painting with %s, on %s", painter.path, hardware.describe(painter.task.device))
-    runs.make(out, name="out")
+    make_folder(out, name="out")
     files = _Files(painter, settings, out)
     if settings.repaint is not None:
         return _repaint(painter, settings, told, files)
@@ -109,7 +109,7 @@ class _Files:
         return self._save(picture, self.out, "sheet", said, end="png")
 
     def _save(self, picture: "Image.Image", folder: Path, name: str, said: Origin, *, end: str | None = None) -> Path:
-        path = runs.free(folder / f"{name}.{end or self.settings.format}")
+        path = free(folder / f"{name}.{end or self.settings.format}")
         origin.save(picture, path, said, keep_settings=self.settings.keep_settings, signer=self.signer)
         return path
 

@@ -11,7 +11,7 @@ import yaml
 from artdiff.evaluation.results import Scores
 from artdiff.ingest.tables import shown
 from artdiff.painter import Painter
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 UNKNOWN = "unknown"
 

@@ -270,33 +270,10 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def shortest(path: Path) -> Path:
-    """`path` as one would type it here: relative to the current folder if it lies in it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def events(run: Path) -> Path:
     """Where the event files of a run's folder are."""
     earlier = run / EARLIER_EVENTS
     return earlier if earlier.is_dir() else run
-
-
-def make(folder: Path, *, name: str) -> None:
-    """Make the folder that the setting `name` asks for. Raises `UserError` if that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{name}={folder} cannot be made: {error.strerror}") from None
-
-
-def free(path: Path) -> Path:
-    """`path` if nothing lies there, else `path` with the first free number behind its name."""
-    number, found = 1, path
-    while found.exists():
-        number += 1
-        found = path.with_stem(f"{path.stem}_{number}")
-    return found
 
 
 def _in_run(run: Path, prefer: str, name: str) -> Path:

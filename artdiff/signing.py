@@ -12,7 +12,7 @@ from PIL import Image
 
 from artdiff import UserError, __version__
 from artdiff.files import user_path
-from artdiff.settings.painting import SignSettings
+from artdiff.settings.passing import SignSettings
 
 VALID = ("Valid", "Trusted")
 """What the library says of a signature that fits. `Trusted` also means that it knows who issued the certificate."""

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from artdiff import runs
-from artdiff.files import user_path
+from artdiff.files import make_folder, user_path
 from artdiff.overrides import MULTIRUN, quoted
 from artdiff.ranks import rank
 from artdiff.runs import Run
@@ -37,7 +36,7 @@ def job() -> str | None:
 def note(run: Run) -> None:
     """Note in the run's metadata which job began it, and with which command. Raises `UserError`."""
     if job() is not None and rank() == 0:
-        runs.make(run.folder, name="run_dir")
+        make_folder(run.folder, name="run_dir")
         run.note(**{NOTE: _here()})
 
 

@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from artdiff import Interrupted, UserError, runs
 from artdiff.cli import BY_SIGNAL, composed, typed
-from artdiff.files import user_path, write
+from artdiff.files import make_folder, user_path, write
 from artdiff.ingest import tables
 from artdiff.overrides import literal, quoted, with_search_path, written
 from artdiff.rules import POSITIVE_WHOLE, number, one_of, whole
@@ -134,7 +134,7 @@ def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
     for name, values in settings.ranges.items():
         first = _choices(values)[0] if _choices(values) else values["low"]
         composed(settings.command, [*words, folder, f"{name}={written(first)}"])  # so does a setting that there is not
-    runs.make(out, name="search.out")
+    make_folder(out, name="search.out")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{out / 'study.db'}",
@@ -212,7 +212,7 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     folder = trial.user_attrs.get(FOLDER) or f"trial_{trial.number:04d}"
     trial.set_user_attr(FOLDER, folder)
     run = Run(out / folder)
-    runs.make(run.folder, name="search.out")
+    make_folder(run.folder, name="search.out")
     chosen = [f"{name}={written(value)}" for name, value in values.items()]
     is_training = settings.command == "train"
     own = _training(run, settings) if is_training else [f"out={quoted(str(run.folder))}"]
@@ -354,7 +354,7 @@ def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> P
     heading = f"# @package _global_\n# Found by artdiff.sweep: {' '.join(f'{k}={v}' for k, v in params.items())}\n"
     content = {"defaults": [*([base] if base else []), "_self_", *defaults], **values}
     path = out / "experiment/best.yaml"
-    runs.make(path.parent, name="search.out")
+    make_folder(path.parent, name="search.out")
     write(path, heading + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return path
 

@@ -12,7 +12,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from artdiff import files, runs
+from artdiff import files
+from artdiff.files import shortest
 from artdiff.ingest import tables
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,11 @@ def _shared(jobs: Sequence[Job]) -> list[str]:
 def _line(folder: Path, job: Job | None, shared: Sequence[str] = ()) -> list[str]:
     """The cells of a job under `HEADING`, without the settings that it shares."""
     if job is None:
-        return [folder.name, "ended", "", "", str(runs.shortest(folder)), "it said nothing; see its train.log"]
+        return [folder.name, "ended", "", "", str(shortest(folder)), "it said nothing; see its train.log"]
     status = "failed" if job.reason is not None else "done"
     score = "" if job.score is None else f"{job.score:.4g}"
     own = " ".join(one for one in job.overrides if one not in shared)
-    return [folder.name, status, score, own, str(runs.shortest(folder)), job.reason or ""]
+    return [folder.name, status, score, own, str(shortest(folder)), job.reason or ""]
 
 
 def _number(folder: Path) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from artdiff import Interrupted, UserError, runs, slurm
 from artdiff.cli import callable_module, command, composed, plain, user_error
-from artdiff.files import user_path
+from artdiff.files import shortest, user_path
 from artdiff.ingest import scan
 from artdiff.overrides import written
 from artdiff.ranks import started_together
@@ -69,7 +69,7 @@ def _train(settings: TrainSettings) -> Run:
     """Check what can be checked without torch, then train."""
     if isinstance(settings.data, DataSettings):
         scan.check_root(settings.data)
-    run = Run(runs.shortest(Path(settings.run_dir)))
+    run = Run(shortest(Path(settings.run_dir)))
     codec = _given(settings, "codec", settings.codec_from)
     init = _given(settings, "init", settings.init)
     stages = planned(settings)

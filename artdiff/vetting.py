@@ -7,9 +7,10 @@ from artdiff import UserError, runs
 from artdiff.classifier import Classifier
 from artdiff.cli import typed
 from artdiff.evaluation.originality import Reference
+from artdiff.files import make_folder
 from artdiff.ingest.tables import shown
 from artdiff.painter import Painter, Painting
-from artdiff.settings.painting import PassingSettings
+from artdiff.settings.passing import PassingSettings
 
 HELD_BACK = "held_back"
 """The folder in `out` for pictures that do not pass."""
@@ -81,5 +82,5 @@ class Vetting:
 def held_back(out: Path) -> Path:
     """The folder for what does not pass, made if it is not there. Raises `UserError` if that fails."""
     folder = out / HELD_BACK
-    runs.make(folder, name="out")
+    make_folder(folder, name="out")
     return folder

@@ -27,6 +27,7 @@ import artdiff
 from artdiff import images, runs
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.data.loader import Pictures
+from artdiff.evaluation.distances import frechet
 from artdiff.evaluation.features import pooled
 from artdiff.losses import PerceptualLoss
 from artdiff.losses.perceptual import at_once
@@ -92,15 +93,6 @@ def features(image: Tensor, network: nn.Sequential) -> Tensor:
 
 def unit(image: Tensor) -> Tensor:
     return images.signed_to_unit(images.to_signed(image))
-
-
-def frechet(one: Tensor, other: Tensor) -> float:
-    """Between the Gaussians of two sets of features (arXiv:1706.08500)."""
-    first, second = torch.cov(one.T), torch.cov(other.T)
-    values, vectors = torch.linalg.eigh(first)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
-    return ((one.mean(0) - other.mean(0)).square().sum() + first.trace() + second.trace() - 2 * cross).item()
 
 
 def nearest(image: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

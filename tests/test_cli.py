@@ -9,7 +9,8 @@ from conftest import command_line, composed, in_process, put
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from artdiff import UserError, __version__, cli, runs
+from artdiff import UserError, __version__, cli
+from artdiff.files import make_folder
 from artdiff.overrides import current_name, literal, unquoted
 
 TRAIN, GENERATE, AUDIT, PRUNE = (f"artdiff.{name}" for name in ("train", "generate", "audit", "prune"))
@@ -145,7 +146,7 @@ def test_files_of_weights_and_words_are_taken_literally():
 
 def test_a_folder_that_cannot_be_made_is_reported():
     with pytest.raises(UserError, match="out=/dev/null/x cannot be made: Not a directory"):
-        runs.make(Path("/dev/null/x"), name="out")
+        make_folder(Path("/dev/null/x"), name="out")
 
 
 NUMBERS = ("2024_05", "1.50", "1e3", "0x10", "yes", "true", "nan", "-1", "+5", ".5", "1_000", "inf", "2024-01-15")

@@ -14,7 +14,7 @@ from artdiff.diffusion.leaps import leap
 from artdiff.diffusion.noise import seeded_noise
 from artdiff.export import export
 from artdiff.ingest import sample_art
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 QUICK = ("optimizer.lr=0.005", "task.warmup=0", "trainer.precision=32-true", "data.batch_size=16",

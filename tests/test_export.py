@@ -20,7 +20,7 @@ from artdiff.evaluation import results
 from artdiff.export import export
 from artdiff.ingest import sample_art
 from artdiff.networks import ConvDiffusionModel
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 CASCADE = (

@@ -19,7 +19,7 @@ from test_vetting import of_colours
 
 from artdiff import UserError, origin
 from artdiff.ingest import sample_art
-from artdiff.settings.painting import GallerySettings
+from artdiff.settings.sharing import GallerySettings
 from artdiff.web.studio import Studio, command
 from artdiff.web.training import Training
 from artdiff.web.work import Stopped, reported

@@ -15,7 +15,7 @@ from conftest import composed, small, train
 
 from artdiff import UserError, hub, runs
 from artdiff.export import export
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 TINY = ("network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 

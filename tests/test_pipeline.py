@@ -11,7 +11,7 @@ import artdiff
 from artdiff import Pipeline, UserError
 from artdiff.export import export
 from artdiff.ingest import sample_art
-from artdiff.settings.painting import ExportSettings
+from artdiff.settings.sharing import ExportSettings
 
 TINY = ("network.channels=[16,32]", "network.cond_dim=16", "data.image_size=16", "task.warmup=0")
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from artdiff import UserError, origin
 from artdiff.origin import COMPOSITE, FORMATS, GENERATED, Origin
-from artdiff.settings.painting import SignSettings
+from artdiff.settings.passing import SignSettings
 from artdiff.signing import Signer
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from artdiff import UserError
 from artdiff.classifier import Classifier, Verdict
-from artdiff.settings.painting import RefuseSettings
+from artdiff.settings.passing import RefuseSettings
 
 ONE = TensorProto.FLOAT
 

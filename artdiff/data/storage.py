@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from artdiff import UserError, cache, runs
-from artdiff.files import is_url, user_path, write, writing
+from artdiff import UserError, cache
+from artdiff.files import is_url, make_folder, user_path, write, writing
 from artdiff.locks import Lock
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class InFolder:
         return False
 
     def put(self, name: str, content: bytes) -> None:
-        runs.make(self.folder, name="out")
+        make_folder(self.folder, name="out")
         write(self.folder / name, content)
 
 

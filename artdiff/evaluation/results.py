@@ -13,7 +13,7 @@ from artdiff import origin, runs
 from artdiff.evaluation.distances import Interval, Manifold
 from artdiff.evaluation.originality import Originality, Reference, Share
 from artdiff.evaluation.representation import Asked, Aspect, Line
-from artdiff.files import write
+from artdiff.files import make_folder, write
 from artdiff.origin import Origin
 
 FLOOR = "training pictures"
@@ -102,7 +102,7 @@ class Scores:
 
     def write(self, folder: Path) -> "Scores":
         """Write `scores.json`, and what was found about copies."""
-        runs.make(folder, name="out")
+        make_folder(folder, name="out")
         if self.nearest is not None:
             origin.save(self.nearest, folder / NEAREST, Origin({"checkpoint": self.protocol["checkpoint"]}))
         if self.reference is not None:

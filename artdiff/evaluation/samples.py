@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artdiff import __version__, runs
+from artdiff import __version__
 from artdiff.data import augment
 from artdiff.data.loader import Pictures
 from artdiff.data.pixels import read_all
 from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.evaluation.features import FeatureNetwork
-from artdiff.files import writing
+from artdiff.files import make_folder, writing
 from artdiff.locks import Lock
 from artdiff.painter import Painter
 from artdiff.plan import End, Row
@@ -95,7 +95,7 @@ def painted(
     labels = torch.tensor([label for label, count in wanted for _ in range(count)])
     whole = key_of(__version__, key, name, wanted, classes, told(settings))
     path, each = folder / f"painted-{whole}.pixels", side * side * 3
-    runs.make(folder, name="out")
+    make_folder(folder, name="out")
     with Lock(path.with_suffix(".lock")).held(), path.open("ab") as file:  # another evaluation may paint the same
         done = os.fstat(file.fileno()).st_size // each
         file.truncate(done * each)
@@ -142,7 +142,7 @@ def features(sample: Sample, network: FeatureNetwork, device: torch.device, fold
         return torch.from_numpy(np.load(path))
     parts = progress(sample.parts(), -(-len(sample) // AT_ONCE), f"{network.name} ({sample.name})", unit="batches")
     found = network.seen(parts, device)
-    runs.make(folder, name="out")
+    make_folder(folder, name="out")
     with writing(path) as file:
         np.save(file, found.numpy())
     return found

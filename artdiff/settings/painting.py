@@ -1,4 +1,4 @@
-"""What to paint, what it must pass, and where it goes: generate, gallery, export."""
+"""What to paint and how, and where `artdiff.generate` writes it."""
 
 import dataclasses
 import re
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from artdiff import UserError, hub
+from artdiff import UserError
 from artdiff.files import user_path
-from artdiff.rules import POSITIVE_WHOLE, fraction, number, numbers, positive, share, whole
+from artdiff.rules import POSITIVE_WHOLE, number, share, whole
 from artdiff.settings.base import (
     PACKAGE,
     Accelerator,
@@ -20,6 +20,7 @@ from artdiff.settings.base import (
     refuse_file,
 )
 from artdiff.settings.data import Limits
+from artdiff.settings.passing import PassingSettings
 from artdiff.settings.training import Ranges
 
 Spacing = Literal["uniform", "karras"]
@@ -173,61 +174,6 @@ class PaintSettings(SamplingSettings):
         return cls.of(base | {name: value for name, value in given.items() if value is not None})
 
 
-CHANNELS = 3
-"""Red, green and blue."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefuseSettings(Settings):
-    """A classifier of the user's that pictures must pass."""
-
-    prefix: ClassVar[str] = "refuse."
-
-    model: str | None
-    outputs: Annotated[list[int], numbers(whole(0), fewest=1)] | None
-    above: Annotated[float, fraction]
-    logits: bool
-    side: Annotated[int, whole(8)]
-    mean: Annotated[list[float], numbers(number, fewest=3)]
-    std: Annotated[list[float], numbers(positive, fewest=3)]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_file("refuse.model", self.model)
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != CHANNELS:
-                raise UserError(f"refuse.{name} must be three numbers, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignSettings(Settings):
-    """The certificate that pictures are signed with."""
-
-    prefix: ClassVar[str] = "sign."
-
-    certificate: str | None
-    key: str | None
-    algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"]
-    timestamp: str | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.certificate is None) != (self.key is None):
-            raise UserError("sign.certificate and sign.key go together: give both files")
-        check_file("sign.certificate", self.certificate)
-        check_file("sign.key", self.key)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassingSettings(Settings):
-    """What a painted picture must pass before it is shown, and whether it is signed."""
-
-    originality: bool
-    hold_back: bool
-    refuse: RefuseSettings
-    sign: SignSettings
-
-
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings(PaintSettings, PassingSettings):
     """`conf/generate.yaml`: what to paint, with which model, and where to write it."""
@@ -256,61 +202,3 @@ class GenerateSettings(PaintSettings, PassingSettings):
         if config.get("from") == "":
             raise UserError("from is empty; expected a picture that artdiff painted")
         return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings(Settings):
-    """`conf/export.yaml`: which model to give away, where to, and what its card says."""
-
-    ckpt: str
-    to: str
-    license: str
-    name: str | None
-    intended_use: str | None
-    push: str | None
-    public: bool
-    onnx: bool
-    samples: Annotated[int, whole(0)]
-    seed: Annotated[int, whole(0, 2**63 - 1)]
-    device: Accelerator
-    runs_dir: str
-    trust_code: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_file("to", self.to)
-        if not self.license.strip():
-            raise UserError("license is empty: name one, such as cc-by-4.0 or unknown")
-        if self.push is not None:
-            hub.named(self.push, f"push={self.push}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GallerySettings(PassingSettings):
-    """`conf/gallery.yaml`: which runs the page offers, where it keeps pictures, and who may open it."""
-
-    ckpt: str | None
-    runs_dir: str
-    out: str
-    host: str
-    port: Annotated[int, whole(0, 65535)]
-    user: str
-    password: str | None
-    upload_megabytes: Annotated[float, positive]
-    max_pixels: Annotated[int, POSITIVE_WHOLE]
-    word_vectors: str | None
-    device: Accelerator
-    trust_code: bool
-    open: bool
-    limits: Limits
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_file("out", self.out)
-        check_file("word_vectors", self.word_vectors)
-        if self.host not in LOOPBACK and not self.password:
-            raise UserError(f"host={self.host} lets others open the page: give a password=… as well")
-
-
-LOOPBACK = ("127.0.0.1", "localhost")
-"""Hosts that only this machine reaches."""

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from artdiff import runs
-from artdiff.files import writing
+from artdiff.files import make_folder, writing
 
 
 class CheckpointWriter(TorchCheckpointIO):
@@ -20,6 +19,6 @@ class CheckpointWriter(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        runs.make(Path(path).parent, name="the folder for checkpoints")
+        make_folder(Path(path).parent, name="the folder for checkpoints")
         with writing(Path(path)) as stream:
             torch.save(checkpoint, stream)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from artdiff import Interrupted, UserError, __version__, checkpoints, runs
 from artdiff.checkpoints import Earlier
 from artdiff.data.base import PictureDataModule
-from artdiff.files import duplicate, remove_unfinished, write
+from artdiff.files import duplicate, make_folder, remove_unfinished, write
 from artdiff.ingest.advice import advice
 from artdiff.ranks import Ranks
 from artdiff.runs import Run
@@ -158,7 +158,7 @@ def _describe(
     run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: PictureDataModule, ckpt: Path | None
 ) -> None:
     """Write the settings and facts of the run into its folder, and log them."""
-    runs.make(run.folder, name="run_dir")
+    make_folder(run.folder, name="run_dir")
     remove_unfinished(run.folder / runs.CHECKPOINTS)
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))
     for name, listing in data.listings().items():

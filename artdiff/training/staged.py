@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 
 from artdiff import checkpoints, runs
+from artdiff.files import make_folder
 from artdiff.ranks import rank
 from artdiff.runs import Run
 from artdiff.settings.training import FROM_DATA
@@ -71,7 +72,7 @@ def _take_over(earlier: Run, here: Run) -> None:
         return
     for name in (runs.LAST, runs.METADATA, runs.CONFIG):
         target = here.folder / name
-        runs.make(target.parent, name="run_dir")
+        make_folder(target.parent, name="run_dir")
         shutil.copyfile(earlier.folder / name, target)
 
 

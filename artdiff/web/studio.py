@@ -17,12 +17,13 @@ from PIL import Image
 from artdiff import UserError, hub, origin, painter, runs
 from artdiff.classifier import Classifier
 from artdiff.cli import typed
-from artdiff.files import user_path
+from artdiff.files import free, make_folder, shortest, user_path
 from artdiff.ingest import pool
 from artdiff.origin import FORMATS
 from artdiff.painter import Emerging, Painter
 from artdiff.runs import Run
-from artdiff.settings.painting import GallerySettings, PaintSettings
+from artdiff.settings.painting import PaintSettings
+from artdiff.settings.sharing import GallerySettings
 from artdiff.signing import Signer
 from artdiff.vetting import HELD_BACK, Vetting, held_back
 from artdiff.web.work import Report, reported
@@ -69,7 +70,7 @@ class Studio:
         self.settings = settings
         self.runs_dir = user_path(settings.runs_dir)
         self.out = user_path(settings.out)
-        runs.make(self.out, name="out")
+        make_folder(self.out, name="out")
         self.asked = self._asked()
         self.signer = Signer(settings.sign) if settings.sign.certificate is not None else None
         self.classifier = Classifier(settings.refuse) if settings.refuse.model is not None else None
@@ -92,7 +93,7 @@ class Studio:
         """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
         found = sorted(self.runs_dir.glob(f"**/{runs.LAST}"), key=lambda path: -path.stat().st_mtime)
         tasks = {path.parents[1]: _task(path.parents[1]) for path in found}
-        folders = [str(runs.shortest(run)) for task in OFFERED for run, its in tasks.items() if its == task]
+        folders = [str(shortest(run)) for task in OFFERED for run, its in tasks.items() if its == task]
         first = [self.asked] if self.asked is not None else []
         return [*first, *(folder for folder in folders if folder not in first)]
 
@@ -159,7 +160,7 @@ class Studio:
                 for one in model.each(settings, watch=watch):
                     painting, passed, said_of_it = vetting(one)
                     folder = self.out if passed else held_back(self.out)
-                    path = runs.free(folder / f"{painting.name}.png")
+                    path = free(folder / f"{painting.name}.png")
                     painting.save(path, signer=self.signer)
                     if passed:
                         made.append(self._made(path, painting.settings, run))
@@ -222,7 +223,7 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
     begun = next((name for name in ("refine", "muse") if name in told), None)
     if run is None or begun is not None or "share" in told or "seed" not in told:
         muse = [f"{begun}={told[begun] or 'MUSE'}"] if begun is not None else []
-        return typed("artdiff.generate", f"from={runs.shortest(path)}", *muse, f"out={out}")
+        return typed("artdiff.generate", f"from={shortest(path)}", *muse, f"out={out}")
     label = "none" if told.get("label") is None else told["label"]
     names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "refine_solver", "size",
              "max_pixels")  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artdiff import UserError, runs
-from artdiff.files import user_path
+from artdiff.files import free, make_folder, user_path
 from artdiff.stages import time_limit
 
 EXPERIMENTS = ("paint32", "paint128", "paint256", "baseline")
@@ -55,7 +55,7 @@ class Training:
         if not 0 < minutes < 7 * 24 * 60:
             raise UserError(f"minutes must be more than 0 and less than a week, got {minutes:g}")
         now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        self.run = runs.free(self.runs_dir / experiment / now)
+        self.run = free(self.runs_dir / experiment / now)
         limit = time_limit(minutes * 60)
         self.words = [f"experiment={experiment}", f"data.root={folder}", f"trainer.max_time={limit}"]
         self._begin(self.words)
@@ -94,7 +94,7 @@ class Training:
 
     def _begin(self, words: Sequence[str]) -> None:
         assert self.run is not None
-        runs.make(self.run, name="runs_dir")
+        make_folder(self.run, name="runs_dir")
         with (self.run / LOG).open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "artdiff.train", *words, f"hydra.run.dir={self.run}"],
