@@ -66,7 +66,7 @@ def test_a_painter_is_scored_beside_the_floor(run, scored):
 
 def test_a_second_call_paints_and_sees_nothing_again(run, scored, monkeypatch):
     monkeypatch.setattr(Painter, "fill", lambda *_: pytest.fail("painted again"))
-    monkeypatch.setattr(features, "_pooled", lambda *_: pytest.fail("seen again"))
+    monkeypatch.setattr(features, "pooled", lambda *_, **__: pytest.fail("seen again"))
     assert artdiff.evaluate(run, weights=["averaged", "raw"], **QUICK).scored == scored.scored
 
 
