@@ -15,7 +15,7 @@ from artdiff import UserError, onnx_paint, words
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.path import Preconditioned
-from artdiff.diffusion.refiner import NOISE, Refiner, Residual, given, shrunk
+from artdiff.diffusion.refiner import NOISE_SCALE, Refiner, Residual, given, shrunk
 from artdiff.painter import Painter
 from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Generation
@@ -35,8 +35,8 @@ class Denoise(nn.Module):
         self.data_std = task.ema_denoiser.data_std
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor, words: Tensor | None = None) -> Tensor:
-        asked = (label,) if words is None else (label, words)
-        return Preconditioned(self.network, data_std=self.data_std)(noisy, time, *asked)
+        conditions = (label,) if words is None else (label, words)
+        return Preconditioned(self.network, data_std=self.data_std)(noisy, time, *conditions)
 
 
 class Decode(nn.Module):
@@ -105,7 +105,7 @@ def files(painter: Painter) -> dict[str, bytes]:
         "times": samplers.times(settings.steps, spacing=painter.spacing(settings)),
         "detail_solver": settings.refine_solver,
         "detail_times": samplers.times(settings.refine_steps),
-        "detail_noise": NOISE,
+        "detail_noise": NOISE_SCALE,
         "guidance": settings.guidance,
         "guidance_interval": settings.guidance_interval,
     }
@@ -119,7 +119,7 @@ def _parts(task: Generation, side: int) -> Iterator[tuple[str, nn.Module, dict[s
     picture = torch.zeros(2, 3, side, side, device=task.device)
     latent = task.encode_in_groups(picture)
     asked = {"time": picture.new_full((2,), 0.5), "label": picture.new_zeros(2, dtype=torch.int64)}
-    _, *words = task.asked(asked["label"])
+    _, *words = task.conditions(asked["label"])
     yield "denoise", Denoise(task), {"noisy": latent, **asked, **dict(zip(("words",), words, strict=False))}
     yield "decode", Decode(task), {"latent": latent}
     for number, refiner in enumerate(task.refiners, start=1):

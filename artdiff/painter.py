@@ -44,7 +44,7 @@ MOST_PAINTED, MOST_RECONSTRUCTED = 1_000_000, 12_000_000
 """`max_pixels` where it is not set: a painter sees each picture dozens of times."""
 
 
-Asked = TypeVar("Asked", bound=PaintSettings)
+Paints = TypeVar("Paints", bound=PaintSettings)
 
 
 class Painting(NamedTuple):
@@ -336,7 +336,7 @@ class Painter:
         with torch.inference_mode():
             return images.to_pillow(self.task(image)[0, :, : picture.height, : picture.width])
 
-    def bounded(self, settings: Asked) -> Asked:
+    def bounded(self, settings: Paints) -> Paints:
         """`settings` with the most pixels that this model takes, if they do not say."""
         if settings.max_pixels is not None:
             return settings
@@ -376,7 +376,7 @@ class Painter:
             if not words(prompt):
                 raise UserError(f"{name}={prompt} holds no word")
 
-    def understood(self, settings: Asked) -> tuple[Asked, list[str]]:
+    def understood(self, settings: Paints) -> tuple[Paints, list[str]]:
         """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands.
 
         With a file of word vectors, a word that it has not learned is replaced by the nearest that it has.
@@ -420,7 +420,7 @@ class Painter:
                 f"set size={' or '.join(dict.fromkeys(near))}"
             )
 
-    def planned(self, settings: Asked) -> tuple[list[Row], Asked]:
+    def planned(self, settings: Paints) -> tuple[list[Row], Paints]:
         """The rows of pictures that `settings` ask of a model that paints, and the settings to `fill` them with; reads
         the muses.
         """
@@ -561,15 +561,19 @@ class Painter:
         device = task.device
         interval = (settings.guidance_interval[0], settings.guidance_interval[1])
 
-        instead = None
+        negative = None
         if settings.negative is not None:
-            instead = task.asked(torch.full((len(batch),), NO_LABEL, device=device), [settings.negative] * len(batch))
+            negative = task.conditions(
+                torch.full((len(batch),), NO_LABEL, device=device), [settings.negative] * len(batch)
+            )
 
         def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
             ends = [canvas.ends[which] for canvas in batch]
-            asked = task.asked(torch.tensor([end.label for end in ends], device=device), [end.prompt for end in ends])
+            conditions = task.conditions(
+                torch.tensor([end.label for end in ends], device=device), [end.prompt for end in ends]
+            )
             noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
-            return noise, task.denoiser(asked, guidance=settings.guidance, interval=interval, instead=instead)
+            return noise, task.denoiser(conditions, guidance=settings.guidance, interval=interval, negative=negative)
 
         share = torch.tensor([canvas.share for canvas in batch])
         (noise, denoise), (other_noise, other_denoise) = end(0), end(1)

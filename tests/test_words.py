@@ -230,7 +230,7 @@ def test_layers_over_words_change_nothing_at_first_and_learn_with_captions_that_
     assert gains and all(gain.isfinite().all() and gain.abs().max() > 0 for gain in gains)
 
 
-def test_guidance_leads_away_from_what_stands_instead():
+def test_guidance_leads_away_from_the_negative_conditions():
     def network(noisy, time, label, rows):
         return rows[:, :1, :1, None].float() + label.view(-1, 1, 1, 1)
 
@@ -239,8 +239,8 @@ def test_guidance_leads_away_from_what_stands_instead():
 
     at = torch.zeros(1, 1, 1, 1)
     found = [
-        guided(network, asked(7), guidance=2.0, interval=(0, 1), instead=instead)(at, 0.5).item()
-        for instead in (None, asked(3), asked(7))
+        guided(network, asked(7), guidance=2.0, interval=(0, 1), negative=negative)(at, 0.5).item()
+        for negative in (None, asked(3), asked(7))
     ]
     assert found == [12 + 14, 12 + 4, 12]
 

@@ -11,8 +11,8 @@ NO_LABEL = -1
 """The null label: of pictures without a class, and of those whose label is dropped in training. To a denoiser, any
 label outside [0, classes) is the null label. It is also the row of no word."""
 
-Asked = tuple[Tensor, ...]
-"""What a denoiser is given beside the picture and the time: labels int64 (B,), and if it knows words, the rows of those
+Conditions = tuple[Tensor, ...]
+"""What a denoiser is conditioned on, beside the time: labels int64 (B,), and if it knows words, the rows of those
 of captions (B,W,P) as `artdiff.words.numbers` makes them."""
 
 
@@ -25,20 +25,20 @@ class Captioned(Protocol):
     def words(self) -> Tensor | None: ...
 
 
-def asked(batch: Captioned) -> Asked:
-    """What the pictures of a batch are conditioned on."""
+def conditions(batch: Captioned) -> Conditions:
+    """The conditions of a batch: its labels, and the words of its captions if it has any."""
     return (batch.label,) if batch.words is None else (batch.label, batch.words)
 
 
-def nothing(given: Asked) -> Asked:
-    """The same for as many pictures of which nothing is known."""
-    return tuple(torch.full_like(part, NO_LABEL) for part in given)
+def null(conditions: Conditions) -> Conditions:
+    """The null conditions, shaped like `conditions`: no label and no words."""
+    return tuple(torch.full_like(part, NO_LABEL) for part in conditions)
 
 
 def dropped(
     batch: Captioned, rng: PictureRandom, *, label_dropout: float, caption_dropout: float, word_dropout: float
-) -> Asked:
-    """What is left of it in training. Classifier-free guidance needs it (arXiv:2207.12598).
+) -> Conditions:
+    """The conditions of a training batch, some of them dropped. Classifier-free guidance needs it (arXiv:2207.12598).
 
     Args:
         batch: the pictures.

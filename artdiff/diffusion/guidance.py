@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from artdiff.diffusion.conditioning import Asked, nothing
+from artdiff.diffusion.conditioning import Conditions, null
 from artdiff.diffusion.path import Network, broadcast
 
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -13,24 +13,29 @@ Denoiser = Callable[[Tensor, float], Tensor]
 
 
 def guided(
-    network: Network, asked: Asked, *, guidance: float, interval: tuple[float, float], instead: Asked | None = None
+    network: Network,
+    conditions: Conditions,
+    *,
+    guidance: float,
+    interval: tuple[float, float],
+    negative: Conditions | None = None,
 ) -> Denoiser:
-    """The denoiser for what is `asked`, with classifier-free guidance (arXiv:2207.12598).
+    """The denoiser under `conditions`, with classifier-free guidance (arXiv:2207.12598).
 
-    `guidance` 1.0 is off; more is closer to what is asked, away from what stands `instead` (nothing, unless it is
-    given), and less varied. It acts at times within `interval` only (arXiv:2404.07724). Where it acts, and unless
-    nothing is asked of all pictures, the network sees each of them twice, in one call.
+    `guidance` 1.0 is off; more is closer to the conditions, away from the `negative` ones (the null conditions, unless
+    others are given), and less varied. It acts at times within `interval` only (arXiv:2404.07724). Where it acts, and
+    the conditions differ from the negative ones, the network sees each picture twice, in one call.
     """
-    away = nothing(asked) if instead is None else instead
-    asks = guidance != 1 and any(bool((part != other).any()) for part, other in zip(asked, away, strict=True))
+    away = null(conditions) if negative is None else negative
+    guides = guidance != 1 and any(bool((part != other).any()) for part, other in zip(conditions, away, strict=True))
 
-    def at(noisy: Tensor, time: float, asked: Asked) -> Tensor:
-        return network(noisy, noisy.new_full((len(noisy),), time), *asked)
+    def at(noisy: Tensor, time: float, conditions: Conditions) -> Tensor:
+        return network(noisy, noisy.new_full((len(noisy),), time), *conditions)
 
     def denoise(noisy: Tensor, time: float) -> Tensor:
-        if not (asks and interval[0] <= time <= interval[1]):
-            return at(noisy, time, asked)
-        both = tuple(torch.cat(parts) for parts in zip(asked, away, strict=True))
+        if not (guides and interval[0] <= time <= interval[1]):
+            return at(noisy, time, conditions)
+        both = tuple(torch.cat(parts) for parts in zip(conditions, away, strict=True))
         with_it, without = at(noisy.repeat(2, 1, 1, 1), time, both).chunk(2)
         return without + guidance * (with_it - without)
 

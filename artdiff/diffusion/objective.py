@@ -9,7 +9,7 @@ from torch import Tensor
 from artdiff import images
 from artdiff.diffusion import path
 from artdiff.diffusion.codec import Codec, Identity
-from artdiff.diffusion.conditioning import Asked, asked, dropped
+from artdiff.diffusion.conditioning import Conditions, conditions, dropped
 from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.path import Network
 
@@ -118,7 +118,7 @@ class Objective:
         noisy = path.interpolated(clean, noise, time)
         return self.compare(network(noisy, time, *given), clean, batch, time, loss)
 
-    def dropped(self, batch: Batch, rng: PictureRandom) -> Asked:
+    def dropped(self, batch: Batch, rng: PictureRandom) -> Conditions:
         """What the pictures of a training batch are conditioned on."""
         shares = {"caption_dropout": self.caption_dropout, "word_dropout": self.word_dropout}
         return dropped(batch, rng, label_dropout=self.label_dropout, **shares)
@@ -136,7 +136,7 @@ class Objective:
         """The loss at given times (B,) and noise, with all labels kept: what is validated."""
         clean = self.codec.encode(batch.image) if clean is None else clean
         noisy = path.interpolated(clean, noise, time)
-        return self.compare(network(noisy, time, *asked(batch)), clean, batch, time, loss)
+        return self.compare(network(noisy, time, *conditions(batch)), clean, batch, time, loss)
 
     def compare(self, denoised: Tensor, clean: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
         """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of what is denoised: signed

@@ -17,7 +17,7 @@ from artdiff.diffusion.guidance import guided
 from artdiff.diffusion.path import Network, Preconditioned
 from artdiff.diffusion.samplers import Solver
 
-NOISE = 1.05
+NOISE_SCALE = 1.05
 """How much stronger than in training the noise is that detail is painted from.
 
 Estimates are smoother than pictures, and this makes up for a part of that. Measured on `paint128` after an hour (100
@@ -68,7 +68,7 @@ def refined(
 ) -> Tensor:
     """The drafts of `residual` with the detail that `network` paints for labels int64 (B,) from noise (B,3,H,W)."""
     denoise = guided(given(residual.draft, network), (label,), guidance=1.0, interval=(0, 1))
-    *_, difference = samplers.get(solver)(denoise, NOISE * noise, samplers.times(steps))
+    *_, difference = samplers.get(solver)(denoise, NOISE_SCALE * noise, samplers.times(steps))
     return residual.decode(difference)
 
 

@@ -10,7 +10,7 @@ from artdiff import images
 from artdiff.data.loader import Batch
 from artdiff.diffusion import leaps, samplers
 from artdiff.diffusion.codec import Identity
-from artdiff.diffusion.conditioning import Asked, asked
+from artdiff.diffusion.conditioning import Conditions, conditions
 from artdiff.diffusion.guidance import Denoiser, guided
 from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.objective import LatentLoss, Target
@@ -46,12 +46,12 @@ class Distillation(Generation):
     def made_for(self) -> dict[str, Any]:
         return {"steps": self.steps, "solver": "euler", "spacing": "uniform", "guidance": 1.0}
 
-    def taught(self, given: Asked) -> Denoiser:
-        """The teacher as it paints what is asked for."""
+    def taught(self, given: Conditions) -> Denoiser:
+        """The teacher as it paints under these conditions."""
         return guided(self.teacher_denoiser, given, guidance=self.teacher_guidance, interval=self.interval)
 
     @torch.no_grad()
-    def painted(self, noise: Tensor, given: Asked) -> Tensor:
+    def painted(self, noise: Tensor, given: Conditions) -> Tensor:
         denoise = self.denoiser(given, guidance=1.0, interval=(0, 1))
         *_, painted = samplers.get("euler")(denoise, noise, samplers.times(self.steps))
         return painted
@@ -84,7 +84,7 @@ class Distillation(Generation):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How far its pictures are from the teacher's, for the labels and captions of held-out pictures."""
         _, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
-        given, times = asked(batch), samplers.times(self.teacher_steps)
+        given, times = conditions(batch), samplers.times(self.teacher_steps)
         *_, taught = samplers.get(leaps.SOLVER)(self.taught(given), noise, times)
         target, output = (
             images.signed_to_imagenet(self.codec.decode(latent)) for latent in (taught, self.painted(noise, given))

@@ -13,7 +13,7 @@ from artdiff.data.base import PictureDataModule
 from artdiff.data.loader import Batch
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Codec, Identity
-from artdiff.diffusion.conditioning import NO_LABEL, Asked
+from artdiff.diffusion.conditioning import NO_LABEL, Conditions
 from artdiff.diffusion.guidance import Denoiser, guided
 from artdiff.diffusion.noise import PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
@@ -221,19 +221,22 @@ class Generation(Denoising):
             words=None if words is None else words[chosen].to(device),
         )
 
-    def asked(self, label: Tensor, prompts: Sequence[str | None] | None = None) -> Asked:
+    def conditions(self, label: Tensor, prompts: Sequence[str | None] | None = None) -> Conditions:
         """What the network takes for labels int64 (B,) and as many prompts; a model without captions takes none."""
         if not self.vocabulary:
             return (label,)
         return label, torch.from_numpy(numbers(prompts or [None] * len(label))).to(label.device)
 
     def denoiser(
-        self, asked: Asked, *, guidance: float, interval: tuple[float, float], instead: Asked | None = None
+        self,
+        conditions: Conditions,
+        *,
+        guidance: float,
+        interval: tuple[float, float],
+        negative: Conditions | None = None,
     ) -> Denoiser:
-        """The averaged network guided to what is `asked`, away from what stands `instead`: pictures are painted with
-        it.
-        """
-        return guided(self._denoise_in_groups, asked, guidance=guidance, interval=interval, instead=instead)
+        """The averaged network, which paints: guided to `conditions`, away from the `negative` ones."""
+        return guided(self._denoise_in_groups, conditions, guidance=guidance, interval=interval, negative=negative)
 
     @property
     def made_for(self) -> dict[str, Any]:
@@ -250,11 +253,11 @@ class Generation(Denoising):
         labels, count = self.shown_labels(), len(image)
         noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
-        painted = self.painted(noise, self.asked(label))
+        painted = self.painted(noise, self.conditions(label))
         return list(self.decode_in_groups(painted).clamp(-1, 1).split(count))
 
     @torch.no_grad()
-    def painted(self, noise: Tensor, given: Asked) -> Tensor:
+    def painted(self, noise: Tensor, given: Conditions) -> Tensor:
         """What the averaged weights paint from noise (B,C,h,w) of what is asked for, for a grid: latents of the same
         shape.
         """
@@ -302,14 +305,14 @@ class Generation(Denoising):
             return compute(part)
         return hardware.in_groups(compute, part, together=_together(self.codec, part, sides))
 
-    def _denoise_in_groups(self, noisy: Tensor, time: Tensor, *asked: Tensor) -> Tensor:
+    def _denoise_in_groups(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
         """The averaged network; a picture does not depend on the others."""
 
         def denoise(*group: Tensor) -> Tensor:
             return self.ema_denoiser(*group).clone()  # replayed CUDA graphs write every answer to the same place
 
         together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
-        return hardware.in_groups(denoise, noisy, time, *asked, together=together)
+        return hardware.in_groups(denoise, noisy, time, *conditions, together=together)
 
 
 def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> Refiner | None:
