@@ -17,7 +17,7 @@ from PIL import ImageColor
 
 from artdiff import UserError, __version__, exported
 from artdiff.ingest.decode import Transform
-from artdiff.settings.base import NETWORK_RENAMED
+from artdiff.settings.base import NETWORK_RENAMED, is_built_in
 from artdiff.settings.training import Ranges, refiner_shrink
 from artdiff.tasks import Autoencoding, Distillation, Generation, Reconstruction, Refinement
 from artdiff.tasks.base import FORMAT
@@ -173,8 +173,9 @@ def _is_default(component: Mapping[str, Any], name: str) -> bool:
 
 def _parameter(component: Mapping[str, Any], name: str) -> inspect.Parameter | None:
     """What a component of ours takes by this name."""
-    target = str(component["_target_"])
-    return inspect.signature(get_class(target)).parameters.get(name) if target.startswith("artdiff.") else None
+    if not is_built_in(component):
+        return None
+    return inspect.signature(get_class(component["_target_"])).parameters.get(name)
 
 
 def earlier(path: Path, *, name: str = "ckpt") -> Earlier:

@@ -28,7 +28,7 @@ from artdiff import Interrupted, UserError, __version__, runs
 from artdiff.files import FULL, cannot_write, printable, shortest, user_path
 from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, with_search_path
 from artdiff.ranks import rank
-from artdiff.settings.base import CONF, RENAMED, TEXTS
+from artdiff.settings.base import CONF, RENAMED, TEXTS, is_built_in
 from artdiff.sweeps import Jobs
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def _rename(cfg: DictConfig) -> None:
 
     Only of our networks: one from outside may call its arguments as it likes.
     """
-    if not str(OmegaConf.select(cfg, "network._target_")).startswith("artdiff."):
+    if not is_built_in(cfg.get("network") or {}):
         return
     for old, new in RENAMED.items():
         value = OmegaConf.select(cfg, old)

@@ -208,7 +208,7 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     try:
         settings = PaintSettings.with_defaults(**given)
         seeds = (told["seed"], told.get("to_seed", told["seed"]))
-        numbers = [label_numbers(label, classes)[0] for label in labels]
+        numbers = [label_numbers(label if label is None else [label], classes)[0] for label in labels]
         if not all(prompt is None or isinstance(prompt, str) for prompt in (*prompts, told.get("negative"))):
             raise TypeError("a prompt is no text")
         first, last = (End(*end) for end in zip(numbers, prompts, strict=True))

@@ -12,15 +12,18 @@ Rule = Callable[[str, Any], None]
 """Checks the value of the setting of a name. Raises `UserError`."""
 
 
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def whole_number(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_whole(value):
         raise UserError(f"{name} must be a whole number, got {value}")
 
 
 def whole(least: int, most: int | None = None) -> Rule:
     def check(name: str, value: Any) -> None:
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if not is_whole or value < least or (most is not None and value > most):
+        if not is_whole(value) or value < least or (most is not None and value > most):
             limits = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"{name} must be a whole number of {limits}, got {value}")
 

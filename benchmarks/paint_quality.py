@@ -30,7 +30,6 @@ from artdiff.data.loader import Pictures
 from artdiff.evaluation.distances import frechet
 from artdiff.evaluation.features import pooled
 from artdiff.losses import PerceptualLoss
-from artdiff.losses.perceptual import at_once
 
 
 class Art(NamedTuple):
@@ -88,7 +87,7 @@ def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> T
 @torch.no_grad()
 def features(image: Tensor, network: nn.Sequential) -> Tensor:
     """uint8 (N,3,H,W) → float64 (N,features)."""
-    return torch.cat([pooled(network, some, enlarged=2) for some in image.split(at_once(image))]).double()
+    return pooled(network, image, enlarged=2).double()
 
 
 def unit(image: Tensor) -> Tensor:

@@ -57,8 +57,6 @@ def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork
 
 
 def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
-    from artdiff.losses.perceptual import at_once
-
     asked = "random" if name == "random_vgg16" else weights or "imagenet"
     layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
     found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
@@ -68,7 +66,7 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
     def run(image: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
             enlarged = max(1.0, min(2.0, SEEN_AT / max(image.shape[-2:])))
-            return torch.cat([pooled(network, part, enlarged=enlarged) for part in image.split(at_once(image))])
+            return pooled(network, image, enlarged=enlarged)
 
     return FeatureNetwork(name, f"{source} in bfloat16" if in_bf16 else source, run)
 
@@ -87,8 +85,14 @@ def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequenti
 def pooled(network: nn.Sequential, image: Tensor, *, enlarged: float) -> Tensor:
     """The mean and the spread over the picture of every ReLU of VGG16, for uint8 (B,3,H,W): float32 (B,D).
 
-    It sees pictures `enlarged` so many times.
+    It sees pictures `enlarged` so many times, on a CPU a few at once.
     """
+    from artdiff.losses.perceptual import at_once
+
+    return torch.cat([_pooled(network, part, enlarged) for part in image.split(at_once(image))])
+
+
+def _pooled(network: nn.Sequential, image: Tensor, enlarged: float) -> Tensor:
     x = images.signed_to_imagenet(images.to_signed(image))
     if enlarged != 1:
         x = F.interpolate(x, scale_factor=enlarged, mode="bilinear", align_corners=False)

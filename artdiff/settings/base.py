@@ -65,6 +65,11 @@ Component = dict[str, Any]
 """An object that Hydra builds: a mapping with `_target_` and its arguments."""
 
 
+def is_built_in(component: Mapping[str, Any]) -> bool:
+    """False for a component from outside artdiff, whose arguments mean what its author says."""
+    return str(component.get("_target_")).startswith("artdiff.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Checks each field against its annotation. Raises `UserError` with the field's full name."""

@@ -33,6 +33,11 @@ SIDES = re.compile(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", re.ASCII)
 """A size in pixels as it is written: `192x128`, or `64` for a square."""
 
 
+def is_empty(value: Any) -> bool:
+    """Whether nothing is named: an empty text or list."""
+    return isinstance(value, str | list | tuple) and not value
+
+
 def size(name: str, value: Any) -> None:
     """`train`, `own`, or a size in pixels."""
     is_size = isinstance(value, str | int) and not isinstance(value, bool) and SIDES.fullmatch(str(value))
@@ -108,11 +113,11 @@ class PaintSettings(SamplingSettings):
             share("guidance_interval", moment)
         if interval[0] > interval[1]:
             raise UserError(f"guidance_interval must begin before it ends, got {interval}")
-        if self.label in ([], ""):
+        if is_empty(self.label):
             raise UserError("label is empty; expected a class by name, several, all or none")
-        if self.prompt in ([], ""):
+        if is_empty(self.prompt):
             raise UserError("prompt is empty; expected some words, or several prompts")
-        if isinstance(self.muse, str | list | tuple) and not self.muse:
+        if is_empty(self.muse):
             raise UserError("muse is empty; expected a picture or a folder of pictures")
         if ends is not None:
             if not isinstance(ends, list | tuple) or len(ends) != 2:
@@ -159,7 +164,7 @@ class PaintSettings(SamplingSettings):
             return super().of(config)
         if config.get("muse") is not None:
             raise UserError("refine begins with the picture itself: leave muse out")
-        if config["refine"] in ([], ""):
+        if is_empty(config["refine"]):
             raise UserError("refine is empty; expected a picture or a folder of pictures")
         if config["strength"] not in (0, defaults("generate")["strength"]):
             raise UserError("refine keeps the picture as it is, but for its detail: leave strength out")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from artdiff import UserError
 from artdiff.files import user_path
-from artdiff.rules import POSITIVE_WHOLE, Rule, not_negative, number, numbers, one_of, positive, share, whole
-from artdiff.settings.base import Accelerator, CompileMode, Component, Settings, refuse_inside
+from artdiff.rules import POSITIVE_WHOLE, Rule, is_whole, not_negative, number, numbers, one_of, positive, share, whole
+from artdiff.settings.base import Accelerator, CompileMode, Component, Settings, is_built_in, refuse_inside
 from artdiff.settings.data import DATA, DataSettings, ServingSettings
 
 Ranges = Literal["published", "mended"]
@@ -20,7 +20,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 def devices(name: str, value: Any) -> None:
     """`auto`, or how many."""
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if value != "auto" and (not is_whole(value) or value < 1):
         raise UserError(f"{name} must be auto or a whole number of at least 1, got {value}")
 
 
@@ -201,7 +201,7 @@ class TrainSettings(Settings):
         super().__post_init__()
         for name in ("network", "loss", "optimizer", "trainer"):
             component = getattr(self, name)
-            if name in ("network", "loss") and not _is_ours(component):
+            if name in ("network", "loss") and not is_built_in(component):
                 continue
             for key, value in _flat(name, component):
                 if key in COMPONENT_RULES:
@@ -210,12 +210,12 @@ class TrainSettings(Settings):
             refuse_inside("run_dir", self.run_dir, self.data.root, remedy="set runs_dir=DIR elsewhere")
         self._check_pair()
         self._check_trainer()
-        perceptual = self.loss.get("perceptual") if _is_ours(self.loss) else None
+        perceptual = self.loss.get("perceptual") if is_built_in(self.loss) else None
         if perceptual is not None:
             if "_target_" not in perceptual:
                 raise UserError("loss.perceptual.* cannot be set: this loss has no perceptual term; set loss=hybrid")
             weights = perceptual.get("weights", VGG_WEIGHTS[0])
-            if _is_ours(perceptual) and weights not in VGG_WEIGHTS and not user_path(str(weights)).is_file():
+            if is_built_in(perceptual) and weights not in VGG_WEIGHTS and not user_path(str(weights)).is_file():
                 raise UserError(
                     f"loss.perceptual.weights={weights} is no file; expected {', '.join(VGG_WEIGHTS)} or a file"
                 )
@@ -239,7 +239,7 @@ class TrainSettings(Settings):
             fits, remedy = network in CODECS, "codec=f4 or codec=f8"
         else:
             fits, remedy = network in RECONSTRUCTORS, "task=generation"
-        if _is_ours(self.task.network) and not fits:
+        if is_built_in(self.task.network) and not fits:
             raise UserError(f"{task} cannot train {network}: set {remedy}")
 
     def _check_trainer(self) -> None:
@@ -249,11 +249,6 @@ class TrainSettings(Settings):
             raise UserError(
                 "trainer.precision=16-mixed scales gradients, which a fused optimizer hides: set optimizer.fused=false"
             )
-
-
-def _is_ours(component: Component) -> bool:
-    """False for one from outside, whose arguments mean what its author says."""
-    return str(component.get("_target_")).startswith("artdiff.")
 
 
 def _flat(name: str, component: Any) -> Iterator[tuple[str, Any]]:

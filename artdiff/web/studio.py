@@ -46,6 +46,10 @@ OFFERED = ("Generation", "Distillation", "Reconstruction")
 """Tasks of the runs that can be chosen, in this order; the others are stages."""
 
 
+STORED = (runs.PAINTING, runs.EXPORTED, runs.EXPORTED_SETTINGS)
+"""Files in a run's folder, or in an exported one, that say what it paints with and how."""
+
+
 class Made(NamedTuple):
     """A picture that was written, its label as a heading, and the command that paints it again."""
 
@@ -236,7 +240,7 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
 
 def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a run's checkpoints or its stored settings do: their names, times and sizes."""
-    files = [run] if run.is_file() else [*(run / runs.CHECKPOINTS).glob("*"), *run.glob("*.*")]
+    files = [run] if run.is_file() else [*(run / runs.CHECKPOINTS).glob("*"), *(run / name for name in STORED)]
     found = [(file.name, file.stat()) for file in sorted(files) if file.is_file()]
     return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
 
