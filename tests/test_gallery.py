@@ -87,8 +87,14 @@ def paint(page, expected="done"):
     expect(status(page)).to_have_value(re.compile(f"^{expected}"), timeout=60_000)
 
 
-def steps(page, number):
+def more_settings(page):
+    """Open them. Gradio puts a field of theirs back to its value in the first milliseconds, faster than any person."""
     page.get_by_text("More settings").first.click()
+    page.wait_for_timeout(1000)
+
+
+def steps(page, number):
+    more_settings(page)
     page.get_by_label("number input for Steps").fill(str(number))
 
 
@@ -152,7 +158,7 @@ def test_cancel_ends_it(page, home):
 
 @in_a_browser
 def test_a_mistake_is_a_sentence(page):
-    page.get_by_text("More settings").first.click()
+    more_settings(page)
     page.get_by_label("Size").fill("17x16")
     page.get_by_role("button", name="Paint", exact=True).click()
     expect(page.get_by_text("size must have sides that are multiples of 2")).to_be_visible()
