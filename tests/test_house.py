@@ -11,7 +11,7 @@ ROOT = Path(artdiff.__file__).parent
 
 FLOORS = [
     {"files", "locks", "hub"},
-    {"rules", "ranks", "words"},
+    {"rules", "ranks", "sharding", "words"},
     {"settings", "runs", "store", "images", "compiled", "hardware", "progress", "onnx_paint", "word_vectors"},
     {"exported", "cache", "networks", "diffusion", "picture_cache", "stages", "signing", "classifier"},
     {"ingest", "losses", "origin"},

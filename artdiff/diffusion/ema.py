@@ -7,6 +7,8 @@ so that the first weights are forgotten soon (EDM, arXiv:2206.00364, table 7).
 import torch
 from torch import nn
 
+from artdiff.sharding import is_shared_out, whole
+
 
 def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
     """How much of the new weights to take in after `images` more images, `seen` in all.
@@ -19,6 +21,10 @@ def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
 @torch.no_grad()
 def update(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move the weights of `average` by `share` towards those of `network`; buffers such as running means are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
+    if is_shared_out(network):
+        for weight, new in zip(average.parameters(), network.parameters(), strict=True):  # all at once would not fit
+            weight.lerp_(whole(new), share)
+    else:
+        torch._foreach_lerp_([*average.parameters()], [*network.parameters()], share)
     for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
         ours.copy_(theirs)

@@ -48,7 +48,7 @@ COMPONENT_RULES: dict[str, Rule] = {
     "trainer.precision": one_of(*get_args(Precision)),
     "trainer.devices": devices,
     "trainer.num_nodes": POSITIVE_WHOLE,
-    "trainer.strategy": one_of("auto", "ddp"),  # or a class of Lightning's, as `_target_`
+    "trainer.strategy": one_of("auto", "ddp", "fsdp"),  # or a class of Lightning's, as `_target_`
     "trainer.max_epochs": whole(-1),
     "trainer.max_steps": whole(-1),
     "trainer.accumulate_grad_batches": POSITIVE_WHOLE,
@@ -243,6 +243,8 @@ class TrainSettings(Settings):
             raise UserError(f"{task} cannot train {network}: set {remedy}")
 
     def _check_trainer(self) -> None:
+        if self.trainer.get("strategy") == "fsdp" and self.compile not in ("auto", "none"):
+            raise UserError(f"compile={self.compile} cannot be used with trainer=fsdp: set compile=none")
         if self.trainer.get("gradient_clip_val") is not None:
             positive("trainer.gradient_clip_val", self.trainer["gradient_clip_val"])
         if self.trainer.get("precision") == "16-mixed" and self.optimizer.get("fused") is True:

@@ -27,6 +27,8 @@ class Autoencoding(Task):
         loss: only needed to train.
     """
 
+    network_methods = ("encode", "decode")
+
     def __init__(
         self,
         *,

@@ -17,6 +17,7 @@ from artdiff.compiled import FixedBatch
 from artdiff.data.loader import Batch
 from artdiff.losses import Loss, Losses, PerceptualLoss
 from artdiff.ranks import Share
+from artdiff.sharding import is_shared_out, shard, whole
 
 FORMAT = 1
 """Of checkpoints: increase it when this version's cannot be read by those before."""
@@ -33,6 +34,8 @@ class Task(L.LightningModule, ABC):
     """
 
     network: torch.nn.Module
+    network_methods: tuple[str, ...] = ()
+    """Of the network, those that are called, if it is not called as a whole."""
     failed_at: Tensor
     grad_norm: Tensor
     """Norm of all gradients of the latest step before clipping, on the device. Reading it waits for the device."""
@@ -81,6 +84,17 @@ class Task(L.LightningModule, ABC):
         """What a run's description says about the model."""
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._loss_facts()}
 
+    def configure_model(self) -> None:
+        """Share out the network over the devices, where Lightning's strategy asks for it."""
+        mesh = self._device_mesh
+        if mesh is not None and not is_shared_out(self.network):
+            shard(self.network, mesh["data_parallel"], methods=self.network_methods)
+
+    @property
+    def grid_takes_all_ranks(self) -> bool:
+        """Whether all ranks must paint a `sample_grid`: no one has all weights."""
+        return is_shared_out(self.network)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer)(self.network.named_parameters())
         if self.scheduler is None:
@@ -117,7 +131,7 @@ class Task(L.LightningModule, ABC):
         correction = step.correction(self.trainer.accumulate_grad_batches)
         if correction != 1:
             torch._foreach_mul_(gradients, correction)
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        self.grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
         has_failed = ~step.is_finite
         if self.trainer.world_size > 1:  # gradients are those of all ranks, the loss is this one's
             has_failed = self.on_all_ranks(has_failed.float(), "max") > 0

@@ -87,6 +87,10 @@ class Denoising(Task):
         if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
             self._log_bands(self.train_bands)
 
+    @property
+    def grid_takes_all_ranks(self) -> bool:
+        return False  # the average, which paints, is whole on each
+
     def on_validation_epoch_start(self) -> None:
         self.validated = 0
 

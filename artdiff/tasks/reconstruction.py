@@ -40,7 +40,7 @@ class Reconstruction(Task):
 
     def forward(self, image: Tensor) -> Tensor:
         """Signed pictures (B,3,H,W), H and W multiples of 8 → signed reconstructions."""
-        return self._shown(self.network.forward(images.signed_to_imagenet(image)))
+        return self._shown(self.train_network(images.signed_to_imagenet(image)))
 
     def losses(self, batch: Batch) -> Losses:
         target = Target(images.signed_to_imagenet(batch.image), batch.index)
@@ -48,7 +48,7 @@ class Reconstruction(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         target = Target(images.signed_to_imagenet(batch.image), batch.index)
-        output = self.network.forward(target.image)
+        output = self.train_network(target.image)
         self.log_validation(self._compare(output, target), len(output))
         self.scores.update(self._shown(output), batch.image)
         self.log_dict(self.scores, batch_size=len(output))

@@ -77,10 +77,12 @@ class SampleGrids(L.Callback):
         assert isinstance(task, Task)
         step = trainer.global_step
         self.shown.append(step)
-        if self.preview is None or not trainer.is_global_zero:
+        if self.preview is None or not (trainer.is_global_zero or task.grid_takes_all_ranks):
             return
         with only_reporting("a grid of samples is not painted"):
-            self._keep(trainer, task, self._lines(trainer, task, self.preview), step)
+            lines = self._lines(trainer, task, self.preview)
+            if trainer.is_global_zero:
+                self._keep(trainer, task, lines, step)
 
     def _lines(self, trainer: L.Trainer, task: Task, preview: Tensor) -> list[Tensor]:
         """The lines of the grid, each (B,3,H,W)."""

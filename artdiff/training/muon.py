@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from artdiff.sharding import shared_like, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial a·s + b·s³ + c·s⁵, which takes singular values s in (0,1] to about 1 when it is repeated."""
 
@@ -82,10 +84,10 @@ class Muon(Adam):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        matrix = orthogonal(gradient.lerp(average, momentum).flatten(1))  # (out, in · height · width)
+        matrix = orthogonal(whole(gradient.lerp(average, momentum)).flatten(1))  # (out, in · height · width)
         size = lr * LIKE_ADAM * max(matrix.shape) ** 0.5
-        change = matrix.view_as(weight).to(weight.dtype) * size
-        weight.sub_(change if failed is None else change * (failed == 0))
+        change = matrix.view(weight.shape).to(weight.dtype) * size
+        weight.sub_(shared_like(change if failed is None else change * (failed == 0), weight))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Optimizer.__setstate__(self, state)  # Adam's own expects its averages for every weight

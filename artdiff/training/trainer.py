@@ -21,6 +21,7 @@ from artdiff.ranks import started_together
 from artdiff.tasks import Autoencoding, Generation
 from artdiff.tasks.base import Task
 from artdiff.training.checkpoint_writer import CheckpointWriter
+from artdiff.training.fully_sharded import FullySharded
 from artdiff.training.progress import PlainProgress, ProgressBar
 from artdiff.training.reporting import tolerant
 from artdiff.training.whole_epoch import WholeEpoch
@@ -58,6 +59,9 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
         # buffers are not sent around at each call: those of batch normalisation are alike by sync_batchnorm on a GPU
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)
         settings.setdefault("sync_batchnorm", device.type == "cuda")
+    if strategy == "fsdp":
+        # weights that are put together in inference mode could not be used in training
+        settings |= {"strategy": FullySharded(devices), "inference_mode": False}
     logger = tolerant(instantiate(config["logger"]))
     settings |= {"use_distributed_sampler": False}  # ours shares the batches by itself
     return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
@@ -91,7 +95,8 @@ def _devices(settings: dict[str, Any], on: torch.device) -> int:
 def cache_and_compile(
     config: dict[str, Any], task: Task, data: PictureDataModule, on: torch.device, *, batch_size: int
 ) -> None:
-    """Cache the features and latents of pictures that nothing changes; compile long runs for batches of `batch_size`.
+    """Cache the features and latents of pictures that nothing changes; compile long runs for batches of `batch_size`,
+    unless their weights are shared out.
 
     Latents also of mirrored pictures. Features not: VGG16 would compute those that a batch lacks in batches of ever
     other sizes, which round differently.
@@ -101,7 +106,8 @@ def cache_and_compile(
         perceptual.cache_targets(data.unchanging)
     if isinstance(task, Generation) and data.unchanging is not None:
         task.cache_latents(data.unchanging, LATENT_GIGABYTES)
-    mode = compiled.mode(config["compile"], on, calls=_steps(config["trainer"], data))
+    asked = "none" if config["trainer"].get("strategy") == "fsdp" else config["compile"]
+    mode = compiled.mode(asked, on, calls=_steps(config["trainer"], data))
     if mode is not None and not isinstance(task, Autoencoding):  # which calls the halves of its network
         task.train_network.compile_for(batch_size, mode)
         if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 takes a batch in parts
