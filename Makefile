@@ -1,6 +1,6 @@
 # The two commands of the README: make demo, make test. Each installs what it needs into .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help install demo train test lint format board notebook pins clean
+.PHONY: help install demo train test quick lint format board notebook pins clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,6 +29,9 @@ train: install ## train, with ARGS="data.root=DIR ..." as its settings
 
 test: .venv/installed-dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+quick: .venv/installed-dev ## run the tests that take less than three seconds each
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: .venv/installed-dev ## check style and types
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ def test_every_public_name_is_there():
         artdiff.pant  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_painter_paints_what_it_is_asked_for(runs, tmp_path):
     painter = artdiff.load(runs[0], device="cpu")
     assert painter.paints

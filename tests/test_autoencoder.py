@@ -101,6 +101,7 @@ def _painter(art, run, codec, *overrides):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_latents_are_computed_once_and_change_nothing(art, codec, tmp_path, monkeypatch):
     cached = _painter(art, tmp_path / "first", codec)
     encoded = []

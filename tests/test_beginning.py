@@ -49,6 +49,7 @@ def test_a_new_run_begins_with_the_averaged_weights_and_knows_labels_by_their_na
     assert f"a new run on the weights of {painter}/checkpoints/last.ckpt: steps, optimizer" in caplog.text
 
 
+@pytest.mark.slow
 def test_such_a_run_is_carried_on_from_its_own_checkpoint(painter, art, tmp_path):
     words = (*PAINTS, *WORDS, f"init={painter}", f"run_dir={tmp_path}/run")
     whole = train(small(art, tmp_path / "whole", *words[:-1], "trainer.max_steps=4"))

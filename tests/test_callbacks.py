@@ -64,6 +64,7 @@ def test_a_callback_acts_once_per_optimizer_step(accumulated, kind, steps):
     assert [step for who, step in accumulated[1] if who is kind] == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "steps"),
     [
@@ -186,6 +187,7 @@ def test_a_run_that_no_longer_improves_stops_early_and_says_why(art, tmp_path, c
     assert json.loads((tmp_path / "metadata.json").read_text())["finished"]
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_when_a_run_is_carried_on(art, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     patient = "callbacks.early_stopping.patience=2"

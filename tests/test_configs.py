@@ -16,6 +16,8 @@ from artdiff.settings.base import CONF
 from artdiff.settings.data import PackSettings
 from artdiff.settings.training import TrainSettings
 
+pytestmark = pytest.mark.slow
+
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "sweep", "search"))
 
 ONE_BATCH = (

@@ -25,6 +25,7 @@ def board(art, tmp_path_factory):
     return EventAccumulator(str(run.folder), size_guidance={"tensors": 0, "images": 0}).Reload()
 
 
+@pytest.mark.slow
 def test_loss_speed_and_pictures_come_first(board):
     names = {*board.Tags()["scalars"], *board.Tags()["images"]}
     assert min(name.partition("/")[0] for name in names if "/" in name) == GLANCE

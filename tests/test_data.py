@@ -180,6 +180,7 @@ def test_a_file_that_disappears_makes_its_batch_smaller(tmp_path, caplog):
         data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
 
+@pytest.mark.slow
 def test_pixels_are_not_copied_to_processes_and_their_pages_are_given_back(art, monkeypatch):
     source = module(art).train_set.source
     assert len(pickle.dumps(source)) < 1000

@@ -247,6 +247,7 @@ def test_a_full_disk_is_reported_before_decoding(root, tmp_path, monkeypatch):
         read(root, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "gone", "no keys", "no outcomes", "half of the outcomes"])
 def test_a_damaged_cache_is_repaired(root, tmp_path, damage, decodes):
     read(root, tmp_path)

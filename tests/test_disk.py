@@ -25,6 +25,7 @@ def test_a_checkpoint_is_about_as_large_as_was_estimated(art, tmp_path, monkeypa
     assert found[0] == pytest.approx(run.last.stat().st_size, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "least", "most"),
     [

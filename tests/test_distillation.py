@@ -16,6 +16,8 @@ from artdiff.export import export
 from artdiff.ingest import sample_art
 from artdiff.settings.sharing import ExportSettings
 
+pytestmark = pytest.mark.slow
+
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 QUICK = ("optimizer.lr=0.005", "task.warmup=0", "trainer.precision=32-true", "data.batch_size=16",
          "callbacks.grids.every_n_steps=1000", "task.ema_ramp=0.01", "callbacks.decay.share=0")  # fmt: skip

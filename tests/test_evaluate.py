@@ -234,6 +234,7 @@ def test_inception_reads_a_file(tmp_path, monkeypatch):
     assert loaded.source.startswith("inception.pth (SHA-256 ")
 
 
+@pytest.mark.slow
 def test_dinov2_reads_a_file_of_its_authors(tmp_path):
     import timm
 
@@ -467,6 +468,7 @@ def test_a_picture_that_lies_near_a_training_picture_is_named_when_it_is_painted
     assert "originality.npz is damaged" in refused
 
 
+@pytest.mark.slow
 def test_a_reconstruction_has_lpips_if_weights_are_given(art, tmp_path):
     run = train(
         small(art, tmp_path / "run", "data.image_size=32", "loss=mse", "data.batch_size=16", "data.val_fraction=0.3")

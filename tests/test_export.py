@@ -22,6 +22,8 @@ from artdiff.ingest import sample_art
 from artdiff.networks import ConvDiffusionModel
 from artdiff.settings.sharing import ExportSettings
 
+pytestmark = pytest.mark.slow
+
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")
 CASCADE = (
     *("experiment=cascade128", "data.image_size=32", "data.batch_size=8", "network.channels=[32,32]"),

@@ -24,6 +24,8 @@ from artdiff.web.studio import Studio, command
 from artdiff.web.training import Training
 from artdiff.web.work import Stopped, reported
 
+pytestmark = pytest.mark.slow
+
 expect.set_options(timeout=60_000)  # the machine may be busy
 
 TINY = ("network=unet", "network.channels=[32,32]", "network.cond_dim=16", "scheduler=null", "data.image_size=16")

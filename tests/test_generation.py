@@ -25,6 +25,8 @@ from artdiff.tasks import Generation
 from artdiff.training import report
 from artdiff.training.grids import drift
 
+pytestmark = pytest.mark.slow
+
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 NETWORK = {
     "_target_": "artdiff.networks.UNet",

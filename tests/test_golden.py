@@ -19,6 +19,8 @@ from golden import record
 from PIL import Image
 from torchvision.models import vgg16
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = json.loads(record.GOLDEN.read_text())
 THREADS = GOLDEN["machine"]["threads"]
 SAME_MACHINE = GOLDEN["machine"] == record.machine() | {"threads": min(THREADS, os.cpu_count() or 1)}

@@ -112,6 +112,7 @@ def run(art, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_is_pushed_and_fetched(run, served, tmp_path):
     words = (f"ckpt={run}", "to=model", "license=mit", "push=me/model", "device=cpu", "samples=0")
     code, said = typed("artdiff.export", *words, cwd=tmp_path, served=served)

@@ -156,6 +156,7 @@ def trained(art, run, *words):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_accumulated_batches_equal_one_large_batch(art, tmp_path, kind):
     """Over an epoch and a half: its last step has fewer batches, and a smaller one."""

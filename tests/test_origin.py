@@ -171,6 +171,7 @@ def is_same(one, other):
     return np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -190,6 +191,7 @@ def test_a_picture_is_painted_again_bit_for_bit(runs, tmp_path, words, caplog):
         assert origin.settings_of(path) == origin.settings_of(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("strength=0.5",), ("strength=0.7", "size=own", "label=truchet"), ("strength=1.0",)])
 def test_a_picture_from_a_muse_needs_that_muse(runs, tmp_path, words):
     muse, other = tmp_path / "muse.jpg", tmp_path / "other.jpg"

@@ -62,6 +62,7 @@ def noisy(one, seed):
     return Image.fromarray(changed.clip(0, 255).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_pictures_of_their_own_are_not_called_copies(check):
     for found in check(pictures(2000, PAINTED)):
         assert found.painted.below <= 4
@@ -100,6 +101,7 @@ def recoloured(one):
     return Image.merge("RGB", [one.split()[channel] for channel in (1, 2, 0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "by_pixels", "by_features"),
     [

@@ -46,6 +46,7 @@ def same(one, other):
     return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_seed_is_a_picture_whatever_is_painted_beside_it(art, tmp_path, name):
     ckpt = trained(name, art, tmp_path / "run")
@@ -62,6 +63,7 @@ def test_a_seed_is_a_picture_whatever_is_painted_beside_it(art, tmp_path, name):
         assert same(again["engraving_7"], many["engraving_7"]), name
 
 
+@pytest.mark.slow
 def test_labels_are_rows_and_all_of_them_by_default(ckpt, tmp_path):
     made = painted(ckpt, tmp_path, "n=2")
     assert len(made) == 5 * 2 + 1
@@ -181,6 +183,7 @@ def painter(codec="autoencoder"):
     return Painter(task, Transform(32, "squash", (255, 255, 255)), Path("none"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["identity", "autoencoder"])
 @pytest.mark.parametrize("start", ["noise", "muse"])
 def test_a_rectangle_is_the_same_whatever_is_painted_beside_it(codec, start):

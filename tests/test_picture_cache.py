@@ -191,6 +191,7 @@ def seen(monkeypatch):
     return counted
 
 
+@pytest.mark.slow
 def test_caching_features_changes_nothing_but_the_work(art, tmp_path, seen):
     states, work = {}, {}
     for name, keep, stop in (("without", 0, 9), ("part", 1, 3), ("first", 1, 9), ("second", 1, 9)):
@@ -209,6 +210,7 @@ def test_caching_features_changes_nothing_but_the_work(art, tmp_path, seen):
     assert not list((tmp_path / "cache/features").glob("*.rows"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", ["data.flip=0.5", "data.train_crop=16", "data.random_crop=4", "data.cache=false"])
 def test_features_of_pictures_that_change_are_not_cached(art, tmp_path, changes):
     _run(art, tmp_path / "run", changes, "trainer.max_steps=1", "callbacks.best=null")

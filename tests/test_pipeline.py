@@ -33,6 +33,7 @@ def same(one, other):
     return (one.size, one.tobytes()) == (other.size, other.tobytes())
 
 
+@pytest.mark.slow
 def test_a_model_that_was_given_away_paints_what_its_run_paints(run, tmp_path):
     asked = composed("export", f"ckpt={run}", f"to={tmp_path / 'model'}", "license=mit", "device=cpu", "samples=0")
     export(ExportSettings.of(asked))

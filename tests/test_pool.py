@@ -70,6 +70,7 @@ def outcomes(jobs, limits=LIMITS, rows=None):
     return {Path(job.path).name: outcome for job, outcome in pool.run(jobs, TRANSFORM, limits, rows=rows)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
 @pytest.mark.usefixtures("hostile")
 def test_hostile_files_cost_one_entry_each(tmp_path):
@@ -101,6 +102,7 @@ def test_rows_are_written_where_they_belong(tmp_path):
         assert found[path.name].facts[:2] == (48, 40)
 
 
+@pytest.mark.slow
 def test_a_slow_caller_costs_no_picture(tmp_path):
     jobs = jobs_for(*(put(tmp_path / f"{index}.jpg") for index in range(3)))
     for _, outcome in pool.run(jobs, TRANSFORM, Limits(seconds=0.8, gigabytes=2)):

@@ -18,6 +18,8 @@ from artdiff.ranks import Ranks, Share, rank, started_together
 from artdiff.sharding import is_shared_out, shard, shared_like, whole
 from artdiff.training.trainer import GROUP_VARIABLES
 
+pytestmark = pytest.mark.slow
+
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = (*PAINTS, "data.image_size=16", "loss=mse", "callbacks.grids=null", "data.batch_size=8", "data.flip=0.5",
          "data.val_fraction=0.2",

@@ -93,6 +93,7 @@ def page(browser, file, request):
     context.close()
 
 
+@pytest.mark.slow
 def test_every_picture_chart_and_table_is_there(page):
     assert page.evaluate("[...document.images].map(one => one.complete && one.naturalWidth > 0)") == [True, True, True]
     assert page.locator("table").count() == 5  # scores, ways, data card, protocol, facts

@@ -33,6 +33,7 @@ def odd(art, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_class_whose_names_are_no_text(odd, tmp_path, caplog):
     run = train(small(odd, tmp_path / "run", *QUICK, *PAINTS, "scheduler=null"))
     assert run.metadata["finished"]
@@ -50,6 +51,7 @@ def test_a_folder_and_a_class_whose_names_are_no_text(odd, tmp_path, caplog):
     assert json.loads(images.Image.open(tmp_path / "out/caf__0.png").text["artdiff"])["label"] == CAFE
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_whose_name_is_no_text(odd, tmp_path):
     words = (
         *QUICK,
@@ -74,6 +76,7 @@ def broken(*words, **named):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["log_metrics", "log_hyperparams", "save", "finalize"])
 def test_a_logger_that_fails_is_warned_of_once(art, tmp_path, monkeypatch, caplog, method):
     monkeypatch.setattr(TensorBoardLogger, method, broken)
@@ -89,6 +92,7 @@ def test_a_logger_that_cannot_be_opened_is_left_out(art, tmp_path, monkeypatch, 
     assert "CSVLogger cannot be opened, training goes on" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "name", "line"),
     [

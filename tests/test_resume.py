@@ -62,6 +62,7 @@ def stopped(art, tmp_path_factory):
     return after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "checkpoint"),
     [
@@ -102,6 +103,7 @@ def test_a_run_killed_within_an_epoch_resumes_exactly(art, uninterrupted, tmp_pa
     _assert_equal(resumed, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, STEPS_PER_EPOCH])
 def test_a_run_with_accumulated_gradients_resumes_exactly(art, tmp_path, stop):
     accumulate = ("data.batch_size=4", "+trainer.accumulate_grad_batches=2")  # the last step of an epoch has one batch
@@ -213,6 +215,7 @@ def test_another_batch_size_does_not_cut_an_epoch_short(art, stopped, tmp_path, 
     assert f"data.batch_size was 8, now {batch_size}: the order of pictures and the epoch begin anew" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut off", "a wrong byte", "empty"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(art, uninterrupted, tmp_path, caplog, damage):
     every_step = ("callbacks.last.every_minutes=1e-9", "trainer.limit_val_batches=0", "callbacks.best=null")

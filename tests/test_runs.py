@@ -22,6 +22,8 @@ from artdiff import UserError
 from artdiff.ingest.sample_art import STYLES
 from artdiff.networks import ConvDiffusionModel
 
+pytestmark = pytest.mark.slow
+
 TRAIN = "artdiff.train"
 TWO_STEPS = ("experiment=baseline", "debug=two_steps", "trainer=cpu")
 MONITORED = {"train/lr", "train/images_per_second", "memory/resident"}

@@ -40,6 +40,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", [(), PAINTS], ids=["reconstruction", "generation"])
 def test_a_step_that_is_not_logged_never_waits_for_the_device(art, tmp_path, monkeypatch, kind, accumulate):
@@ -102,6 +103,7 @@ def test_auto_compiles_long_runs_on_able_gpus(monkeypatch, asked, device, calls,
     assert compiled.mode(asked, torch.device(device), calls=calls) == mode
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_and_paints(art, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: asked.append((type(self).__name__, how)))

@@ -113,6 +113,7 @@ def test_a_component_replaces_another_and_settings_are_merged():
     assert config["data"]["flip"] == 0.5
 
 
+@pytest.mark.slow
 def test_one_checkpoint_paints_alone(trained, tmp_path):
     shutil.copy(trained / "checkpoints/last.ckpt", tmp_path / "alone.ckpt")
     painter = artdiff.load(tmp_path / "alone.ckpt", device="cpu")
@@ -143,6 +144,7 @@ def test_a_run_that_stopped_in_a_stage_is_carried_on_there(art, trained, tmp_pat
     assert _are_equal(run.folder, trained)
 
 
+@pytest.mark.slow
 def test_an_unfinished_stage_is_finished_first(art, tmp_path):
     run = tmp_path / "run"
     train(_config(art, run))
@@ -189,6 +191,7 @@ def test_a_mistake_in_a_later_stage_is_found_before_the_first(art, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_resumed_runs_do_not_share_the_latents_of_other_codecs(art, trained, tmp_path):
     """Before a checkpoint is restored, the codecs of both are the same random one."""
     cached = f"data.cache_dir={tmp_path / 'cache'}"
@@ -270,6 +273,7 @@ def enlarged(art, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_refined_can_be_enlarged(enlarged):
     painter = artdiff.load(enlarged, device="cpu")
     assert (painter.image_size, painter.multiple, painter.task.codec.factor) == (64, 16, 8)
@@ -327,6 +331,7 @@ def test_a_refiner_of_other_sides_is_not_taken_over(art, enlarged, tmp_path):
         train(small(art, tmp_path / "run", *words, *cascade, f"codec_from={enlarged / 'refine'}"))
 
 
+@pytest.mark.slow
 def test_an_enlarger_keeps_its_own_codec(art, enlarged, tmp_path):
     run = train(small(art, tmp_path / "run", *TWICE, f"codec_from={enlarged}"))
     checkpoint = run.folder / "enlarge/checkpoints/last.ckpt"
@@ -374,6 +379,7 @@ def test_a_codec_of_another_run_is_used(art, trained, tmp_path):
     assert ours["refiner.std"] == _state(trained)["refiner.std"]  # the run had one
 
 
+@pytest.mark.slow
 def test_a_given_codec_can_be_trained_further(art, trained, tmp_path):
     given = (f"codec_from={trained}", "finetune_codec=true")
     train(_config(art, tmp_path / "run", *given, "optimizer.lr=0", "stages.codec.optimizer.lr=0"))

@@ -180,6 +180,7 @@ def test_ranks_read_different_shards(world):
     assert sum(len(one) for one in served) == len(set.union(*served)) == 32
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_exactly_and_paints(shards, tmp_path):
     whole = train(small(shards, tmp_path / "whole", *WORDS, "trainer.max_steps=7"))
     part = train(small(shards, tmp_path / "part", *WORDS, "trainer.max_steps=3"))  # an epoch has five
@@ -191,6 +192,7 @@ def test_a_streamed_run_resumes_exactly_and_paints(shards, tmp_path):
     assert artdiff.load(again.folder, device="cpu").paint(n=1, label="truchet", steps=2)
 
 
+@pytest.mark.slow
 def test_latents_of_streamed_pictures_are_kept(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("ARTDIFF_CACHE", str(tmp_path / "cache"))
     tiny = ("codec=f4", "codec.encoder=[16]", "codec.decoder=[16]", "codec.num_res_blocks=1")
@@ -200,6 +202,7 @@ def test_latents_of_streamed_pictures_are_kept(shards, tmp_path, monkeypatch):
     assert {one.what for one in cache.kept(tmp_path / "cache")} == {"latents of pictures"}
 
 
+@pytest.mark.slow
 def test_an_object_store_gives_what_a_folder_gives(art, shards, store, tmp_path, monkeypatch):
     monkeypatch.setenv("ARTDIFF_CACHE", str(tmp_path / "cache"))
     url = f"{store}/one"

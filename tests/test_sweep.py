@@ -14,6 +14,8 @@ from artdiff import UserError
 from artdiff.settings.training import TrainSettings
 from artdiff.sweep import SearchSettings, _experiment
 
+pytestmark = pytest.mark.slow
+
 PAINT = ("experiment=paint32", "trainer=cpu", "data.image_size=16", "network.channels=[16,32]", "network.cond_dim=16",
          "network.attention_resolutions=[]", "callbacks.grids=null", "trainer.max_epochs=2",
          "trainer.check_val_every_n_epoch=1")  # fmt: skip

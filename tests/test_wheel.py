@@ -53,6 +53,7 @@ def test_it_says_what_it_is(wheel):
     assert {"gallery", "sweep", "onnx", "c2pa"} <= set(about.get_all("Provides-Extra"))
 
 
+@pytest.mark.slow
 def test_it_trains_and_paints_in_an_empty_folder(wheel, tmp_path):
     wheel.extractall(tmp_path / "site")
     (tmp_path / "empty").mkdir()

@@ -262,6 +262,7 @@ def painted(run, out, *more):
     return generate(composed("generate", f"ckpt={run}", f"out={out}", "steps=2", "n=1", "device=cpu", *more))[:-1]
 
 
+@pytest.mark.slow
 def test_prompts_are_rows_and_change_the_picture(captioned, tmp_path, caplog):
     made = painted(captioned, tmp_path / "a", "prompt=[red hills,'blue, soft blocks']", "label=[truchet,none]")
     assert [path.stem for path in made] == [
@@ -334,6 +335,7 @@ def test_a_prompt_alone_has_no_label_and_a_comma_is_text(captioned, tmp_path):
     assert (told["label"], told["prompt"]) == (None, "hills, bright sky")
 
 
+@pytest.mark.slow
 def test_pictures_of_prompts_are_painted_again(captioned, tmp_path):
     words_ = ("prompt=[hills,strokes]", "interpolate=[1,2]", "n=3", "negative=balls", "guidance=3.0")
     made = painted(captioned, tmp_path / "a", *words_)
@@ -360,6 +362,7 @@ def test_a_picture_does_not_depend_on_its_company(captioned):
     assert np.array_equal(np.asarray(alone.picture), np.asarray(among.picture))
 
 
+@pytest.mark.slow
 def test_the_report_shows_what_is_painted_for_captions_of_held_out_pictures(captioned, tmp_path):
     asked = {"n": 8, "steps": 2, "bootstrap": 0, "representation": 0, "originality": False, "device": "cpu"}
     art = captioned.parent / "art"
@@ -409,6 +412,7 @@ class Wordless(torch.nn.Module):
         return self.layer(noisy)
 
 
+@pytest.mark.slow
 def test_training_begins_with_weights_that_know_no_words_and_is_carried_on(captioned, tmp_path):
     def trained(name, *more):
         return train(small(captioned.parent / "art", tmp_path / name, "experiment=paint32", *TINY, *more))
