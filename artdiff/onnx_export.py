@@ -17,6 +17,7 @@ from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.path import Preconditioned
 from artdiff.diffusion.refiner import NOISE_SCALE, Refiner, Residual, given, shrunk
 from artdiff.painter import Painter
+from artdiff.painting.filling import spacing
 from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Generation
 
@@ -102,7 +103,7 @@ def files(painter: Painter) -> dict[str, bytes]:
         "latent": latent,
         "details": details[::2],
         "solver": settings.solver,
-        "times": samplers.times(settings.steps, spacing=painter.spacing(settings)),
+        "times": samplers.times(settings.steps, spacing=spacing(settings, task)),
         "detail_solver": settings.refine_solver,
         "detail_times": samplers.times(settings.refine_steps),
         "detail_noise": NOISE_SCALE,

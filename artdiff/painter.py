@@ -2,88 +2,38 @@
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from itertools import chain, groupby, islice
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
-from artdiff import UserError, __version__, checkpoints, compiled, exported, hardware, images, origin, runs
-from artdiff.diffusion import guidance, samplers
-from artdiff.diffusion.conditioning import NO_LABEL
-from artdiff.diffusion.noise import DRAFTS, ENLARGED, PictureRandom, between, from_muse, seeded_noise
+from artdiff import UserError, __version__, checkpoints, exported, hardware, images, origin, runs
+from artdiff.diffusion import samplers
 from artdiff.files import sha256, user_path
 from artdiff.ingest.decode import Transform
-from artdiff.ingest.tables import shown
-from artdiff.origin import Origin
-from artdiff.plan import Canvas, Row, canvases, nearest_sides, read_muses, repainting
+from artdiff.painting import limits
+from artdiff.painting.filling import Filler
+from artdiff.painting.limits import Paints
+from artdiff.painting.painted import Emerging, Painting, Watch
+from artdiff.painting.plan import Row, canvases, read_muses, repainting
 from artdiff.rules import one_of
 from artdiff.runs import Run, ToPaint
 from artdiff.settings.base import MULTIPLE, Accelerator, CompileMode
 from artdiff.settings.evaluation import CompareSettings, Weights
-from artdiff.settings.painting import PaintSettings, Spacing
+from artdiff.settings.painting import PaintSettings
 from artdiff.settings.training import Ranges
-from artdiff.signing import Signer
 from artdiff.tasks import Generation, Reconstruction, Refinement
-from artdiff.word_vectors import nearest, replaced
-from artdiff.words import MOST_WORDS, unknown, words
+
+__all__ = ["Emerging", "Painter", "Painting", "Watch", "load"]
 
 log = logging.getLogger(__name__)
 
-SHOWN = 8
-"""Pictures in a trajectory."""
-
 MOST_PAINTED, MOST_RECONSTRUCTED = 1_000_000, 12_000_000
 """`max_pixels` where it is not set: a painter sees each picture dozens of times."""
-
-
-Paints = TypeVar("Paints", bound=PaintSettings)
-
-
-class Painting(NamedTuple):
-    """A painted picture, RGB, with the settings that paint it again, a name for its file, and maybe how it emerged.
-
-    `muse` is what it was painted from, at the same size. `trajectory` is a strip from noise to picture. `source` names
-    what shows through in it, with its rights; None if nothing does.
-    """
-
-    name: str
-    picture: Image.Image
-    settings: dict[str, object]
-    muse: Image.Image | None = None
-    trajectory: Image.Image | None = None
-    source: str | None = None
-
-    @property
-    def origin(self) -> Origin:
-        """What its file says of it."""
-        return Origin(self.settings, self.source)
-
-    def save(self, path: str | Path, *, keep_settings: bool = True, signer: Signer | None = None) -> None:
-        """Write a PNG, JPEG or WebP that says that a model made it and, if not told otherwise, with which settings.
-
-        A `signer` adds Content Credentials. Raises `artdiff.UserError` for another end of the name, and if it cannot be
-        signed or written.
-        """
-        origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings, signer=signer)
-
-
-class Emerging(NamedTuple):
-    """How far a batch of pictures is: `done` is a share of all that is to be painted, `shown` makes small pictures."""
-
-    done: float
-    shown: Callable[[], list[Image.Image]]
-
-
-Watch = Callable[[Emerging], None]
-"""Called after each step; what it raises ends the painting."""
 
 
 def load(
@@ -175,7 +125,7 @@ class Painter:
         self.transform = transform
         self.path = path
         self.image_size = transform.size
-        self.multiple = _multiple(task)
+        self.multiple = task.multiple if isinstance(task, Generation) else None
         self.classes: list[str] = list(task.classes) if isinstance(task, Generation) else []
         self.vocabulary: list[str] = list(task.vocabulary) if isinstance(task, Generation) else []
         self.paints = isinstance(task, Generation)
@@ -355,70 +305,26 @@ class Painter:
     def check(self, settings: PaintSettings) -> None:
         """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
         settings = self.bounded(settings)
-        if settings.refine is not None and not _refines(self.task):
+        if settings.refine is not None and not (isinstance(self.task, Generation) and self.task.refiners):
             raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
-        if self.paints:
-            self._check_size(settings)
-            self._check_words(settings)
+        if isinstance(self.task, Generation):
+            says = hasattr(self.task.ema, "multiple")
+            limits.check_size(settings, trained=self.image_size, multiple=self.multiple, says_multiple=says)
+            limits.check_words(settings, self.vocabulary)
             canvases(settings, self.classes, [])
             return
-        _check_pixels(settings, 1)
+        limits.check_pixels(settings, 1)
         for name in ("n", "label", "prompt", "negative", "interpolate"):
             value = getattr(settings, name)
             if value is not None:
                 raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
 
-    def _check_words(self, settings: PaintSettings) -> None:
-        """Raise `UserError` if there are words for a model that knows none, or a prompt without any."""
-        for name, prompt in settings.prompts:
-            if not self.vocabulary:
-                raise UserError(f"{name} needs a model that was trained with captions: data.captions=auto")
-            if not words(prompt):
-                raise UserError(f"{name}={prompt} holds no word")
-
     def understood(self, settings: Paints) -> tuple[Paints, list[str]]:
         """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands.
 
-        With a file of word vectors, a word that it has not learned is replaced by the nearest that it has.
-        Raises `UserError` if the file cannot be read.
+        Raises `UserError` if a file of word vectors cannot be read.
         """
-        lines, strange = list[str](), dict[str, list[str]]()
-        for name, prompt in settings.prompts:
-            if len(words(prompt)) > MOST_WORDS:
-                lines.append(f"{name}: only its first {MOST_WORDS} words count")
-            strange |= unknown(prompt, self.vocabulary)
-        instead = dict[str, str]()
-        if strange and settings.word_vectors is not None:
-            instead = nearest(strange, self.vocabulary, user_path(settings.word_vectors))
-            settings = settings.reworded(lambda prompt: replaced(prompt, instead))
-        for word, near in strange.items():
-            like = f"; those spelled most like it are {', '.join(map(shown, near))}" if near else ""
-            taken = f", and is taken for {shown(instead[word])}" if word in instead else like
-            lines.append(f"{shown(word)} is no word that the model has learned{taken}")
-        return settings, lines
-
-    def _check_size(self, settings: PaintSettings) -> None:
-        """Raise `UserError` if the network cannot paint at the size that `settings` ask for."""
-        sides, trained, multiple = settings.sides, (self.image_size, self.image_size), self.multiple
-        if settings.size == "train" or sides == trained:
-            return
-        if multiple is None:
-            assert isinstance(self.task, Generation)
-            remedy = "; for others it must have an attribute `multiple`: what the sides of its input are multiples of"
-            remedy = "" if hasattr(self.task.ema, "multiple") else remedy
-            raise UserError(f"size={settings.size}: this network paints {_times(trained)} only{remedy}")
-        _check_pixels(settings, multiple)
-        if sides is None and settings.muse is None:
-            raise UserError("size=own paints at the size of a muse: set muse=PICTURE, or size=WIDTHxHEIGHT")
-        if sides is not None and any(side % multiple for side in sides):
-            below = [max(multiple, side - side % multiple) for side in sides]
-            above = [side + -side % multiple for side in sides]
-            near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.most_pixels]
-            near = near or [_times(nearest_sides(*sides, multiple, most=settings.most_pixels))]
-            raise UserError(
-                f"size must have sides that are multiples of {multiple} for this model, got {settings.size}; "
-                f"set size={' or '.join(dict.fromkeys(near))}"
-            )
+        return limits.understood(settings, self.vocabulary)
 
     def planned(self, settings: Paints) -> tuple[list[Row], Paints]:
         """The rows of pictures that `settings` ask of a model that paints, and the settings to `fill` them with; reads
@@ -443,189 +349,6 @@ class Painter:
         yield from self.fill(rows, settings, watch=watch)
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
-        """Paint rows of canvases, as many at once as suit the device's memory; their company does not change them."""
-        task, count = self.task, sum(map(len, rows))
-        assert isinstance(task, Generation)
-        start = 1 - settings.strength if rows[0].muse is not None else 0.0
-        times = samplers.times(settings.steps, start, self.spacing(settings))
-        sampler = samplers.get(settings.solver)
-        self._compile(settings, rows, calls=samplers.calls(settings.solver, len(times) - 1))
-        shown_steps = [round(stage * (len(times) - 1) / (SHOWN - 1)) for stage in range(SHOWN)]
-        total, done = count * (len(times) - 1), 0
-        with tqdm(total=total, desc="painting", unit=" steps", disable=None) as bar:
-            for batch, shape in self._batches(rows, settings):
-                stages = dict[int, Tensor]()
-                with torch.inference_mode(), _autocast(task.device):
-                    begun, denoise = self._begun(batch, shape, settings)
-                    steps = (
-                        enumerate([begun]) if len(times) == 1 else enumerate(sampler(denoise, begun, times), start=1)
-                    )
-                    if settings.trajectory:
-                        stages[0] = task.decode_in_groups(begun).cpu()
-                    for step, noisy in steps:
-                        bar.update(len(batch) if step else 0)
-                        done += len(batch) if step else 0
-                        if watch is not None:
-                            watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
-                        if step == len(times) - 1 or (settings.trajectory and step in shown_steps):
-                            stages[step] = task.decode_in_groups(noisy).cpu()
-                    if settings.refine_steps:
-                        if watch is not None and task.refiners:
-                            watch(Emerging(done / max(1, total), partial(self._shown, noisy)))
-                        stages[len(times) - 1] = self._refined(batch, stages[len(times) - 1], settings)
-                for index, canvas in enumerate(batch):
-                    strip = _strip([stages[step][index] for step in shown_steps]) if settings.trajectory else None
-                    picture = images.to_pillow(stages[len(times) - 1][index])
-                    muse = canvas.muse.picture if canvas.muse is not None else None
-                    if muse is not None and settings.strength == 0 and settings.refine is None:
-                        picture = muse  # a codec would change it
-                    told = self.known | canvas.settings | {"spacing": self.spacing(settings)} | self._detail(settings)
-                    shown_muse = canvas.muse if settings.strength < 1 else None
-                    source = shown_muse.credit if shown_muse is not None else None
-                    yield Painting(canvas.name, picture, told, muse, strip, source)
-
-    def _shown(self, noisy: Tensor) -> list[Image.Image]:
-        """Small pictures of what is being denoised (B,C,h,w)."""
+        """Paint rows of canvases with a model that paints; their company does not change them."""
         assert isinstance(self.task, Generation)
-        return [images.thumbnail(images.to_pillow(one)) for one in self.task.decode_in_groups(noisy).cpu()]
-
-    def spacing(self, settings: PaintSettings) -> Spacing:
-        """How the steps are spaced."""
-        if settings.spacing != "auto":
-            return settings.spacing
-        return "karras" if isinstance(self.task, Generation) and self.task.codec.factor > 1 else "uniform"
-
-    def _detail(self, settings: PaintSettings) -> dict[str, object]:
-        """What the settings of a picture say of its detail, if the model has a refiner."""
-        names = ("refine_steps", "refine_solver") if _refines(self.task) else ()
-        return {name: getattr(settings, name) for name in names}
-
-    def _refined(self, batch: Sequence[Canvas], draft: Tensor, settings: PaintSettings) -> Tensor:
-        """Decoded pictures (B,3,H,W) with the detail of the refiners, from noise of the seeds of their canvases."""
-        task = self.task
-        assert isinstance(task, Generation)
-        share = torch.tensor([canvas.share for canvas in batch])
-        label = torch.tensor([canvas.ends[round(canvas.share)].label for canvas in batch])
-        _, _, height, width = draft.shape
-        for refiner, stream in zip(task.refiners, (DRAFTS, ENLARGED), strict=False):
-            shape = (3, height // refiner.shrink, width // refiner.shrink)
-            noise, other_noise = (
-                PictureRandom(0, torch.tensor([canvas.seeds[which] for canvas in batch])).normal(stream, shape)
-                for which in (0, 1)
-            )
-            parts = (part.to(task.device) for part in (draft, label, between(noise, other_noise, share)))
-            how: Any = {"steps": settings.refine_steps, "solver": settings.refine_solver}
-            draft = task.refine_in_groups(refiner, *parts, **how).cpu()
-        return draft
-
-    def _shape(self, row: Row, settings: PaintSettings) -> tuple[int, int, int]:
-        """(C,H,W) of what is denoised for the pictures of a row."""
-        assert isinstance(self.task, Generation)
-        codec, square = self.task.codec, (self.image_size, self.image_size)
-        width, height = row.muse.picture.size if row.muse is not None else settings.sides or square
-        return codec.channels, height // codec.factor, width // codec.factor
-
-    def _together(self, shape: tuple[int, int, int]) -> int:
-        """How many of a shape (C,H,W) the network gets at once."""
-        return hardware.pictures_at_once(self.task.device, *shape[1:])
-
-    def _batches(
-        self, rows: Sequence[Row], settings: PaintSettings
-    ) -> Iterator[tuple[list[Canvas], tuple[int, int, int]]]:
-        """Canvases of one shape (C,H,W) that follow each other, and the shape."""
-        for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
-            planned = chain.from_iterable(alike)
-            at_once = settings.batch_size if settings.batch_size is not None else self._together(shape)
-            while batch := list(islice(planned, at_once)):
-                yield batch, shape
-
-    def _compile(self, settings: PaintSettings, rows: Sequence[Row], *, calls: int) -> None:
-        """Compile the network if it pays, anew for each shape; `calls` are those of one batch."""
-        batches, shapes = 0, set[tuple[int, int, int]]()
-        for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
-            count, together = sum(map(len, alike)), self._together(shape)
-            at_once = settings.batch_size if settings.batch_size is not None else together
-            batches += math.ceil(count / at_once) * math.ceil(min(at_once, count) / together)
-            shapes.add(shape)
-        mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls / len(shapes))
-        if mode is not None:
-            assert isinstance(self.task, Generation)
-            compiled.compile_in_place(self.task.ema, mode)
-
-    def _begun(
-        self, batch: Sequence[Canvas], shape: tuple[int, int, int], settings: PaintSettings
-    ) -> tuple[Tensor, guidance.Denoiser]:
-        """Where a batch starts, (B,*shape) as the codec encodes pictures, and what denoises it."""
-        task = self.task
-        assert isinstance(task, Generation)
-        device = task.device
-        interval = (settings.guidance_interval[0], settings.guidance_interval[1])
-
-        negative = None
-        if settings.negative is not None:
-            negative = task.conditions(
-                torch.full((len(batch),), NO_LABEL, device=device), [settings.negative] * len(batch)
-            )
-
-        def end(which: int) -> tuple[Tensor, guidance.Denoiser]:
-            ends = [canvas.ends[which] for canvas in batch]
-            conditions = task.conditions(
-                torch.tensor([end.label for end in ends], device=device), [end.prompt for end in ends]
-            )
-            noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
-            return noise, task.denoiser(conditions, guidance=settings.guidance, interval=interval, negative=negative)
-
-        share = torch.tensor([canvas.share for canvas in batch])
-        (noise, denoise), (other_noise, other_denoise) = end(0), end(1)
-        noisy = between(noise, other_noise, share).to(device)  # computed in float64, which not every GPU has
-        if any(canvas.ends[0] != canvas.ends[1] for canvas in batch):
-            denoise = guidance.blended(denoise, other_denoise, share.to(device))
-        muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
-        if muses:
-            encoded = task.encode_in_groups(torch.stack(muses).to(device))
-            noisy, _ = from_muse(encoded, noisy, strength=settings.strength)
-        return noisy, denoise
-
-
-def _multiple(task: checkpoints.Model) -> int | None:
-    """What sides in pixels must be multiples of; None for a network that does not say, and for a reconstruction."""
-    if not isinstance(task, Generation):
-        return None
-    found: int | None = getattr(task.ema, "multiple", None)
-    if found is None:
-        return None
-    of_refiners = (refiner.shrink * getattr(refiner.network, "multiple", 1) for refiner in task.refiners)
-    return math.lcm(found * task.codec.factor, *of_refiners)
-
-
-def _refines(task: checkpoints.Model) -> bool:
-    """Whether a model paints the detail of pictures."""
-    return isinstance(task, Generation) and bool(task.refiners)
-
-
-def _check_pixels(settings: PaintSettings, multiple: int) -> None:
-    """Raise `UserError` unless pictures with sides that are multiples of `multiple` fit into `max_pixels`."""
-    most, sides = settings.most_pixels, settings.sides
-    if settings.size != "train" and most < multiple**2:
-        raise UserError(f"max_pixels must be at least {multiple**2} for this model, got {most}")
-    if sides is not None and math.prod(sides) > most:
-        pixels, works = math.prod(sides), _times(nearest_sides(*sides, multiple, most=most))
-        raise UserError(
-            f"size={settings.size} has {pixels:,} pixels, more than max_pixels={most:,}; "
-            f"set size={works}, or max_pixels={pixels}"
-        )
-
-
-def _times(sides: Sequence[int]) -> str:
-    """Width and height as `size` takes them."""
-    return "x".join(map(str, sides))
-
-
-def _strip(stages: Sequence[Tensor]) -> Image.Image:
-    """Stages (3,H,W) of one picture from left to right."""
-    return images.to_pillow(images.grid([torch.stack(list(stages)).clamp(-1, 1)], max_side=images.CELL))
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    """Compute in bf16 if that is faster on the device."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")
+        return Filler(self.task, self.image_size, self.known).fill(rows, settings, watch=watch)

@@ -13,7 +13,7 @@ from artdiff.images import Sheet, to_signed
 from artdiff.ingest.decode import Transform, decode
 from artdiff.networks import ViT
 from artdiff.painter import Painter
-from artdiff.plan import canvases, label_numbers
+from artdiff.painting.plan import canvases, label_numbers
 from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Autoencoding, Generation
 

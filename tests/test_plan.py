@@ -8,7 +8,7 @@ from test_decode import _bomb
 
 from artdiff import UserError
 from artdiff.ingest.decode import Transform
-from artdiff.plan import canvases, nearest_sides, read_muses
+from artdiff.painting.plan import canvases, nearest_sides, read_muses
 from artdiff.settings.painting import PaintSettings
 
 TRANSFORM = Transform(32, "squash", (255, 255, 255))

@@ -235,6 +235,7 @@ def test_weights_are_shared_out_and_put_together(tmp_path):
         (("data.batch_size=7",), "must be a multiple of 2, got 7; set data.batch_size=8"),
         (("trainer.devices=0",), "trainer.devices must be auto or a whole number of at least 1, got 0"),
         (("trainer=fsdp", "compile=default"), "compile=default cannot be used with trainer=fsdp"),
+        (("trainer=fsdp", "trainer.precision=16-mixed"), "precision=16-mixed cannot be used with trainer=fsdp"),
         (("trainer.devices=some",), "trainer.devices must be auto or a whole number of at least 1, got some"),
     ],
 )
@@ -268,9 +269,10 @@ def test_other_processes_say_only_what_is_wrong(art, tmp_path, monkeypatch):
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
-def test_a_training_on_one_device_leaves_nothing_of_its_group(art, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_training_on_one_device_leaves_nothing_of_its_group(art, tmp_path, strategy):
     """Its port would be that of the next group, and a program started from here would think that it belongs to it."""
     before = {name: os.environ.get(name) for name in GROUP_VARIABLES}
-    train(small(art, tmp_path / "run", *WORDS, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1"))
+    train(small(art, tmp_path / "run", *WORDS, f"trainer={strategy}", *TWO[1:2], "trainer.devices=1"))
     assert not torch.distributed.is_initialized()
     assert {name: os.environ.get(name) for name in GROUP_VARIABLES} == before

@@ -20,7 +20,7 @@ from artdiff.evaluation.features import FeatureNetwork
 from artdiff.files import make_folder, writing
 from artdiff.locks import Lock
 from artdiff.painter import Painter
-from artdiff.plan import End, Row
+from artdiff.painting.plan import End, Row
 from artdiff.progress import progress
 from artdiff.settings.painting import PaintSettings
 

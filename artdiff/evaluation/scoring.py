@@ -33,7 +33,7 @@ from artdiff.evaluation.originality import PAIRS, Originality
 from artdiff.evaluation.representation import Asked, Aspect, Seen, asked, learned, representation
 from artdiff.evaluation.results import FLOOR, Scored, Scores
 from artdiff.evaluation.samples import Sample
-from artdiff.plan import canvases
+from artdiff.painting.plan import canvases
 from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
 from artdiff.words import words

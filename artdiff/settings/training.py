@@ -243,8 +243,13 @@ class TrainSettings(Settings):
             raise UserError(f"{task} cannot train {network}: set {remedy}")
 
     def _check_trainer(self) -> None:
-        if self.trainer.get("strategy") == "fsdp" and self.compile not in ("auto", "none"):
-            raise UserError(f"compile={self.compile} cannot be used with trainer=fsdp: set compile=none")
+        if self.trainer.get("strategy") == "fsdp":
+            if self.compile not in ("auto", "none"):
+                raise UserError(f"compile={self.compile} cannot be used with trainer=fsdp: set compile=none")
+            if self.trainer.get("precision") == "16-mixed":
+                raise UserError(
+                    "trainer.precision=16-mixed cannot be used with trainer=fsdp: set bf16-mixed or 32-true"
+                )
         if self.trainer.get("gradient_clip_val") is not None:
             positive("trainer.gradient_clip_val", self.trainer["gradient_clip_val"])
         if self.trainer.get("precision") == "16-mixed" and self.optimizer.get("fused") is True:

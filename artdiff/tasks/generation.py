@@ -1,6 +1,7 @@
 """Learn to paint new pictures: denoise pictures at random times, under the loss weighted and gated by time."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -282,6 +283,15 @@ class Generation(Denoising):
     def refiners(self) -> list[Refiner]:
         """What decoded pictures go through, in turn: the refiner and the enlarger, as far as there are any."""
         return [one for one in (self.refiner, self.enlarger) if one is not None]
+
+    @property
+    def multiple(self) -> int | None:
+        """What sides in pixels must be multiples of; None for a network that paints the size of training only."""
+        found: int | None = getattr(self.ema, "multiple", None)
+        if found is None:
+            return None
+        of_refiners = (refiner.shrink * getattr(refiner.network, "multiple", 1) for refiner in self.refiners)
+        return math.lcm(found * self.codec.factor, *of_refiners)
 
     def refine_in_groups(
         self, refiner: Refiner, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int, solver: Solver

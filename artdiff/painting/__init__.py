@@ -1,0 +1,1 @@
+"""From what a model is asked for to painted pictures."""
