@@ -51,7 +51,9 @@ def test_a_leap_leads_where_the_teacher_arrives(chance):
 
         return denoise
 
-    noisy, time, estimate = leap(denoiser, clean, noise, chances, steps=steps, teacher_steps=steps * parts)
+    noisy, time, estimate = leap(
+        denoiser, clean, noise, chances, steps=steps, teacher_steps=steps * parts, solver=samplers.get("dpm_solver_3m")
+    )
     assert torch.equal(time, (chances * steps).floor() / steps)
     for row in range(3):
         now, then = time[row].item(), time[row].item() + 1 / steps
@@ -60,6 +62,19 @@ def test_a_leap_leads_where_the_teacher_arrives(chance):
         spread = [(at**2 / 4 + (1 - at) ** 2) ** 0.5 for at in (now, then)]
         exact = then + (noisy[row] - now) * spread[1] / spread[0]  # the path keeps its place in the distribution
         assert torch.allclose(landed, exact, atol=1e-3), row
+
+
+def test_a_teacher_in_few_steps_is_followed_as_it_paints():
+    """Of Euler's method, in the teacher's own steps: one leap over all of them leads to the teacher's picture."""
+    clean, noise = seeded_noise([1, 2], (1, 4, 4)), seeded_noise([3, 4], (1, 4, 4))
+
+    def denoise(noisy, time):
+        return noisy * time + 1
+
+    euler = samplers.get("euler")
+    *_, painted = euler(denoise, noise, samplers.times(4))
+    found = leap(lambda rows: denoise, clean, noise, torch.zeros(2), steps=1, teacher_steps=4, solver=euler)
+    assert torch.allclose(found.estimate, painted)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +119,18 @@ def test_it_is_carried_on_bit_for_bit(art, teacher, student, tmp_path):
     whole = distilled(art, tmp_path / "whole", teacher, f"ckpt={half}")
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (student, whole)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_it_teaches_one_that_paints_in_fewer_steps(art, student, tmp_path):
+    asked = (*FEW, f"init={student}", "trainer.max_steps=2")
+    run = train(small(art, tmp_path / "run", *asked, "task.steps=2"))
+    task = run.config["task"]
+    assert (task["teacher_steps"], task["teacher_solver"], task["teacher_guidance"]) == (4, "euler", 1.0)
+    assert artdiff.load(run, device="cpu").paint(n=1, label="truchet")[0].settings["steps"] == 2
+    with pytest.raises(UserError, match=r"paints in 4 steps: task\.steps must divide them, got 3"):
+        train(small(art, tmp_path / "a", *asked, "task.steps=3"))
+    with pytest.raises(UserError, match="task.teacher_solver must be dpm_solver_2m"):
+        train(small(art, tmp_path / "b", *asked, "task.teacher_solver=nothing"))
 
 
 def test_it_can_be_given_away(student, tmp_path):

@@ -13,12 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from artdiff.diffusion import samplers
 from artdiff.diffusion.guidance import Denoiser
 from artdiff.diffusion.path import broadcast, interpolated
-
-SOLVER = "dpm_solver_3m"
-"""The teacher's sampler, which begins anew in each step."""
+from artdiff.diffusion.samplers import Sampler
 
 
 class Leap(NamedTuple):
@@ -40,6 +37,7 @@ def leap(
     *,
     steps: int,
     teacher_steps: int,
+    solver: Sampler,
 ) -> Leap:
     """The beginning of one of `steps` long steps for each picture, and where it should lead.
 
@@ -50,6 +48,7 @@ def leap(
         chance: (B,) in [0,1), which of the steps it is.
         steps: of the whole way.
         teacher_steps: of the teacher, for the whole way; at least one within each of `steps`.
+        solver: of the teacher, which begins anew in each of `steps`.
     """
     which = (steps * chance).long().clamp(max=steps - 1)  # (B,)
     time = which / steps
@@ -59,7 +58,7 @@ def leap(
         rows = (which == step).nonzero()[:, 0]
         if len(rows):
             times = [(step + part / parts) / steps for part in range(parts + 1)]
-            *_, there = samplers.get(SOLVER)(teacher(rows), noisy[rows], times)
+            *_, there = solver(teacher(rows), noisy[rows], times)
             arrived[rows] = there
     left, left_then = broadcast(1 - time, noisy), broadcast(1 - (which + 1) / steps, noisy)
     return Leap(noisy, time, steps * (left * arrived - left_then * noisy))

@@ -70,6 +70,15 @@ def is_built_in(component: Mapping[str, Any]) -> bool:
     return str(component.get("_target_")).startswith("artdiff.")
 
 
+def solver(name: str, value: Any) -> None:
+    """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
+    known = sorted(path.stem for path in (PACKAGE / "diffusion/samplers").glob("[!_]*.py"))
+    if value not in known and not (isinstance(value, str) and "." in value):
+        raise UserError(f"{name} must be {' or '.join(known)}, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Checks each field against its annotation. Raises `UserError` with the field's full name."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from artdiff import UserError
 from artdiff.rules import POSITIVE_WHOLE, Rule, none_or_some, number, one_of, whole
-from artdiff.settings.base import Accelerator, Settings, check_out, defaults
-from artdiff.settings.painting import PaintSettings, SamplingSettings, Spacing, solver
+from artdiff.settings.base import Accelerator, Settings, check_out, defaults, solver
+from artdiff.settings.painting import PaintSettings, SamplingSettings, Spacing
 
 Weights = Literal["averaged", "raw"]
 """Of a painter: the moving average, or those that were trained."""

@@ -10,7 +10,6 @@ from artdiff import UserError
 from artdiff.files import user_path
 from artdiff.rules import POSITIVE_WHOLE, number, share, whole
 from artdiff.settings.base import (
-    PACKAGE,
     Accelerator,
     CompileMode,
     Component,
@@ -18,6 +17,7 @@ from artdiff.settings.base import (
     check_file,
     defaults,
     refuse_file,
+    solver,
 )
 from artdiff.settings.data import Limits
 from artdiff.settings.passing import PassingSettings
@@ -47,15 +47,6 @@ def size(name: str, value: Any) -> None:
 
 Size = Annotated[str | int, size]
 """At which size to paint: the size of training, the muse's own, or `WIDTHxHEIGHT`."""
-
-
-def solver(name: str, value: Any) -> None:
-    """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
-    if isinstance(value, Mapping) and "_target_" in value:
-        return
-    known = sorted(path.stem for path in (PACKAGE / "diffusion/samplers").glob("[!_]*.py"))
-    if value not in known and not (isinstance(value, str) and "." in value):
-        raise UserError(f"{name} must be {' or '.join(known)}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

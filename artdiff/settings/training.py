@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from artdiff import UserError
 from artdiff.files import user_path
 from artdiff.rules import POSITIVE_WHOLE, Rule, is_whole, not_negative, number, numbers, one_of, positive, share, whole
-from artdiff.settings.base import Accelerator, CompileMode, Component, Settings, is_built_in, refuse_inside
+from artdiff.settings.base import Accelerator, CompileMode, Component, Settings, is_built_in, refuse_inside, solver
 from artdiff.settings.data import DATA, DataSettings, ServingSettings
 
 Ranges = Literal["published", "mended"]
@@ -124,6 +124,7 @@ class DistillationSettings(GenerationSettings):
     steps: Annotated[int, POSITIVE_WHOLE]
     teacher_steps: Annotated[int, POSITIVE_WHOLE]
     teacher_guidance: Annotated[float, number] = 1.0
+    teacher_solver: Annotated[str, solver] = "dpm_solver_3m"
 
 
 ENLARGE = 2

@@ -30,14 +30,24 @@ class Distillation(Generation):
         steps: of Euler's method that it is made for, and is painted with unless others are asked for.
         teacher_steps: that the teacher takes from noise to picture.
         teacher_guidance: what the teacher paints with, and what the painter then does without guidance.
+        teacher_solver: the teacher's sampler. One that was made for few steps itself follows `euler`, in as many steps.
         generation: all others are those of `Generation`.
     """
 
-    def __init__(self, *, steps: int, teacher_steps: int, teacher_guidance: float = 1.0, **generation: Any) -> None:
+    def __init__(
+        self,
+        *,
+        steps: int,
+        teacher_steps: int,
+        teacher_guidance: float = 1.0,
+        teacher_solver: str = "dpm_solver_3m",
+        **generation: Any,
+    ) -> None:
         super().__init__(**generation)
         self.steps = steps
         self.teacher_steps = teacher_steps
         self.teacher_guidance = teacher_guidance
+        self.teacher_solver = teacher_solver
         self.interval = defaults("generate")["guidance_interval"]
         self.teacher = copy.deepcopy(self.ema)
         self.teacher_denoiser = Preconditioned(self.teacher, data_std=self.train_denoiser.data_std)
@@ -67,6 +77,7 @@ class Distillation(Generation):
             chance,
             steps=self.steps,
             teacher_steps=self.teacher_steps,
+            solver=samplers.get(self.teacher_solver),
         )
         target = batch._replace(image=self.codec.decode(estimate) if self._sees_pictures else batch.image, index=None)
         denoised = self.train_denoiser(noisy, time, *given)
@@ -85,7 +96,7 @@ class Distillation(Generation):
         """How far its pictures are from the teacher's, for the labels and captions of held-out pictures."""
         _, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
         given, times = conditions(batch), samplers.times(self.teacher_steps)
-        *_, taught = samplers.get(leaps.SOLVER)(self.taught(given), noise, times)
+        *_, taught = samplers.get(self.teacher_solver)(self.taught(given), noise, times)
         target, output = (
             images.signed_to_imagenet(self.codec.decode(latent)) for latent in (taught, self.painted(noise, given))
         )
