@@ -8,7 +8,7 @@ from conftest import composed, generate, small, train
 from PIL import Image
 
 import artdiff
-from artdiff import UserError
+from artdiff import UserError, checkpoints
 from artdiff.diffusion import samplers
 from artdiff.diffusion.leaps import leap
 from artdiff.diffusion.noise import seeded_noise
@@ -124,8 +124,8 @@ def test_it_is_carried_on_bit_for_bit(art, teacher, student, tmp_path):
 def test_it_teaches_one_that_paints_in_fewer_steps(art, student, tmp_path):
     asked = (*FEW, f"init={student}", "trainer.max_steps=2")
     run = train(small(art, tmp_path / "run", *asked, "task.steps=2"))
-    task = run.config["task"]
-    assert (task["teacher_steps"], task["teacher_solver"], task["teacher_guidance"]) == (4, "euler", 1.0)
+    task = checkpoints.restore(run.last).task
+    assert (task.teacher_steps, task.teacher_solver, task.teacher_guidance) == (4, "euler", 1.0)
     assert artdiff.load(run, device="cpu").paint(n=1, label="truchet")[0].settings["steps"] == 2
     with pytest.raises(UserError, match=r"paints in 4 steps: task\.steps must divide them, got 3"):
         train(small(art, tmp_path / "a", *asked, "task.steps=3"))
