@@ -52,5 +52,7 @@ class FixedBatch:
         compile_in_place(self.module, how)
 
     def __call__(self, image: Tensor, *more: Any) -> Tensor:
-        goes_round = self.count not in (None, len(image)) or (self.count and torch.is_inference_mode_enabled())
-        return self.module.forward(image, *more) if goes_round else self.module(image, *more)
+        if self.count is None:
+            return self.module(image, *more)
+        is_compiled = len(image) == self.count and not torch.is_inference_mode_enabled()
+        return self.module(image, *more) if is_compiled else self.module.forward(image, *more)

@@ -86,7 +86,7 @@ class Task(L.LightningModule, ABC):
 
     def configure_model(self) -> None:
         """Share out the network over the devices, where Lightning's strategy asks for it."""
-        mesh = self._device_mesh
+        mesh = self.device_mesh
         if mesh is not None and not is_shared_out(self.network):
             shard(self.network, mesh["data_parallel"], methods=self.network_methods)
 

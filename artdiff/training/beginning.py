@@ -75,12 +75,13 @@ def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) 
         raise UserError(f"init={init} paints {size} px: set data.image_size={size}")
     if teacher.task.vocabulary and config["data"].get("captions", "none") == "none":
         raise UserError(f"init={init} knows words, which would be lost: set data.captions=auto, or as that run had it")
-    if isinstance(teacher.task, Distillation):  # it can only be followed in its own steps
-        theirs, ours = teacher.task.steps, config["task"]["steps"]
-        if theirs % ours:
-            raise UserError(f"init={init} paints in {theirs} steps: task.steps must divide them, got {ours}")
-        config["task"] |= {"teacher_steps": theirs, "teacher_solver": "euler", "teacher_guidance": 1.0}
-        log.info("init=%s paints in %s steps of Euler's method without guidance, and so it teaches", init, theirs)
+    own = teacher.task.made_for
+    if own:  # it can only be followed as it paints
+        ours = config["task"]["steps"]
+        if own["steps"] % ours:
+            raise UserError(f"init={init} paints in {own['steps']} steps: task.steps must divide them, got {ours}")
+        config["task"] |= {f"teacher_{name}": own[name] for name in ("steps", "solver", "guidance")}
+        log.info("init=%s teaches as it paints: in %s steps, without guidance", init, own["steps"])
     config["task"] |= {name: teacher.task.hparams[name] for name in TAUGHT}
     config["network"] = config["task"]["network"]
 
