@@ -101,6 +101,16 @@ def test_a_sampler_of_ones_own_paints(outside, art, tmp_path):
     assert len(painted(run.folder, tmp_path / "out", "solver=my_art.sampler.Midpoint")) == 3
 
 
+def test_an_optimizer_of_torch_and_a_callback_of_lightning_need_no_code(outside, art, tmp_path):
+    optimizer = ("optimizer=adam", "optimizer._target_=torch.optim.AdamW", "+optimizer.weight_decay=0.01")
+    callback = "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelSummary"
+    for word in (*optimizer, callback):
+        assert word in PAGE
+    run = trained(outside, art, tmp_path / "run", *optimizer, callback, *QUICK)
+    state = torch.load(run.last, weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.01
+
+
 def test_a_source_of_ones_own_is_read(outside, art, tmp_path):
     lines = [f"{path.relative_to(art)}\t{path.stem[:4]}" for path in sorted(art.rglob("*.jpg"))]
     (art / "list.tsv").write_text("\n".join([*lines, "lost.jpg\tlost"]))
