@@ -51,7 +51,9 @@ class Classifier:
             raise self._no_use(f"it takes {', '.join(f'{one.name} {one.shape}' for one in inputs)}, and not (1,3,H,W)")
         height, width = (side if isinstance(side, int) else settings.side for side in shape[2:])
         self.sides = (width, height)
-        self.judge(Image.new("RGB", (8, 8)))  # a wrong model shows before any painting
+        first = Image.new("RGB", (8, 8))
+        self._check(self._answer(first))
+        self.judge(first)  # a wrong model shows before any painting
 
     def refused(self, picture: Image.Image) -> Verdict | None:
         """Why an RGB picture is refused; None if it passes. Raises `UserError`."""
@@ -60,19 +62,30 @@ class Classifier:
 
     def judge(self, picture: Image.Image) -> Verdict:
         """The verdict on an RGB picture. Raises `UserError` if the model does not answer as it should."""
-        fitted = np.asarray(ImageOps.pad(picture, self.sides, color="black"), dtype=np.float32) / 255
-        normal = (fitted - np.array(self.settings.mean, np.float32)) / np.array(self.settings.std, np.float32)
-        name = self.session.get_inputs()[0].name
-        try:
-            answer = self.session.run(None, {name: normal.transpose(2, 0, 1)[None]})[0]
-        except Exception as error:  # as above
-            raise self._no_use(f"it cannot look at a picture ({_first_line(error)})") from None
-        scores = self._scores(np.asarray(answer))
+        scores = self._scores(self._answer(picture))
         wanted = range(len(scores)) if self.settings.outputs is None else self.settings.outputs
         if max(wanted) >= len(scores):
             raise UserError(f"refuse.outputs={self.settings.outputs}: {self.path} has outputs 0 to {len(scores) - 1}")
         output = wanted[int(np.argmax(scores[list(wanted)]))]  # the first that is no number, if there is one
         return Verdict(output, float(scores[output]))
+
+    def _answer(self, picture: Image.Image) -> np.ndarray:
+        """The model's first output for an RGB picture."""
+        fitted = np.asarray(ImageOps.pad(picture, self.sides, color="black"), dtype=np.float32) / 255
+        normal = (fitted - np.array(self.settings.mean, np.float32)) / np.array(self.settings.std, np.float32)
+        name = self.session.get_inputs()[0].name
+        try:
+            return np.asarray(self.session.run(None, {name: normal.transpose(2, 0, 1)[None]})[0])
+        except Exception as error:  # as above
+            raise self._no_use(f"it cannot look at a picture ({_first_line(error)})") from None
+
+    def _check(self, answer: np.ndarray) -> None:
+        """Raise `UserError` if boxes may be the rows: they are the columns, and there are more of them than scores."""
+        if answer.ndim == 3 and answer.shape[1] > BOX and 0 < answer.shape[2] <= answer.shape[1]:
+            raise self._no_use(
+                f"its first output is {answer.shape}, which looks like boxes (1,N,5+K) as YOLOv5 has them, expected "
+                f"(1,4+K,N): export a detector with the output of YOLOv8"
+            )
 
     def _scores(self, answer: np.ndarray) -> np.ndarray:
         """One score for each output (K,)."""

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import Interrupted, UserError, __version__, runs
 from artdiff.files import FULL, cannot_write, printable, shortest, user_path
-from artdiff.overrides import HOMED, MULTIRUN, current_name, literal, unquoted, with_search_path
+from artdiff.overrides import HOMED, MULTIRUN, for_hydra, unquoted, with_search_path
 from artdiff.ranks import rank
 from artdiff.settings.base import CONF, RENAMED, TEXTS, is_built_in
 from artdiff.sweeps import Jobs
@@ -109,7 +109,7 @@ def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
         GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         try:
-            return plain(compose(config, overrides=[literal(current_name(word)) for word in with_search_path(words)]))
+            return plain(compose(config, overrides=for_hydra(with_search_path(words))))
         except HydraException as error:
             raise UserError(" ".join(str(error).split())) from None
 
@@ -145,13 +145,13 @@ def command(
 
     def main() -> None:
         try:
-            sys.argv[1:] = [literal(current_name(word)) for word in words(sys.argv[1:])]
+            sys.argv[1:] = for_hydra(words(sys.argv[1:]))
         except UserError as error:
             _exit(str(error))
         if rank():  # its lines are those of the first one, which also writes the files
             logging.disable(logging.WARNING)
             sys.argv += ["hydra/job_logging=console", "hydra.output_subdir=null"]
-        if not MULTIRUN.isdisjoint(sys.argv):
+        if _is_multirun(sys.argv[1:]):
             _check_folders(sys.argv[1:])
         failures.clear()
         Jobs.has_failures = False
@@ -192,6 +192,15 @@ def _run(program: Callable[[], Any]) -> None:
         _exit(str(cannot_write(Path(error.filename or _asked_folder() / runs.CONFIG), error)))
     finally:
         os.environ.pop(FULL_ERROR, None)
+
+
+def _is_multirun(words: Sequence[str]) -> bool:
+    """Whether Hydra runs several jobs: as asked with `-m`, or as a file of `conf/sweep` says."""
+    if not MULTIRUN.isdisjoint(words):
+        return True
+    given = dict(word.partition("=")[::2] for word in words)
+    usual = "RUN" if given.get("sweep", "null") == "null" else "MULTIRUN"
+    return given.get("hydra.mode", usual) == "MULTIRUN"
 
 
 def _check_folders(words: Sequence[str]) -> None:

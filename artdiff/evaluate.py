@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,16 @@ def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
 
     Raises `artdiff.UserError`.
     """
-    known = composed("evaluate", ["ckpt=unused"])
+    known, asked = composed("evaluate", ["ckpt=unused"]), {*settings}
     if isinstance(settings.get("data"), str | Path):
         settings["data"] = {"root": str(settings["data"])}
     nested = {name: known[name] | settings.pop(name, {}) for name in ("data", "compare")}
     ckpt = str(run.folder if isinstance(run, Run) else run)
-    return _evaluate(EvaluateSettings.of(known | settings | nested | {"ckpt": ckpt}))
+    return _evaluate(EvaluateSettings.of(known | settings | nested | {"ckpt": ckpt}), asked=asked)
 
 
-def _evaluate(settings: EvaluateSettings) -> "Scores":
+def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
+    """Score as `settings` say, of which those in `asked` were set on purpose, be it to their defaults."""
     if settings.data.root is not None and not is_url(settings.data.root):
         scan.check(user_path(settings.data.root))
     ckpt = runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
@@ -65,7 +67,7 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
 
     candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
     painter = load(candidates[0])
-    fitted = _as_made(settings, painter)
+    fitted = _as_made(settings, painter, asked)
     if fitted != settings:
         settings = fitted
         candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
@@ -73,7 +75,8 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
         raise UserError(f"compare and store need a model that paints anew; {ckpt} reconstructs pictures")
     data = _data(settings, run, painter)
     facts = run.metadata if run is not None else {}
-    is_own = data.manifest == facts.get("data", {}).get("manifest")
+    trained_on = facts.get("data", {}).get("manifest") or painter.data  # a file alone says it itself
+    is_own = data.manifest == trained_on
     settings = settings if is_own or not painter.paints else _for_other_pictures(settings)
     if not painter.paints:
         found = scoring.reconstruction(candidates[0], load, data, settings)
@@ -94,10 +97,10 @@ def _evaluate(settings: EvaluateSettings) -> "Scores":
     return found
 
 
-def _as_made(settings: EvaluateSettings, painter: "Painter") -> EvaluateSettings:
-    """`settings` with those that the model is made for, such as a few steps, where nothing else was set."""
-    usual, typed_ones = defaults("evaluate"), given_names()
-    made_for = {name: value for name, value in painter.made_for.items() if name not in typed_ones}
+def _as_made(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) -> EvaluateSettings:
+    """`settings` with those that the model is made for, such as a few steps, where nothing else was asked for."""
+    usual = defaults("evaluate")
+    made_for = {name: value for name, value in painter.made_for.items() if name not in asked}
     return dataclasses.replace(
         settings, **{name: value for name, value in made_for.items() if getattr(settings, name) == usual[name]}
     )
@@ -132,7 +135,8 @@ def _data(settings: EvaluateSettings, run: Run | None, painter: "Painter") -> "P
             raise UserError(f"data.root={settings.data.root} cannot replace the data.source of the run")
     elif settings.data.root is not None:
         known = composed("train", ["run_dir=unused"])["data"]
-        known |= {"image_size": painter.image_size, "fit": painter.transform.fit}
+        size, fit, background = painter.transform
+        known |= {"image_size": size, "fit": fit, "background": "#{:02x}{:02x}{:02x}".format(*background)}
     else:
         raise UserError(f"ckpt={settings.ckpt} does not say which pictures it was trained on: give data.root=DIR")
     root = {} if settings.data.root is None else {"root": settings.data.root}
@@ -170,7 +174,7 @@ def _log(found: "Scores", run: Run) -> None:
 
 def _job(cfg: DictConfig) -> float:
     """What the command does; a sweeper minimises the result, the best Fréchet distance."""
-    found = _evaluate(EvaluateSettings.of(plain(cfg)))
+    found = _evaluate(EvaluateSettings.of(plain(cfg)), asked=given_names())
     best = (found.choices or found.scored)[:1]
     return best[0].frechet.value if best else -found.reconstruction["psnr"]
 

@@ -158,16 +158,17 @@ def _paint(painter: "Painter", settings: GenerateSettings, files: _Files) -> lis
     """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
     from artdiff import images
 
-    rows, settings = painter.planned(settings)
-    paintings = painter.fill(rows, settings)
-    written, sheet = list[Path](), images.Sheet(settings.sheet)
-    for row in rows:
-        sheet.begin(row.muse.picture if row.muse is not None else None)
-        for _, painting in zip(range(len(row)), paintings, strict=False):
-            path, seen = files.write(painting)
-            written.append(path)
-            sheet.add(seen)
-    muses = [row.muse.credit for row in rows if row.muse is not None]
+    parts, settings = painter.parts(settings)
+    written, sheet, muses = list[Path](), images.Sheet(settings.sheet), list[str]()
+    for rows in parts:
+        paintings = painter.fill(rows, settings)
+        for row in rows:
+            sheet.begin(row.muse.picture if row.muse is not None else None)
+            muses += [row.muse.credit] if row.muse is not None else []
+            for _, painting in zip(range(len(row)), paintings, strict=False):
+                path, seen = files.write(painting)
+                written.append(path)
+                sheet.add(seen)
     of_sheet = Origin(painter.known | {"kind": "sheet"}, some(muses, most=20) if muses else None)
     return [*written, files.write_sheet(sheet.picture(), of_sheet)]
 

@@ -26,13 +26,24 @@ def fetch(address: str, files: list[str]) -> Path:
 
 
 def push(folder: Path, name: str, *, public: bool) -> str:
-    """Write a folder to the model USER/NAME, which is made if it is not there → its address. Raises `UserError`."""
+    """Write a folder to the model USER/NAME, which is made if it is not there → its address.
+
+    Raises `UserError`, also if the model is there and is not as `public` says: nothing is uploaded then.
+    """
     hub = _library()
     try:
         api = hub.HfApi()
-        api.create_repo(name, private=not public, exist_ok=True)
+        api.create_repo(name, private=not public, exist_ok=True)  # one that is there stays as it is
+        if bool(api.repo_info(name).private) == public:
+            there, wanted = ("private", "public") if public else ("public", "private")
+            raise UserError(
+                f"push={name} is {there} on the hub, expected {wanted}: set public={str(not public).lower()}, or make "
+                f"it {wanted} there; nothing was uploaded, and the folder {folder} is complete"
+            )
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Written by artdiff.export")
         return f"{api.endpoint}/{name}"
+    except UserError:
+        raise
     except Exception as error:  # no network, no token, no right to write
         raise UserError(f"push={name} failed: {_reason(error)}; the folder {folder} is complete") from None
 

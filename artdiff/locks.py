@@ -86,9 +86,14 @@ class Lock:
         finally:
             self.release()
 
+    @property
+    def is_ours(self) -> bool:
+        """False once another program may have taken the lock over."""
+        return self._stream >= 0 or not self._count or self._marker.is_ours()
+
     def check(self) -> None:
         """Raise `OSError` if another program has taken the lock over."""
-        if self._stream < 0 and self._count and not self._marker.is_ours():
+        if not self.is_ours:
             raise OSError(errno.ENOLCK, "another program has taken over the lock")
 
     def _take(self) -> bool:
@@ -118,6 +123,7 @@ class _Marker:
         self._owner = b""
         self._stream = -1
         self._last = 0.0
+        self._is_lost = False
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -128,7 +134,7 @@ class _Marker:
             if self._is_abandoned():
                 self._remove_abandoned()
             return False
-        self._stream, self._seen = stream, None
+        self._stream, self._seen, self._is_lost = stream, None, False
         self._owner = json.dumps([_machine(), os.getpid(), _begun(os.getpid()), secrets.token_hex(8)]).encode()
         try:
             self._write(0)
@@ -146,15 +152,17 @@ class _Marker:
         if self._heart is not None:
             self._heart.join()
         os.close(self._stream)
-        if self._content().startswith(self._owner + b"\n"):
+        if self._says_ours():
             with suppress(OSError):
                 self.path.unlink()
 
     def is_ours(self) -> bool:
         """False once another program may have taken it over."""
-        if time.monotonic() - self._last < ABANDONED / 2:
+        if self._is_lost:
+            return False
+        if _now() - self._last < ABANDONED / 2:
             return True
-        if not self._content().startswith(self._owner + b"\n"):
+        if not self._says_ours():
             return False
         with suppress(OSError):
             self._write(secrets.randbelow(10**9))
@@ -166,13 +174,23 @@ class _Marker:
         while not stop.wait(BEAT):
             beats += 1
             with suppress(OSError):
-                if self._content().startswith(self._owner + b"\n"):
+                if self._says_ours():
                     self._write(beats)
+
+    def _says_ours(self) -> bool:
+        """Whether the marker is ours. What another program has written to it stays known: it has taken the lock over.
+
+        A marker that cannot be read is not ours for now.
+        """
+        content = self._content()
+        is_ours = content.startswith(self._owner + b"\n")
+        self._is_lost = self._is_lost or (bool(content) and not is_ours)
+        return is_ours
 
     def _write(self, beats: int) -> None:
         os.pwrite(self._stream, self._owner + b"\n%09d\n" % beats, 0)
         os.fsync(self._stream)
-        self._last = time.monotonic()
+        self._last = _now()
 
     def _content(self) -> bytes:
         """What the marker says; opened each time, because network disks then look at the server."""
@@ -206,6 +224,11 @@ class _Marker:
             else:
                 log.warning("%s was left by a program that has ended: removed", self.path)
             aside.unlink()
+
+
+def _now() -> float:
+    """Seconds, with those that this machine was asleep where the system counts them: `time.monotonic` stands still."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _machine() -> str:

@@ -90,7 +90,7 @@ def files(painter: Painter) -> dict[str, bytes]:
             raise UserError(f"onnx=true needs {name}: pip install 'artdiff[onnx]'")
     settings = PaintSettings.with_defaults(**painter.defaults)
     for solver in (settings.solver, settings.refine_solver):
-        if solver not in onnx_paint.SOLVERS:
+        if not isinstance(solver, str) or solver not in onnx_paint.SOLVERS:
             raise UserError(f"onnx=true: the program beside the networks has no solver {solver}")
     found, shapes = dict[str, bytes](), list[list[int]]()
     for name, module, inputs in _parts(task, painter.image_size):

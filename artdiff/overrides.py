@@ -36,6 +36,11 @@ HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
 MULTIRUN = {"-m", "--multirun"}
 
 
+def for_hydra(words: Sequence[str]) -> list[str]:
+    """Overrides as a user types them, as Hydra takes them. Raises `UserError`."""
+    return [literal(current_name(word)) for word in words]
+
+
 def literal(word: str) -> str:
     """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
 

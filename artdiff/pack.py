@@ -32,8 +32,9 @@ def pack(settings: PackSettings) -> "ShardIndex":
     log.info("written: %s shards of %.2f GB to %s", f"{len(found.shards):,}", total / 1e9, settings.out)
     size = f"data.image_size={settings.data.image_size}"
     crop = [f"data.random_crop={settings.data.random_crop}"] if settings.data.random_crop else []
+    captions = ["data.captions=auto"] if settings.data.captions != "none" else []
     log.info("next:")
-    log.info("  %s", typed("artdiff.train", "data=stream", f"data.root={settings.out}", size, *crop))
+    log.info("  %s", typed("artdiff.train", "data=stream", f"data.root={settings.out}", size, *crop, *captions))
     return found
 
 

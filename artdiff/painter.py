@@ -16,10 +16,10 @@ from artdiff.diffusion import samplers
 from artdiff.files import sha256, user_path
 from artdiff.ingest.decode import Transform
 from artdiff.painting import limits
-from artdiff.painting.filling import Filler
+from artdiff.painting.filling import Filler, strength
 from artdiff.painting.limits import Paints
 from artdiff.painting.painted import Emerging, Painting, Watch
-from artdiff.painting.plan import Row, canvases, read_muses, repainting
+from artdiff.painting.plan import Muse, Row, canvases, read_muses, repainting
 from artdiff.rules import one_of
 from artdiff.runs import Run, ToPaint
 from artdiff.settings.base import MULTIPLE, Accelerator, CompileMode
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 MOST_PAINTED, MOST_RECONSTRUCTED = 1_000_000, 12_000_000
 """`max_pixels` where it is not set: a painter sees each picture dozens of times."""
 
+MUSES_AT_ONCE = 100_000_000
+"""Pixels of the muses that are in memory together, about: 300 MB."""
+
 
 def load(
     run: Run | ToPaint | str | Path,
@@ -44,6 +47,7 @@ def load(
     trust_code: bool = False,
     runs_dir: str | Path = "runs",
     weights: Weights | None = None,
+    as_stored: bool = True,
 ) -> "Painter":
     """The painter of a run, of a checkpoint's file, or of a `.pth` that the article's program saved.
 
@@ -56,6 +60,7 @@ def load(
         trust_code: load a checkpoint that names code outside artdiff, which is then run.
         runs_dir: where `"last"` looks for the newest run.
         weights: of a painter, `"averaged"` or `"raw"`; None is what the run has stored, or averaged.
+        as_stored: False passes over the settings of painting that a run or an exported model has stored.
 
     Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
     """
@@ -74,7 +79,7 @@ def load(
         if used == "raw":
             raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
         stored = exported.stored_sampling(path)
-    own = _stored_settings(path, stored, trust_code=trust_code)
+    own = _stored_settings(path, stored if as_stored else None, trust_code=trust_code)
     return Painter(task.to(on), transform, path, own, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
@@ -86,11 +91,13 @@ def _stored_settings(path: Path, stored: "runs.StoredSampling | None", *, trust_
         raise UserError(f"{path} is painted with a solver that is code outside artdiff: pass trust_code=true if you "
                         f"trust it")  # fmt: skip
     try:
-        unknown = set(stored.settings) - set(CompareSettings.PAINTING)
+        unknown = set(stored.settings) - set(CompareSettings.STORED)
         if unknown:
             raise UserError(f"{', '.join(sorted(unknown))} cannot be stored")
         PaintSettings.with_defaults(**stored.settings)
     except (UserError, TypeError) as error:
+        if path.suffix == exported.SUFFIX:
+            raise UserError(f"{path.with_name(exported.SETTINGS)} is damaged ({error}): export the run again") from None
         file = path.parents[1] / runs.PAINTING
         raise UserError(f"{file} is damaged ({error}): remove it, or evaluate the run again") from None
     own = " ".join(f"{name}={value}" for name, value in stored.settings.items())
@@ -184,7 +191,8 @@ class Painter:
             word_vectors: a file of them, such as GloVe's: words that the model has not learned are then taken for the
                 nearest that it has.
             muse: a picture or pictures to start from: paths, folders or Pillow pictures of any mode.
-            strength: how far to leave the muse, 0 (the muse itself) to 1 (noise).
+            strength: how far to leave the muse, 0 (the muse itself) to 1 (noise); a model that is made for few steps
+                leaves it by whole ones.
             seed: of the first picture; the next one has the next number. A seed always gives the same picture.
             steps: from noise to picture.
             solver: `"heun"` (two network calls a step), `"dpm_solver_3m"`, `"dpm_solver_2m"` or `"euler"` (one).
@@ -295,7 +303,7 @@ class Painter:
     def each(self, settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
         """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first.
 
-        `watch` sees pictures emerge; a reconstruction is made in one go.
+        `watch` sees pictures emerge, those of very many muses part by part; a reconstruction is made in one go.
         """
         settings = self.bounded(settings)
         if self.paints:
@@ -320,23 +328,47 @@ class Painter:
                 raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
 
     def understood(self, settings: Paints) -> tuple[Paints, list[str]]:
-        """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands.
+        """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands, or
+        that will not be seen.
 
         Raises `UserError` if a file of word vectors cannot be read.
         """
-        return limits.understood(settings, self.vocabulary)
+        settings, lines = limits.understood(settings, self.vocabulary)
+        if settings.muse is not None and isinstance(self.task, Generation):
+            lines += limits.forgotten(settings, strength(settings, self.task))
+        return settings, lines
 
     def planned(self, settings: Paints) -> tuple[list[Row], Paints]:
         """The rows of pictures that `settings` ask of a model that paints, and the settings to `fill` them with; reads
         the muses.
+        """
+        parts, settings = self.parts(settings)
+        return [row for part in parts for row in part], settings
+
+    def parts(self, settings: Paints) -> tuple[Iterator[list[Row]], Paints]:
+        """The same rows, those of some muses at a time: each part is read when it is asked for, so that memory is
+        bounded.
         """
         settings = self.bounded(settings)
         self.check(settings)
         settings, remarks = self.understood(settings)
         for line in remarks:
             log.warning("%s", line)
-        muses = [] if settings.muse is None else list(read_muses(settings, self.transform, multiple=self.multiple))
-        return canvases(settings, self.classes, muses), settings
+        return self._parts(settings), settings
+
+    def _parts(self, settings: PaintSettings) -> Iterator[list[Row]]:
+        if settings.muse is None:
+            yield canvases(settings, self.classes, [])
+            return
+        part, pixels = list[Muse](), 0
+        for muse in read_muses(settings, self.transform, multiple=self.multiple):
+            part.append(muse)
+            pixels += muse.picture.width * muse.picture.height
+            if pixels >= MUSES_AT_ONCE:
+                yield canvases(settings, self.classes, part)
+                part, pixels = [], 0
+        if part:
+            yield canvases(settings, self.classes, part)
 
     def _reconstructions(self, settings: PaintSettings) -> Iterator[Painting]:
         self.check(settings)
@@ -345,8 +377,9 @@ class Painter:
             yield Painting(muse.name, self.reconstruct(muse.picture), told, muse.picture, source=muse.credit)
 
     def _paintings(self, settings: PaintSettings, watch: Watch | None) -> Iterator[Painting]:
-        rows, settings = self.planned(settings)
-        yield from self.fill(rows, settings, watch=watch)
+        parts, settings = self.parts(settings)
+        for rows in parts:
+            yield from self.fill(rows, settings, watch=watch)
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
         """Paint rows of canvases with a model that paints; their company does not change them."""

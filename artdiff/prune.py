@@ -13,9 +13,8 @@ from artdiff.settings.data import PruneSettings
 log = logging.getLogger(__name__)
 
 
-def prune(cfg: DictConfig) -> int:
-    """Remove entries of the cache that were not used for `unused_days`; returns the bytes freed."""
-    settings = PruneSettings.of(plain(cfg))
+def prune(settings: PruneSettings) -> int:
+    """Remove entries of the cache that were not used for `unused_days`; returns the bytes freed. Raises `UserError`."""
     folder = cache.chosen_folder(settings.cache_dir)
     if not folder.is_dir():
         raise UserError(f"there is no cache in {folder}; set cache_dir or ARTDIFF_CACHE to where it is")
@@ -41,7 +40,11 @@ def _removed(one: cache.Kept) -> bool:
         ) from None
 
 
-main = command(prune, config="prune")
+def _job(cfg: DictConfig) -> None:
+    prune(PruneSettings.of(plain(cfg)))
+
+
+main = command(_job, config="prune")
 
 if __name__ == "__main__":
     main()

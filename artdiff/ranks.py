@@ -7,18 +7,26 @@ So the pictures of all ranks together are those of the batch that a single proce
 import os
 from typing import NamedTuple
 
-NUMBERS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-"""Variables of the environment that number the processes: torchrun's, SLURM's, and Lightning's on one machine."""
+TOGETHER = ("RANK", "SLURM_PROCID")
+"""Variables of the environment that number processes which are started together: torchrun's and SLURM's."""
+
+ALONE = ("LOCAL_RANK",)
+"""The one that Lightning sets for processes that the first one starts."""
+
+SHELLS = ("bash", "interactive")
+"""Names of SLURM jobs in which somebody types: a process there has the shell's number, and starts the others itself."""
 
 
 def rank() -> int:
     """The number of this process, before its process group exists; 0 for a training on one device."""
-    return next((int(number) for name in NUMBERS if (number := os.environ.get(name, "")).isdecimal()), 0)
+    names = TOGETHER if started_together() else ALONE
+    return next((int(number) for name in names if (number := os.environ.get(name, "")).isdecimal()), 0)
 
 
 def started_together() -> bool:
     """Whether torchrun or SLURM has started the processes; else the first one starts the others."""
-    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+    by_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in SHELLS
+    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if by_slurm else 1
     return "RANK" in os.environ or tasks > 1
 
 

@@ -87,6 +87,14 @@ class Run:
         return any(self.folder.glob(f"**/{LAST}"))
 
     @property
+    def is_stage(self) -> bool:
+        """Whether this is a stage of a run, in whose folder it lies, and not the run itself."""
+        try:
+            return bool(self.metadata.get("is_stage"))
+        except (OSError, ValueError):  # it is damaged
+            return False
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """What the run says of itself: device, precision, data, steps, scores; empty before it has begun."""
         path = self.folder / METADATA
@@ -160,15 +168,17 @@ def painted_with(told: Mapping[str, Any], ckpt: str | None, *, name: str, newest
 def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str, name: str = "ckpt") -> Path:
     """The checkpoint that `ckpt` means: `last`, a run's folder, or a file.
 
-    `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`. In a run's folder,
-    `prefer` (`LAST` or `BEST`) is taken if it exists. A damaged one is warned of and passed over. Raises `UserError`,
-    which calls the setting `name`.
+    `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`; a stage of a run counts
+    only where a codec is looked for. In a run's folder, `prefer` (`LAST` or `BEST`) is taken if it exists. A damaged
+    one is warned of and passed over. Raises `UserError`, which calls the setting `name`.
     """
     if ckpt == "last":
-        saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime)
-        if not saved:
+        saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        folders = (path.parents[1] for path in saved)
+        chosen = next((folder for folder in folders if name == "codec" or not Run(folder).is_stage), None)
+        if chosen is None:
             raise UserError(f"{name}=last: no run below {newest_in} has saved a checkpoint; give a path: {name}=RUN")
-        return _in_run(saved[-1].parents[1], prefer, name)
+        return _in_run(chosen, prefer, name)
     if ckpt.startswith(hub.SCHEME):
         found = hub.fetch(ckpt, [EXPORTED, EXPORTED_SETTINGS]) / EXPORTED
         if not found.is_file():
@@ -182,20 +192,26 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
     return path if path.is_file() else _in_run(path, prefer, name)
 
 
-def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",)) -> Path | None:
+def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",), is_first: bool = True) -> Path | None:
     """What a training in the folder `run` starts from; None for a new run.
 
     A checkpoint's file, or for a run in several `stages` (their folders below the run's) the folder of the run.
     `last` is the run itself if it has begun, else the newest run beside it. Raises `UserError`, also if `run` holds a
-    run already and `ckpt` does not ask to carry it on.
+    run already and `ckpt` does not ask to carry it on. Of several processes only the first one looks for such a run:
+    it may write there before the others look.
     """
     checkpoints = [f"{stage}/{LAST}".lstrip("/") for stage in stages]
     own = any((run / name).exists() for name in checkpoints)
-    if ckpt is None:
-        if own:
-            raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
-        return None
-    if len(stages) == 1:
+    found = None if ckpt is None else _asked_for(ckpt, run, checkpoints, own=own)
+    is_own = found is not None and found.resolve().is_relative_to(run.resolve())
+    if own and not is_own and (is_first or ckpt is None):
+        raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
+    return found
+
+
+def _asked_for(ckpt: str, run: Path, checkpoints: Sequence[str], *, own: bool) -> Path:
+    """What `to_carry_on` starts from, of a run whose stages save these `checkpoints`; `own` is whether it has begun."""
+    if len(checkpoints) == 1:
         asked = str(run) if own and ckpt == "last" else ckpt
         return find_checkpoint(asked, newest_in=run.parent, runs="*", prefer=LAST)
     if ckpt == "last":

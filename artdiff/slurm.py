@@ -7,12 +7,16 @@ the job goes back into the queue, and when it starts again `SLURM_RESTART_COUNT`
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
+from artdiff import Interrupted
 from artdiff.files import make_folder, user_path
 from artdiff.overrides import MULTIRUN, quoted
 from artdiff.ranks import rank
@@ -43,11 +47,13 @@ def note(run: Run) -> None:
 def carrying_on(words: Sequence[str]) -> list[str]:
     """The overrides `words` of a training as they are typed; in a job begun anew, so that its run is carried on.
 
-    Not if they say themselves what to carry on, or ask for several runs. Ends the program if the run is finished.
+    Its own checkpoint takes the place of one that they carry on, which it began with. Not if they ask for several runs,
+    or for `ckpt=last`, which finds it. Ends the program if the run is finished.
     """
     given = dict(word.partition("=")[::2] for word in words)
     begun_anew = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    if not begun_anew or "ckpt" in given or not MULTIRUN.isdisjoint(words):
+    asks_for_last = given.get("ckpt", "").strip("'") == "last"
+    if not begun_anew or asks_for_last or not MULTIRUN.isdisjoint(words):
         return [*words]
     chosen = [user_path(given[name].strip("'")) for name in RUN_DIRS if name in given]
     run = _begun(chosen or user_path(given.get("runs_dir", "runs").strip("'")).glob("*/*"))
@@ -58,8 +64,32 @@ def carrying_on(words: Sequence[str]) -> list[str]:
         sys.exit(0)
     log.warning("SLURM has begun job %s anew: its run goes on in %s", job(), run.folder)
     here = quoted(str(run.folder))
-    others = [word for word in words if word.partition("=")[0] not in RUN_DIRS]
+    replaced = (*RUN_DIRS, "ckpt") if run.has_saved else RUN_DIRS
+    others = [word for word in words if word.partition("=")[0] not in replaced]
     return [*others, f"hydra.run.dir={here}", *([f"ckpt={here}"] if run.has_saved else [])]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In a job, SIGUSR1 raises `Interrupted` inside, where it would end the program without a word.
+
+    A training has a handler of its own while it takes steps, which saves first.
+    """
+    if job() is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == ours:  # processes that load pictures have it too
+            signal.signal(number, signal.SIG_IGN)
+            raise Interrupted(number)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def requeue() -> None:

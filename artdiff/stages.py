@@ -5,13 +5,12 @@
 The last stage trains what the run is for, in the run's own folder. The others have folders of their own in it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from artdiff import UserError
 from artdiff.rules import not_negative
-from artdiff.settings.training import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink
+from artdiff.settings.training import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink, seconds
 
 TASK_PARTS = ("optimizer", "scheduler")
 """Components that stand both beside the task and in it."""
@@ -21,8 +20,6 @@ CHANGEABLE = ("data", "task", "loss", *TASK_PARTS, "trainer", "callbacks", "logg
 
 TRAINS = {"codec": "codec", "enlarge": "enlarger", "refine": "refiner"}
 """What stages train, by the names they have in `conf/stages`, before the painter that is built on it."""
-
-SECONDS = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 
 
 class Stage(NamedTuple):
@@ -38,7 +35,7 @@ def planned(settings: TrainSettings) -> list[Stage]:
     """The stages of a run in their order: one if it names none. Raises `UserError`.
 
     The codec is not trained if another run's is given, unless it is to be trained further; nor are the refiners of a
-    run that begins with the weights of another one.
+    run that begins with the weights of another one, unless its codec is, which they follow.
     """
     given = settings.codec_from is not None or settings.init is not None
     if settings.finetune_codec and not given:
@@ -50,6 +47,11 @@ def planned(settings: TrainSettings) -> list[Stage]:
     skipped = set() if settings.finetune_codec else skipped
     shares = {name: _share(name, stage) for name, stage in settings.stages.items() if name not in skipped}
     shares = {name: share for name, share in shares.items() if share > 0}
+    if settings.finetune_codec and "codec" not in shares:
+        raise UserError(
+            "finetune_codec=true needs a stage that trains a codec, and this run has none: leave it out, or set "
+            "experiment=latent128 or stages=latent, with stages.codec.share above 0"
+        )
     if not given and settings.ckpt is None:
         _check_trained(settings, tuple(shares))
     _check_enlarged(settings.config, tuple(shares))
@@ -65,14 +67,18 @@ def planned(settings: TrainSettings) -> list[Stage]:
 def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
     """Raise `UserError` if the task is built on something of ours that no stage trains."""
     for stage, part in TRAINS.items():
-        component = settings.config["task"].get(part) or {}
-        if component.get("_target_", "").startswith("artdiff.networks.") and stage not in stages:
+        if stage not in stages and needs_training(settings.config["task"].get(part)):
             remedy = "set codec=identity" if part == "codec" else f"set {part}=none"
             stages_with_it = "twice" if part == "enlarger" else "latent"
             raise UserError(
                 f"the {part} has weights that no stage trains: give stages.{stage} a share of the time "
                 f"(stages={stages_with_it}), take those of a run with codec=RUN, or {remedy}"
             )
+
+
+def needs_training(component: Mapping[str, Any] | None) -> bool:
+    """Whether a part that a painter is built on is a network of ours, whose weights must have been trained."""
+    return str((component or {}).get("_target_", "")).startswith("artdiff.networks.")
 
 
 def _check_enlarged(config: Mapping[str, Any], stages: Sequence[str]) -> None:
@@ -113,7 +119,7 @@ def _settings(config: Mapping[str, Any], name: str, folder: str, share: float) -
         stage |= {"run_dir": inner, "stages": {}}
     trainer = dict(stage["trainer"])
     if trainer["max_time"] is not None:
-        trainer["max_time"] = _shorter(trainer["max_time"], share)
+        trainer["max_time"] = time_limit(seconds("trainer.max_time", trainer["max_time"]) * share)
     return TrainSettings.of(stage | {"task": task, "trainer": trainer})
 
 
@@ -139,21 +145,7 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _shorter(max_time: Any, share: float) -> str:
-    """A part of `trainer.max_time`, which is DD:HH:MM:SS or a mapping such as {minutes: 30}."""
-    if isinstance(max_time, Mapping):
-        if not set(max_time) <= set(SECONDS):
-            raise UserError(f"trainer.max_time must name {', '.join(SECONDS)}, got {', '.join(map(str, max_time))}")
-        seconds = sum(value * SECONDS[unit] for unit, value in max_time.items())
-    elif isinstance(max_time, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", max_time):
-        days, hours, minutes, rest = map(int, max_time.split(":"))
-        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    else:
-        raise UserError(f"trainer.max_time must be DD:HH:MM:SS, such as 00:01:30:00, got {max_time}")
-    return time_limit(seconds * share)
-
-
-def time_limit(seconds: float) -> str:
-    """As `trainer.max_time` takes it, DD:HH:MM:SS; at least a second."""
-    whole = max(1, round(seconds))
+def time_limit(length: float) -> str:
+    """So many seconds as `trainer.max_time` takes them, DD:HH:MM:SS; at least one."""
+    whole = max(1, round(length))
     return f"{whole // 86400:02d}:{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -127,6 +127,7 @@ class RowStore:
         with self._locked(waiting):
             self._wait_for_writers(waiting)
             self._check_unsealed()
+            self._cut()  # room that a killed build took
             used = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
             self._free = np.setdiff1d(np.arange(self._end), used).tolist()
             self._is_building = True
@@ -135,7 +136,13 @@ class RowStore:
                 self._seal()
             finally:
                 self._is_building = False
-                os.ftruncate(self._payload.fileno(), self._end * self.row_bytes)
+                if self._lock.is_ours:
+                    self._cut()
+
+    @property
+    def reusable(self) -> int:
+        """How many rows `reserve` gives without taking room on the disk."""
+        return len(self._free)
 
     def reserve(self, count: int) -> list[int]:
         """Rows that may be written to in place while `building`, with room on the disk. Raises `OSError`."""
@@ -212,6 +219,7 @@ class RowStore:
 
     def _append(self, new: dict[bytes, bytes]) -> None:
         """Write rows behind the last one in use: those that fit."""
+        self._lock.check()
         room = len(new) if self.max_bytes is None else int(self.max_bytes / self.row_bytes) - self._end
         fitting = list(new.items())[: max(room, 0)]
         written, content = 0, b"".join(row for _, row in fitting)
@@ -284,6 +292,10 @@ class RowStore:
         if keys:
             self._add_entries([(DROPPED, 0, key) for key in keys])
         self._end = max(self._row_of.values(), default=-1) + 1
+
+    def _cut(self) -> None:
+        """Give back the room behind the last row in use."""
+        os.ftruncate(self._payload.fileno(), self._end * self.row_bytes)
 
     def _seal(self) -> None:
         if self._unsealed:

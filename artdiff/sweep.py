@@ -25,10 +25,10 @@ from artdiff import Interrupted, UserError, runs
 from artdiff.cli import BY_SIGNAL, composed, typed
 from artdiff.files import make_folder, user_path, write
 from artdiff.ingest import tables
-from artdiff.overrides import literal, quoted, with_search_path, written
-from artdiff.rules import POSITIVE_WHOLE, number, one_of, whole
+from artdiff.overrides import for_hydra, quoted, with_search_path, written
+from artdiff.rules import POSITIVE_WHOLE, number, one_of, positive, whole
 from artdiff.runs import Run
-from artdiff.settings.base import CONF, Settings
+from artdiff.settings.base import CONF, Settings, refuse_inside
 from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.settings.training import TrainSettings
 
@@ -39,6 +39,9 @@ TOLD = "validations.jsonl"
 
 MONITORED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """What an evaluation can be judged by."""
+
+OWN_FOLDER = {"train": ("run_dir", "hydra.run.dir"), "evaluate": ("out",)}
+"""Settings of each command that name its folder: each trial has one of its own in that of the search."""
 
 FOLDER, PROCESS, REASON = "folder", "process", "reason"
 """What the study notes of a trial: its folder in that of the search, the number of its process, and why it failed."""
@@ -66,7 +69,7 @@ class SearchSettings(Settings):
     trials: Annotated[int, POSITIVE_WHOLE]
     jobs: Annotated[int, POSITIVE_WHOLE]
     prune: bool
-    seed: Annotated[int, whole(0)]
+    seed: Annotated[int, whole(0, 2**32 - 1)]
     out: str | None
 
     def __post_init__(self) -> None:
@@ -86,6 +89,8 @@ class SearchSettings(Settings):
                 )
             for end in ("low", "high"):
                 number(f"search.space.{name}.{end}", values[end])
+            if "step" in values:
+                (whole(1) if _is_whole(values) else positive)(f"search.space.{name}.step", values["step"])
             if values["low"] > values["high"] or (values.get("log") and (values["low"] <= 0 or "step" in values)):
                 raise UserError(
                     f"search.space.{name} must have low below high, and with log low above 0 and no step, got {values}"
@@ -109,6 +114,11 @@ def _choices(values: Any) -> list[Any]:
     return given if isinstance(given, list) else []
 
 
+def _is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether a range is one of whole numbers."""
+    return all(isinstance(values[end], int) for end in ("low", "high"))
+
+
 @dataclass
 class Running:
     """A trial that is going on: its entry in the study, its folder and process, and the validations read so far."""
@@ -120,17 +130,24 @@ class Running:
     is_pruned: bool = False
 
 
-def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
-    """Search in the folder `out`, whose study is carried on if there is one, with trainings or evaluations of these
-    overrides.
+def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
+    """Search with trainings or evaluations of these overrides, and carry on the study in `search.out` if there is one.
 
     Returns the file of the best settings: for a training, an experiment that composes. Raises `UserError`, and
     `Interrupted` when all trials have been told to save and stop.
     """
     optuna = _optuna()
-    folder = "run_dir=unused" if settings.command == "train" else "out=unused"
-    kind = TrainSettings if settings.command == "train" else EvaluateSettings
-    kind.of(composed(settings.command, [*words, folder]))  # a mistake ends here
+    for word in words:
+        if word.lstrip("+").partition("=")[0] in OWN_FOLDER[settings.command]:
+            raise UserError(f"{word} would be the folder of all trials of the search: set search.out=DIR")
+    is_training = settings.command == "train"
+    folder = "run_dir=/unused" if is_training else "out=/unused"
+    config = composed(settings.command, [*words, folder])
+    each: TrainSettings | EvaluateSettings
+    each = TrainSettings.of(config) if is_training else EvaluateSettings.of(config)  # a mistake ends here
+    out = _folder(settings, words, config["runs_dir"])
+    if each.data.root is not None:
+        refuse_inside("search.out", str(out), each.data.root)
     for name, values in settings.ranges.items():
         first = _choices(values)[0] if _choices(values) else values["low"]
         composed(settings.command, [*words, folder, f"{name}={written(first)}"])  # so does a setting that there is not
@@ -166,6 +183,15 @@ def sweep(settings: SearchSettings, words: Sequence[str], *, out: Path) -> Path:
         log.warning("stopped; the same command with search.out=%s carries on", out)
         raise
     return _report(study, optuna, settings, words, out)
+
+
+def _folder(settings: SearchSettings, words: Sequence[str], runs_dir: str) -> Path:
+    """Where the search writes to."""
+    if settings.out is not None:
+        return user_path(settings.out)
+    experiment = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
+    name = experiment if settings.command == "train" else settings.command
+    return Path(runs_dir) / f"{name}_sweep" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def _optuna() -> Any:
@@ -228,7 +254,8 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
 
 def _training(run: Run, settings: SearchSettings) -> list[str]:
     """Overrides of a training that is a trial."""
-    callback = {"_target_": "artdiff.training.trial.Trial", "path": f"{run.folder}/{TOLD}", "monitor": settings.monitor}
+    told_to = f"${{run_dir}}/{TOLD}"  # which each stage of a run has in its own folder
+    callback = {"_target_": "artdiff.training.trial.Trial", "path": told_to, "monitor": settings.monitor}
     told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
     carried = ["ckpt=last"] if run.has_saved else []
     return [*told, f"+callbacks.trial.parent={os.getpid()}", f"hydra.run.dir={quoted(str(run.folder))}", *carried]
@@ -237,7 +264,7 @@ def _training(run: Run, settings: SearchSettings) -> list[str]:
 def _suggested(trial: Any, name: str, values: Any) -> Any:
     if _choices(values):
         return trial.suggest_categorical(name, _choices(values))
-    ask = trial.suggest_int if all(isinstance(values[end], int) for end in ("low", "high")) else trial.suggest_float
+    ask = trial.suggest_int if _is_whole(values) else trial.suggest_float
     return ask(name, values["low"], values["high"], **{key: values[key] for key in ("log", "step") if key in values})
 
 
@@ -311,7 +338,7 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
     log.info("all trials: %s", out / "trials.tsv")
     if settings.command == "train":
         path = _experiment(best.params, words, out)
-        log.info("next:\n  %s", typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best"))
+        log.info("next:\n  %s", _best(words, out))
         return path
     path = out / "best.yaml"
     write(path, yaml.safe_dump(best.params))
@@ -319,6 +346,12 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
     chosen = [f"{name}={written(value)}" for name, value in best.params.items()]
     log.info("next:\n  %s", typed("artdiff.generate", *ckpt, *chosen, "out=DIR"))
     return path
+
+
+def _best(words: Sequence[str], out: Path) -> str:
+    """The command that trains with the best settings, which also finds what the search found with `--config-dir`."""
+    places = [word for word in with_search_path(words) if word.startswith("hydra.searchpath=")]
+    return typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best", *places)
 
 
 def _plot(study: Any, optuna: Any, out: Path) -> None:
@@ -336,7 +369,7 @@ def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> P
     values: dict[str, Any] = {}
     base = None
     chosen = [f"{name}={written(value)}" for name, value in params.items()]
-    for word in (*map(literal, with_search_path(words)), *chosen):
+    for word in (*for_hydra(with_search_path(words)), *chosen):
         override = OverridesParser.create().parse_override(word)
         key, value = override.key_or_group, override.value()
         if key.startswith("hydra."):  # an experiment cannot set it
@@ -384,11 +417,7 @@ def main() -> None:
     ours = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] == "search"]
     theirs = [word for word in words if word not in ours]
     try:
-        settings = SearchSettings.of(composed("sweep", ours)["search"])
-        name = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
-        name = name if settings.command == "train" else settings.command
-        usual = Path("runs") / f"{name}_sweep" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        sweep(settings, theirs, out=usual if settings.out is None else user_path(settings.out))
+        sweep(SearchSettings.of(composed("sweep", ours)["search"]), theirs)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 JOB = "job.json"
 """In the folder of a job: its settings, why it failed, and its score. Jobs may run on other machines."""
+
+OF_THE_LOSS = re.compile(r"\+*loss[.=]")
+"""How an override of the loss begins."""
 
 HEADING = ("job", "status", "score", "settings", "folder", "reason")
 
@@ -67,12 +71,15 @@ class Jobs(Callback):
         Jobs.has_failures = any(line[1] != "done" for line in lines)
         with_score = [(float(line[2]), line[0]) for line in lines if line[2]]
         files.write(folder / "sweep.tsv", tables.table(HEADING, lines))
-        shared = _shared([job for job in jobs.values() if job is not None])
+        known = [job for job in jobs.values() if job is not None]
+        shared = _shared(known)
         if shared:
             log.info("all jobs: %s", " ".join(shared))
         for line in _aligned([HEADING, *(_line(path, job, shared) for path, job in jobs.items())]):
             log.info("%s", line)
-        if with_score:
+        if any(OF_THE_LOSS.match(one) for job in known for one in job.overrides if one not in shared):
+            log.info("no best job by val/loss, which depends on settings of the loss that differ: compare final/psnr")
+        elif with_score:
             score, number = min(with_score)
             log.info("best: job %s with a score (best val/loss) of %.4g", number, score)
 

@@ -16,7 +16,7 @@ from artdiff.cli import callable_module, command, composed, plain, user_error
 from artdiff.files import shortest, user_path
 from artdiff.ingest import scan
 from artdiff.overrides import written
-from artdiff.ranks import started_together
+from artdiff.ranks import rank, started_together
 from artdiff.runs import Run
 from artdiff.settings.data import DataSettings
 from artdiff.settings.training import TrainSettings
@@ -73,7 +73,8 @@ def _train(settings: TrainSettings) -> Run:
     codec = _given(settings, "codec", settings.codec_from)
     init = _given(settings, "init", settings.init)
     stages = planned(settings)
-    ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=[stage.folder for stage in stages])
+    folders = [stage.folder for stage in stages]
+    ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=folders, is_first=rank() == 0)
 
     from artdiff.training import staged
 
@@ -88,13 +89,13 @@ def _given(settings: TrainSettings, name: str, value: str | None) -> Path | None
 
 
 def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Python values as the overrides that Hydra reads."""
+    """Python values as the overrides that Hydra reads; a run is its folder."""
     for name, value in overrides.items():
         if isinstance(value, Mapping):
             yield from _words(value, f"{prefix}{name}.")
         else:
             sign = "++" if prefix else ""  # a group's values may be new to it, such as a library's own arguments
-            yield f"{sign}{prefix}{name}={written(value)}"
+            yield f"{sign}{prefix}{name}={written(value.folder if isinstance(value, Run) else value)}"
 
 
 def _job(cfg: DictConfig) -> float:
@@ -102,13 +103,14 @@ def _job(cfg: DictConfig) -> float:
     settings = TrainSettings.of(plain(cfg))
     if settings.on_several_devices:
         _check_processes()
-    slurm.note(Run(Path(settings.run_dir)))
-    try:
-        return _train(settings).best_loss
-    except Interrupted as end:
-        if end.number == signal.SIGUSR1:
-            slurm.requeue()
-        raise
+    with slurm.interruptible():
+        slurm.note(Run(Path(settings.run_dir)))
+        try:
+            return _train(settings).best_loss
+        except Interrupted as end:
+            if end.number == signal.SIGUSR1:
+                slurm.requeue()
+            raise
 
 
 def _check_processes() -> None:

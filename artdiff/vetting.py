@@ -41,6 +41,11 @@ class Vetting:
     def __init__(self, painter: Painter, settings: PassingSettings, classifier: Classifier | None = None) -> None:
         run = runs.Run.of(painter.path) if settings.originality or settings.hold_back else None
         self.reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
+        if settings.hold_back and run is None:
+            raise UserError(
+                f"hold_back=true compares with the training pictures, which are in a run's folder and not with "
+                f"{painter.path}: set ckpt=RUN, or leave hold_back out"
+            )
         if settings.hold_back and self.reference is None:
             raise UserError(f"hold_back=true needs a run that was evaluated: {typed('artdiff.evaluate', 'ckpt=RUN')}")
         if classifier is None and settings.refuse.model is not None:

@@ -68,9 +68,7 @@ def vocabulary(captions: Iterable[str | None]) -> list[str]:
 
 
 def unknown(prompt: str, known: Sequence[str]) -> dict[str, list[str]]:
-    """The words of a prompt that count but are none of the `known` ones, each with those that are spelled most like it.
-    None if so many are known that others may have been forgotten.
-    """
+    """The words of a prompt that count but are none of the `known` ones, each with those spelled most like it."""
     there = set(known)
-    strange = [word for word in words(prompt)[:MOST_WORDS] if word not in there] if len(known) < VOCABULARY else []
+    strange = [word for word in words(prompt)[:MOST_WORDS] if word not in there]
     return {word: difflib.get_close_matches(word, known, n=NEAR) for word in strange}

@@ -4,6 +4,7 @@ import doctest
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,12 @@ def test_training_takes_words_and_values(art, tmp_path):
         artdiff.train("paint32", data={"root": art, "image_size": 20}, run_dir=tmp_path / "x")
     with pytest.raises(UserError, match="experiment"):
         artdiff.train("paint33", run_dir=tmp_path / "x")
+
+
+def test_a_run_stands_for_its_folder():
+    run = artdiff.Run(Path("runs/it's"))
+    words = [*artdiff.train._words({"init": run, "network": {"depth": 2}})]
+    assert words == [r"init='runs/it\'s'", "++network.depth=2"]
 
 
 def test_runs_dir_is_where_runs_are_written_and_looked_for(art, tmp_path, caplog):

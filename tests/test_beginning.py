@@ -1,12 +1,17 @@
 """A new run on the weights of an earlier one: other pictures, other classes, another size."""
 
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import small, train
 
 from artdiff import UserError
+from artdiff.tasks import Generation
+from artdiff.training import beginning
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = ("data.image_size=16", "loss=mse", "callbacks.grids=null", "data.batch_size=8")
@@ -85,6 +90,16 @@ def test_the_articles_weights_begin_a_baseline(art, tmp_path):
     now = state(run.folder)
     assert all(torch.equal(now[f"network.{name}"], value) for name, value in weights.items() if "running" not in name
                and "num_batches" not in name)  # fmt: skip
+
+
+def test_a_painter_without_words_teaches_none(monkeypatch):
+    teacher = Mock(spec=Generation, vocabulary=[], made_for={}, hparams={"network": {}, "data_std": 0.5})
+    restored = SimpleNamespace(task=teacher, transform=SimpleNamespace(size=16))
+    monkeypatch.setattr(beginning.checkpoints, "restore", lambda *of, **how: restored)
+    config = {"data": {"image_size": 16, "captions": "auto"}, "task": {}}
+    with pytest.raises(UserError, match=r"init=run knows no words, and so cannot teach any: set data.captions=none"):
+        beginning._learn_from(config, Path("run"), trust_code=False)
+    beginning._learn_from(config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False)
 
 
 def test_code_outside_artdiff_is_not_run(art, tmp_path):

@@ -8,23 +8,30 @@ import math
 import re
 import signal
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning.pytorch as L
 import pytest
 import torch
 from conftest import small, train
 from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import Timer
+from PIL import Image
 
 from artdiff import UserError
 from artdiff.cli import user_error
-from artdiff.training import fit
+from artdiff.tasks import Autoencoding, Generation, Reconstruction
+from artdiff.training import fit, report
 from artdiff.training import trainer as trainers
 from artdiff.training.decay import Decay
+from artdiff.training.early_stopping import EarlyStopping
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import STOPPING, LastCheckpoint
-from artdiff.training.loop import progress
+from artdiff.training.loop import progress, time_left
 from artdiff.training.monitor import memory, resident
+from artdiff.training.painting_score import PaintingScore
 from artdiff.training.progress import PlainProgress, ProgressBar
 
 ACCUMULATE = ("data.image_size=16", "loss=mse", "data.batch_size=4", "+trainer.accumulate_grad_batches=2")
@@ -285,6 +292,95 @@ def test_the_fall_goes_beside_a_scheduler(art, tmp_path):
 def test_a_run_of_unknown_length_keeps_its_rate():
     endless = SimpleNamespace(estimated_stepping_batches=math.inf, global_step=7, callbacks=[])
     assert progress(endless) == 0
+
+
+def test_the_fall_is_undone_where_it_is_not_asked_for(art, tmp_path):
+    decay, group = Decay(share=0), {"lr": 1e-6}
+    decay.load_state_dict({"factor": 1e-3})
+    trainer = SimpleNamespace(accumulate_grad_batches=1, optimizers=[SimpleNamespace(param_groups=[group])])
+    for _ in range(2):
+        decay.on_train_batch_start(trainer, None, None, 0)
+        assert group["lr"] == pytest.approx(1e-3)
+    built = trainers.build(small(art, tmp_path, "callbacks.decay=null"))
+    assert [one.share for one in built.callbacks if isinstance(one, Decay)] == [0]
+
+
+def test_a_time_is_written_as_a_user_likes(art, tmp_path):
+    for written in ("0:0:10:0", "00:00:10:00", "{minutes:10}"):
+        built = trainers.build(small(art, tmp_path, f"trainer.max_time={written}"))
+        assert time_left(built) == pytest.approx(600)
+    with pytest.raises(UserError, match=r"trainer.max_time must be DD:HH:MM:SS, such as 00:01:30:00, got 00:10:00"):
+        train(small(art, tmp_path / "run", "trainer.max_time=00:10:00"))
+
+
+def test_early_stopping_waits_for_a_score_that_is_not_of_each_validation():
+    score = PaintingScore(every_n_validations=2, n=2, steps=1, most_held_out=2)
+    stopping = EarlyStopping(monitor="val/frechet", patience=2)
+    metrics, loop = {"val/loss": torch.tensor(1.0)}, SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=0))
+    trainer = SimpleNamespace(callbacks=[score], callback_metrics=metrics, fit_loop=loop, is_last_batch=True)
+    trainer.sanity_checking, trainer.accumulate_grad_batches = False, 1
+    score.waits = True
+    stopping.on_validation_end(trainer, None)  # there is none yet
+    metrics["val/frechet"] = torch.tensor(1.0)
+    stopping.on_validation_end(trainer, None)  # that of an earlier validation
+    assert stopping.wait_count == 0
+    score.waits = False
+    del metrics["val/frechet"]
+    with pytest.raises(UserError, match="monitor must be one of val/loss, got val/frechet"):
+        stopping.on_validation_end(trainer, None)
+
+
+def test_a_run_that_time_ends_is_not_given_few_grids():
+    for max_time, every in ((None, 500), ({"minutes": 10}, 200)):
+        grids = SampleGrids(folder="samples", every_n_steps=200, pictures=2, max_side=32, max_grids=200)
+        trainer = SimpleNamespace(callbacks=[Timer(max_time)], estimated_stepping_batches=100_000)
+        trainer.datamodule = SimpleNamespace(preview=lambda count: None)
+        grids.on_fit_start(trainer, None)
+        assert grids.every_n_steps == every
+
+
+@pytest.mark.parametrize(("kind", "source"), [(Generation, None), (Reconstruction, "held-out pictures")])
+def test_a_grid_says_what_shows_through_in_it(tmp_path, kind, source):
+    grids = SampleGrids(folder=str(tmp_path), every_n_steps=1, pictures=1, max_side=32, max_grids=1)
+    grids._keep(SimpleNamespace(logger=None), Mock(spec=kind), [torch.zeros(1, 3, 16, 16)], 3)
+    with Image.open(tmp_path / "step_0000003.png") as grid:
+        said = grid.info["XML:com.adobe.xmp"]
+    assert ("compositeWithTrainedAlgorithmicMedia" in said, f"<dc:source>{source}" in said) == (source is not None,) * 2
+
+
+def test_a_codec_says_that_it_is_not_compiled(caplog):
+    caplog.set_level(logging.INFO)
+    config = {"trainer": {"max_epochs": 1, "max_steps": 1, "max_time": None}, "compile": "default"}
+    data = SimpleNamespace(unchanging=None, batches_in_epoch=1)
+    task = Mock(spec=Autoencoding, perceptual=None)
+    trainers.cache_and_compile(config, task, data, torch.device("cpu"), batch_size=4)
+    assert caplog.messages == ["compile=default is not used here: the training of a codec is not compiled"]
+
+
+def _ended(caplog, monkeypatch, words, **more):
+    """The commands that the report of an interrupted run proposes to carry it on."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(report, "given", lambda: words)
+    trainer = SimpleNamespace(state=SimpleNamespace(finished=False), global_step=5, lightning_module=None)
+    trainer.early_stopping_callbacks = trainer.checkpoint_callbacks = []
+    config = {"task": {}, "trainer": {"max_steps": -1, "max_epochs": 9, "max_time": "00:00:10:00"}}
+    report.finished(trainer, config, Path("runs/x/codec"), {}, **more)
+    return [line.split("artdiff.train ")[1] for line in caplog.messages if "artdiff.train" in line]
+
+
+@pytest.mark.parametrize(("is_last", "run"), [(True, "runs/x/codec"), (False, "runs/x")])
+def test_an_interrupted_run_is_carried_on_by_what_was_typed(caplog, monkeypatch, is_last, run):
+    typed = ["experiment=latent128", "trainer.max_time=00:01:00:00", "ckpt=other"]
+    (line,) = _ended(caplog, monkeypatch, typed, is_last=is_last)
+    assert line.startswith(f"experiment=latent128 trainer.max_time=00:01:00:00 ckpt={run}")
+    caplog.clear()
+    assert _ended(caplog, monkeypatch, [], is_last=is_last) == []
+
+
+def test_the_gauge_is_silent_where_nothing_was_compared():
+    scores = {"gap/relative": 0.5, "gap/val_loss": 1.5, "gap/train_loss": 1.0}
+    trainer = SimpleNamespace(lightning_module=Mock(spec=Generation, compared_pictures=0))
+    assert [*report._gauge(trainer, scores)] == []
 
 
 def test_the_share_of_the_fall_is_checked():

@@ -192,6 +192,19 @@ def test_pixels_are_not_copied_to_processes_and_their_pages_are_given_back(art, 
     assert np.array_equal(source.read(indices).pixels, expected)
 
 
+def test_a_process_maps_the_rows_that_are_there(art, tmp_path):
+    source = module(art, cache_dir=str(tmp_path)).train_set.source
+    (path,) = tmp_path.glob("decoded/*.rows")
+    with path.open("ab") as stream:  # room that another program has taken meanwhile and gives back
+        stream.write(bytes(16 * 16 * 3))
+    mapped = np.memmap(path, np.uint8, "r", shape=(len(source.pixels) + 1, *source.pixels.shape[1:]))
+    state = pickle.dumps(pixel_sources.FromStore(mapped, source.rows))
+    with path.open("r+b") as stream:
+        stream.truncate(source.pixels.nbytes)
+    indices = np.arange(len(source))
+    assert np.array_equal(pickle.loads(state).read(indices).pixels, source.read(indices).pixels)
+
+
 def test_an_index_says_which_picture_of_the_data_set_it_is(art):
     data = module(art)
     contents = data.unchanging
@@ -371,3 +384,18 @@ def test_sample_art_is_painted_once_and_whole(tmp_path, monkeypatch):
     assert len(scan.scan(root).files) == len(sample_art.STYLES) >= 5
     monkeypatch.setattr(sample_art, "paint", None)
     assert sample_art.folder(tmp_path, per_style=1) == root
+
+
+def test_two_containers_that_share_a_cache_do_not_paint_into_one_folder(tmp_path, monkeypatch):
+    paint, folders = sample_art.paint, []
+
+    def painted_twice(root, **how):
+        folders.append(root)
+        if len(folders) == 1:  # another container begins meanwhile, whose process has the same number
+            sample_art.folder(tmp_path, per_style=1)
+        paint(root, **how)
+
+    monkeypatch.setattr(sample_art, "paint", painted_twice)
+    root = sample_art.folder(tmp_path, per_style=1)
+    assert len(set(folders)) == 2
+    assert [*tmp_path.iterdir()] == [root]

@@ -22,7 +22,8 @@ from artdiff import UserError, cache
 from artdiff.ingest import decoded, hashing, pool
 from artdiff.ingest.decode import Transform, Unreadable, decode
 from artdiff.ingest.source import Folder
-from artdiff.settings.data import Limits
+from artdiff.prune import prune
+from artdiff.settings.data import Limits, PruneSettings
 from artdiff.store import RowStore
 
 WHITE = (255, 255, 255)
@@ -245,6 +246,14 @@ def test_a_full_disk_is_reported_before_decoding(root, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(UserError, match=r"set data.cache_dir to a folder on a larger disk, or data.cache=false"):
         read(root, tmp_path)
+
+
+def test_rows_that_are_free_need_no_room(root, tmp_path, monkeypatch):
+    read(root, tmp_path)
+    store = RowStore(next(tmp_path.glob("decoded/*.rows")), 768)
+    store._drop([key for key, row in store._row_of.items() if row < 3])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    assert is_right(root, read(root, tmp_path)[1])
 
 
 @pytest.mark.slow
@@ -516,6 +525,14 @@ def test_pruning_removes_what_is_unused_and_nothing_else(root, tmp_path):
     assert {path.suffix for path in folder.glob("*/*")} == {".lock", ".txt"}
     assert (folder / "sample_art").exists()
     assert is_right(root, read(root, folder)[1])
+
+
+def test_pruning_tells_how_much_it_freed(root, tmp_path):
+    read(root, tmp_path / "cache")
+    held = sum(one.bytes for one in cache.kept(tmp_path / "cache"))
+    settings = {"unused_days": 0, "cache_dir": str(tmp_path / "cache")}
+    assert prune(PruneSettings(**settings, dry_run=True)) == prune(PruneSettings(**settings, dry_run=False)) == held > 0
+    assert cache.kept(tmp_path / "cache") == []
 
 
 def test_pruning_goes_by_the_last_use(root, tmp_path):

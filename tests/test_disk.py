@@ -63,3 +63,21 @@ def test_what_cannot_fit_is_refused_and_what_may_not_is_warned_of(art, tmp_path,
     train(small(art, tmp_path / "three", *WORDS))
     assert "disk: a checkpoint takes about" in caplog.text
     assert "may become full" not in caplog.text
+
+
+def test_a_run_that_is_carried_on_needs_no_room_for_what_lies_there(tmp_path, monkeypatch, caplog):
+    found = {"checkpoint_bytes": 100_000_000, "checkpoints_kept": (3, 5), "_epochs": 1, "_grid_bytes": 0}
+    for name, value in found.items():
+        monkeypatch.setattr(disk, name, lambda *of, value=value: value)
+    free(monkeypatch, 250_000_000)
+    with pytest.raises(UserError, match="has no room for this run, which needs 300 MB"):
+        disk.check(None, None, None, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last", "best"):
+        with (tmp_path / f"checkpoints/{name}.ckpt").open("wb") as file:
+            file.truncate(100_000_000)
+    disk.check(None, None, None, tmp_path)
+    assert "callbacks.last.keep=1 and callbacks.every_ten_epochs=null keep fewer checkpoints" in caplog.text
+    free(monkeypatch, 90_000_000)
+    with pytest.raises(UserError, match="has no room for this run, which needs 100 MB"):
+        disk.check(None, None, None, tmp_path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import composed, generate, small, train
 from PIL import Image
+from test_painting import SETTINGS
 
 import artdiff
 from artdiff import UserError, checkpoints
@@ -15,6 +16,7 @@ from artdiff.diffusion.noise import seeded_noise
 from artdiff.export import export
 from artdiff.ingest import sample_art
 from artdiff.settings.sharing import ExportSettings
+from artdiff.tasks import Distillation
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,16 @@ def test_a_teacher_in_few_steps_is_followed_as_it_paints():
     *_, painted = euler(denoise, noise, samplers.times(4))
     found = leap(lambda rows: denoise, clean, noise, torch.zeros(2), steps=1, teacher_steps=4, solver=euler)
     assert torch.allclose(found.estimate, painted)
+
+
+@pytest.mark.parametrize(("steps", "teacher_steps", "fits"), [(4, 10, 8), (4, 2, 4), (3, 20, 21)])
+def test_the_teacher_takes_whole_steps_in_each_of_ours(steps, teacher_steps, fits):
+    how = SETTINGS | {"codec": {"_target_": "artdiff.diffusion.codec.Identity"}, "steps": steps}
+    message = rf"^task\.teacher_steps must be a multiple of task\.steps={steps}, got {teacher_steps}: set .*={fits}$"
+    with pytest.raises(UserError, match=message):
+        Distillation(**how, teacher_steps=teacher_steps, loss=object())
+    Distillation(**how, teacher_steps=fits, loss=object())
+    Distillation(**how, teacher_steps=teacher_steps)  # it is there to paint
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,32 @@ import io
 import json
 import shutil
 from html.parser import HTMLParser
+from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import in_process, small, train
+from conftest import composed, in_process, small, train
+from hydra.utils import instantiate
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.models import vgg16
 
 import artdiff
-from artdiff import UserError, images
-from artdiff.evaluation import features, samples
+from artdiff import UserError, checkpoints, exported, images
+from artdiff.evaluation import choosing, features, samples, scoring
 from artdiff.files import sha256
+from artdiff.ingest.decode import Transform
+from artdiff.ingest.rights import rights
+from artdiff.origin import COMPOSITE
 from artdiff.painter import Painter
-from artdiff.runs import Run
+from artdiff.runs import Run, StoredSampling
+from artdiff.settings.evaluation import EvaluateSettings
 from artdiff.tasks.metrics import ReconstructionScores
+
+evaluating = import_module("artdiff.evaluate")
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = (
@@ -205,6 +214,16 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
     }
 
 
+@pytest.mark.parametrize(("entries", "layer"), [(12, "relu3_1"), (14, "relu3_1"), (16, "relu3_3"), (31, "relu3_3")])
+def test_vgg16_of_a_file_reaches_as_far_as_that_of_imagenet_if_the_file_does(tmp_path, entries, layer):
+    weights = vgg16(init_weights=False).features[:entries].state_dict()
+    torch.save({f"features.{name}": torch.zeros_like(value) for name, value in weights.items()}, tmp_path / "vgg.pth")
+    network = features.load("vgg16", str(tmp_path / "vgg.pth"), torch.device("cpu"))
+    assert network.source.startswith("vgg.pth (SHA-256 ") and f" up to {layer}" in network.source
+    found = network.run(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert found.shape[1] == 2 * (2 * 64 + 2 * 128 + 256 * int(layer[-1]))
+
+
 def test_vgg16_of_a_file_is_named_with_its_digest(run, tmp_path):
     torch.manual_seed(0)
     weights = tmp_path / "vgg.pth"
@@ -342,6 +361,61 @@ def test_a_checkpoint_in_the_current_folder_paints(run, tmp_path):
     assert list((tmp_path / "painted").glob("0*.png"))
 
 
+def settings_of(*words):
+    return EvaluateSettings.of(composed("evaluate", "ckpt=unused", *words))
+
+
+def test_real_pictures_are_seen_anew_where_they_look_different(art, tmp_path):
+    keys, fixed = [], (f"data.root={art}", "data.image_size=16", "data.val_fraction=0.4", "run_dir=unused")
+    for word in ("seed=0", "seed=0", "data.fit=pad", "data.background=red", "data.random_crop=8", "data.image_size=32"):
+        known = composed("train", *fixed, word)["data"]
+        data = instantiate(known)
+        data.setup()
+        judge = scoring._Judge(None, data, settings_of("device=cpu"), tmp_path)
+        keys.append((judge.held_out.key, judge.floor.key))
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == len(keys) - 1
+
+
+def test_pictures_for_a_file_alone_are_decoded_as_those_it_was_trained_on(art):
+    painter = SimpleNamespace(transform=Transform(16, "pad", (1, 2, 254)))
+    data = evaluating._data(settings_of(f"data.root={art}"), None, painter)
+    assert data.transform == painter.transform
+
+
+def test_a_file_alone_knows_its_own_pictures(run, art, tmp_path):
+    for number, file in enumerate(sorted(file for file in art.rglob("*") if file.is_file())):
+        folder = tmp_path / "art" / ("validation" if number % 4 == 0 else "train") / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    content = torch.load(run.last, weights_only=True)
+    known = SimpleNamespace(transform=checkpoints.restore(run.last).transform)
+    manifest = evaluating._data(settings_of(f"data.root={tmp_path / 'art'}"), None, known).manifest
+    asked = {"data": tmp_path / "art", "out": str(tmp_path / "out"), **QUICK | {"bootstrap": 0, "n": 4}}
+    for digest, is_own in ((manifest, True), ("another", False)):
+        for part in content.values():
+            if isinstance(part, dict) and "manifest" in part:
+                part["manifest"] = digest
+        torch.save(content, tmp_path / "model.ckpt")
+        found = artdiff.evaluate(tmp_path / "model.ckpt", **asked)
+        assert bool(found.originality) == is_own
+        assert ("the data card" in (tmp_path / "out/report.html").read_text()) == is_own
+
+
+def test_what_is_asked_for_counts_even_if_it_is_the_default(monkeypatch):
+    few = SimpleNamespace(made_for={"steps": 4, "solver": "euler"})
+    usual = settings_of()
+    assert evaluating._as_made(usual, few, set()).steps == 4
+    fitted = evaluating._as_made(usual, few, {"steps"})
+    assert (fitted.steps, fitted.solver) == (usual.steps, "euler")
+    monkeypatch.setattr(evaluating, "_evaluate", lambda settings, *, asked: (settings.steps, asked))
+    assert artdiff.evaluate("unused", steps=24, n=8) == (24, {"steps", "n"})
+
+
+def test_the_nearest_training_pictures_are_no_work_of_the_model(run, scored):
+    assert rights((run.folder / "evaluation/nearest.png").read_bytes())["made as"] == COMPOSITE
+
+
 def test_a_file_alone_needs_a_folder_and_pictures(run, tmp_path):
     alone = tmp_path / "model.ckpt"
     alone.write_bytes(run.last.read_bytes())
@@ -383,6 +457,31 @@ def test_ways_to_paint_are_compared_and_the_best_is_stored(own, caplog):
     assert painted.settings["steps"] == best.settings["steps"]
     assert painter.paint(n=1, label="none", steps=2)[0].settings["steps"] == 2
     assert "steps" not in artdiff.load(own.best).defaults  # a file is taken as it is
+
+
+def test_what_is_stored_is_painted_as_it_was_scored(own):
+    how = {"guidance_interval": [0.2, 0.8], "refine_steps": 3, "refine_solver": "euler"}
+    artdiff.evaluate(own, compare={"steps": [1]}, store=True, originality=False, **how, **QUICK | {"bootstrap": 0})
+    assert artdiff.load(own).defaults.items() >= how.items()
+    assert artdiff.load(own).paint(n=1, label="none")[0].settings["guidance_interval"] == [0.2, 0.8]
+
+
+def test_an_exported_model_is_scored_without_its_own_way_to_paint(own, tmp_path, caplog):
+    caplog.set_level("INFO")
+    state = artdiff.load(own).task.state_dict()
+    for folder, steps in (("good", 3), ("bad", 0)):
+        stored = StoredSampling("best.ckpt", "", "averaged", {"steps": steps}, "a test")
+        (tmp_path / folder).mkdir()
+        exported.save_to(tmp_path / folder, checkpoints.described(own.best), state, stored)
+    assert artdiff.load(tmp_path / "good").defaults["steps"] == 3
+    assert "this run's own settings are used" in caplog.text
+    caplog.clear()
+    settings = settings_of("device=cpu")
+    (candidate,) = choosing.candidates(tmp_path / "good" / exported.MODEL, settings)
+    assert choosing.Loader(settings)(candidate).defaults == {}
+    assert "own settings are used" not in caplog.text
+    with pytest.raises(UserError, match=r"bad/config\.json is damaged \(steps must be .*\): export the run again$"):
+        artdiff.load(tmp_path / "bad")
 
 
 def test_the_command_line_paints_as_stored_unless_it_says_otherwise(own, tmp_path):

@@ -12,9 +12,10 @@ import yaml
 from conftest import composed, in_process, small, train
 from PIL import Image
 from safetensors.torch import load_file
+from test_painting import painter
 
 import artdiff
-from artdiff import UserError, exported, onnx_paint, origin
+from artdiff import UserError, exported, onnx_export, onnx_paint, origin
 from artdiff.diffusion import samplers
 from artdiff.evaluation import results
 from artdiff.export import export
@@ -255,6 +256,14 @@ def test_a_reconstruction_has_no_onnx(art, tmp_path):
     train(small(art, tmp_path / "copier", "data.image_size=16", "loss=mse"))
     with pytest.raises(UserError, match="onnx=true needs a model that paints"):
         written(tmp_path / "copier", tmp_path / "model", "onnx=true")
+
+
+@pytest.mark.parametrize("solver", [{"_target_": "mine.Solver"}, "mine.Solver"])
+def test_a_solver_that_the_program_lacks_is_one_line(solver):
+    one = painter()
+    one.defaults = {"solver": solver}
+    with pytest.raises(UserError, match=r"^onnx=true: the program beside the networks has no solver .*mine\.Solver"):
+        onnx_export.files(one)
 
 
 @pytest.mark.parametrize("solver", onnx_paint.SOLVERS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from test_vetting import of_colours
 from artdiff import UserError, origin
 from artdiff.ingest import sample_art
 from artdiff.settings.sharing import GallerySettings
-from artdiff.web.studio import Studio, command
+from artdiff.web.studio import Studio, command, comparable
 from artdiff.web.training import Training
 from artdiff.web.work import Stopped, reported
 
@@ -375,6 +376,42 @@ def test_there_is_nothing_to_stop_or_to_carry_on(tmp_path):
     with pytest.raises(UserError, match="no training to carry on"):
         training.carry_on()
     assert json.dumps(training.status()) == '[false, "no training was started here", null, null]'
+
+
+def test_a_training_is_told_to_end_once(tmp_path):
+    training, sent = Training(tmp_path), []
+    training.process = SimpleNamespace(poll=lambda: None, send_signal=sent.append, wait=lambda: 130)
+    training.run = tmp_path / "run"
+    training.stop()
+    training.stop()
+    training.end()
+    assert sent == [signal.SIGINT]  # at a second one it would end without saving
+    training.process.poll = lambda: 130
+    assert training.status().text.endswith("ended with exit code 130; nothing was saved")
+
+
+def test_few_step_models_are_compared_as_they_are_made_for():
+    usual = comparable(SimpleNamespace(made_for={}))
+    assert set(usual) == {"steps", "solver", "spacing", "guidance"}
+    few = comparable(SimpleNamespace(made_for={"steps": 4, "solver": "euler"}))
+    assert few == usual | {"steps": 4, "solver": "euler"}
+
+
+def test_what_an_evaluation_finds_counts_at_once(home, tmp_path, monkeypatch):
+    run = shutil.copytree(home / "runs/painter", tmp_path / "runs/painter")
+    studio = Studio(settings(home, f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"))
+    monkeypatch.setattr("artdiff.web.studio.Vetting", lambda *of: object())
+    before = studio._loaded(str(run))
+    assert studio._loaded(str(run)) is before
+    (run / "evaluation").mkdir()
+    (run / "evaluation/originality.npz").touch()
+    assert studio._loaded(str(run)) is not before
+
+
+def test_nothing_is_kept_of_visitors_that_are_gone(home):
+    studio = Studio(settings(home))
+    list(studio.paint(str(home / "runs/painter"), {"label": "truchet", "n": 1, "steps": 2}, visitor="me"))
+    assert not studio.jobs
 
 
 def asked_of(studio, run, **words):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -76,7 +78,9 @@ class Hub(BaseHTTPRequestHandler):
             files = [{"rfilename": name} for name in self.files]
             tree = [{"type": "file", "path": name, "size": len(content), "oid": "1" * 40}
                     for name, content in self.files.items()]  # fmt: skip
-            self.answer(tree if "/tree/" in path else {"id": "me/model", "sha": "1" * 40, "siblings": files})
+            self.answer(
+                tree if "/tree/" in path else {"id": "me/model", "sha": "1" * 40, "siblings": files, "private": True}
+            )
         else:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
 
@@ -142,6 +146,34 @@ def test_a_model_of_somebody_elses_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "fetch", lambda ckpt, patterns: tmp_path)
     with pytest.raises(UserError, match="ckpt=hf://some/model holds no model.safetensors"):
         runs.to_paint("hf://some/model", newest_in=tmp_path)
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("public", [True, False])
+def test_nothing_is_pushed_to_a_model_that_others_see_or_do_not_see_against_ones_will(monkeypatch, private, public):
+    pushed = []
+
+    class Api:
+        endpoint = "https://hub"
+
+        def create_repo(self, name, *, private, exist_ok):
+            assert exist_ok and private == (not public)
+
+        def repo_info(self, name):
+            return SimpleNamespace(private=private)
+
+        def upload_folder(self, *, repo_id, **_):
+            pushed.append(repo_id)
+
+    monkeypatch.setattr(hub, "_library", lambda: SimpleNamespace(HfApi=Api))
+    if private != public:
+        assert hub.push(Path("model"), "me/model", public=public) == "https://hub/me/model"
+        assert pushed == ["me/model"]
+        return
+    there, remedy = ("private", "false") if private else ("public", "true")
+    with pytest.raises(UserError, match=rf"^push=me/model is {there} on the hub, .*: set public={remedy}, or make it"):
+        hub.push(Path("model"), "me/model", public=public)
+    assert not pushed
 
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "me/", "../x", ""])

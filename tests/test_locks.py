@@ -114,6 +114,46 @@ def test_a_holder_that_was_taken_over_writes_no_more(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="taken over"):
             store._append({bytes(32): bytes(64)})
     assert (tmp_path / "some.locked").exists()
+    assert (tmp_path / "some.rows").stat().st_size == 0
+
+
+def test_a_build_that_was_taken_over_leaves_the_rows_of_the_new_one(tmp_path, monkeypatch):
+    refuse(monkeypatch)
+    monkeypatch.setattr(locks, "ABANDONED", 0.0)
+    store = opened(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.building("waiting"):
+        (tmp_path / "some.locked").write_text("another program's")
+        (tmp_path / "some.rows").write_bytes(bytes(128))
+        raise KeyboardInterrupt
+    assert (tmp_path / "some.rows").stat().st_size == 128
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system does not count the time asleep")
+def test_a_holder_whose_machine_was_asleep_looks_before_it_writes(tmp_path, monkeypatch):
+    refuse(monkeypatch)
+    clock = time.clock_gettime
+    lock = Lock(tmp_path / "a.lock")
+    with lock.held():
+        (tmp_path / "a.locked").write_text("another program's")
+        lock.check()  # a marker that was written a moment ago is not looked at
+        monkeypatch.setattr(time, "clock_gettime", lambda which: clock(which) + 3600)  # `monotonic` stood still
+        with pytest.raises(OSError, match="taken over"):
+            lock.check()
+
+
+def test_a_holder_notices_at_its_next_beat_that_it_was_taken_over(tmp_path, monkeypatch):
+    refuse(monkeypatch)
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+    lock = Lock(tmp_path / "a.lock")
+    with lock.held():
+        path = tmp_path / "a.locked"
+        (tmp_path / "other").write_text("another program's")
+        (tmp_path / "other").replace(path)
+        until = time.monotonic() + 5
+        while lock.is_ours and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(OSError, match="taken over"):
+            lock.check()
 
 
 SITE = """

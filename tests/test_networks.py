@@ -134,7 +134,7 @@ def test_settings_size_a_network_from_under_1_to_over_100_million(name, override
         (
             "unet",
             ("network.channels=[64,64,64,64]", "network.patch=2", "data.image_size=24"),
-            r"network.channels=\[64, 64, 64, 64\] and network.patch=2 need sides that are multiples of 16, got",
+            r"channels=\[64, 64, 64, 64\] and patch=2 of a U-Net need sides that are multiples of 16, got",
         ),
         (
             "unet",
@@ -151,6 +151,12 @@ def test_sizes_that_do_not_fit_are_reported_in_one_line(name, overrides, message
     error = caught.value.__cause__ or caught.value
     assert isinstance(error, UserError)
     assert "\n" not in str(error)
+
+
+def test_a_refiner_that_does_not_fit_is_not_called_the_network():
+    with pytest.raises(Exception, match="channels of a U-Net must be multiples of 16") as caught:
+        built("unet", "network.channels=[20,40]")
+    assert "network." not in str(caught.value.__cause__ or caught.value)
 
 
 def test_rotary_positions_keep_lengths_and_depend_on_the_distance_only():

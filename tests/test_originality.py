@@ -147,6 +147,15 @@ def test_ratios_are_those_of_distances_one_by_one():
         assert ratio[row] == pytest.approx(apart[0][0] / apart[1][0], rel=1e-4)
 
 
+def test_components_are_computed_from_a_bounded_number_of_pictures(monkeypatch):
+    monkeypatch.setattr(originality, "MOST_COMPONENTS", 50)
+    counts, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda some, **how: counts.append(len(some)) or svd(some, **how))
+    for count in (50, 51, 99, 200):
+        originality.components(torch.randn(count, 4))
+    assert counts == [50, 26, 50, 50]
+
+
 def test_a_share_has_the_interval_of_clopper_and_pearson():
     found = originality.Share.of(3, 50)
     assert found.low == pytest.approx(stats.beta.ppf(0.025, 3, 48))

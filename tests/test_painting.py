@@ -9,11 +9,12 @@ from conftest import composed, generate, picture, put, small, train
 from PIL import Image, ImageChops
 
 from artdiff import UserError
+from artdiff import painter as painter_module
 from artdiff.images import Sheet, to_signed
 from artdiff.ingest.decode import Transform, decode
 from artdiff.networks import ViT
 from artdiff.painter import Painter
-from artdiff.painting.plan import canvases, label_numbers
+from artdiff.painting.plan import canvases, label_numbers, repainting
 from artdiff.settings.painting import PaintSettings
 from artdiff.tasks import Autoencoding, Generation
 
@@ -323,6 +324,117 @@ def test_a_class_called_all_does_not_change_what_is_painted_without_a_label():
         [1, 1],
         [2, 2],
     ]
+
+
+def seen_times(one, monkeypatch):
+    """The times at which the network of a painter will be called, as they come."""
+    seen = []
+    monkeypatch.setattr(one.task, "_denoise_in_groups", lambda noisy, time, *_: seen.append(time[0].item()) or noisy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("made_for", "steps", "strength", "expected"),
+    [
+        (4, 4, 0.6, [0.5, 0.75]),
+        (4, 4, 0.05, [0.75]),
+        (4, 4, 1.0, [0.0, 0.25, 0.5, 0.75]),
+        (1, 1, 0.6, [0.0]),
+        (4, 2, 0.6, [0.4]),
+        (None, 4, 0.6, [0.4, 0.7]),
+    ],
+)
+def test_a_model_made_for_few_steps_begins_with_a_muse_at_one_of_them(monkeypatch, made_for, steps, strength, expected):
+    monkeypatch.setattr(Generation, "made_for", {} if made_for is None else {"steps": made_for})
+    one = painter("identity")
+    seen = seen_times(one, monkeypatch)
+    how = {"steps": steps, "solver": "euler", "spacing": "uniform", "guidance": 1.0}
+    (made,) = one.paint(muse=picture(1), strength=strength, **how)
+    assert seen == pytest.approx(expected)
+    assert made.settings["strength"] == strength
+    assert (made.source is None) == (expected[0] == 0)
+
+
+def test_a_muse_of_which_nothing_is_left_is_warned_of(monkeypatch):
+    monkeypatch.setattr(Generation, "made_for", {"steps": 1})
+    one = painter("identity")
+    asked = {at: PaintSettings.with_defaults(muse=picture(1), steps=1, strength=at) for at in (0.6, 1)}
+    told = {at: one.understood(settings)[1] for at, settings in asked.items()}
+    assert told == {0.6: ["strength=0.6 comes to all steps of this model, so nothing of the muse will be seen"], 1: []}
+
+
+def test_a_muse_that_stays_is_not_computed(monkeypatch):
+    one = painter()
+    for part in ("encode", "decode"):
+        monkeypatch.setattr(one.task.codec, part, lambda _: pytest.fail("computed"))
+    (made,) = one.paint(muse=picture(1), strength=0)
+    assert same(made.picture, made.muse)
+
+
+def test_each_call_compiles_or_not_as_it_asks(monkeypatch):
+    one, compiled = painter("identity"), []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *given: compiled.append(1) or call(*given))
+    how, counts = {"n": 1, "label": "a", "steps": 1, "solver": "euler"}, []
+    for mode in ("none", "default", "none", "auto", "default"):
+        one.paint(**how, compile=mode)
+        counts.append(len(compiled))
+    assert counts == [0, 1, 1, 1, 2]
+
+
+def test_many_muses_are_read_some_at_a_time(monkeypatch):
+    one, read = painter("identity"), []
+    muses = [picture(seed, (32, 32)) for seed in range(5)]
+    how = {"n": 2, "steps": 1, "label": ["a", "b"]}
+    expected = [made.picture for made in one.paint(muse=muses, **how)]
+    read_muses = painter_module.read_muses
+
+    def counted(*given, **more):
+        for muse in read_muses(*given, **more):
+            read.append(muse.name)
+            yield muse
+
+    monkeypatch.setattr(painter_module, "read_muses", counted)
+    monkeypatch.setattr(painter_module, "MUSES_AT_ONCE", 2 * 32 * 32)
+    made = []
+    for painting in one.each(PaintSettings.with_defaults(muse=muses, **how)):
+        made.append(painting.picture)
+        assert len(read) <= -(-len(made) // 8) * 2
+    assert len(made) == 5 * 2 * 2
+    assert all(same(*pair) for pair in zip(made, expected, strict=True))
+
+
+def test_muses_in_parts_are_all_on_the_sheet(ckpt, tmp_path, monkeypatch):
+    for number in range(3):
+        put(tmp_path / f"muses/{number}.jpg")
+    words = (f"muse={tmp_path / 'muses'}", "strength=0.5", "label=[truchet,none]")
+    whole = painted(ckpt, tmp_path / "whole", *words)
+    monkeypatch.setattr(painter_module, "MUSES_AT_ONCE", 1)
+    parts = painted(ckpt, tmp_path / "parts", *words)
+    assert list(parts) == list(whole) and len(parts) == 3 * 2 + 1
+    assert all(same(parts[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"refine": "x.png", "interpolate": [1, 2]}, "^interpolate starts from noise: leave refine out$"),
+        ({"refine": "x.png", "prompt": "hills"}, "^refine paints detail, which words do not steer: leave prompt out$"),
+        ({"refine": "x.png", "negative": "sky"}, "^refine paints detail, .*: leave negative out$"),
+        ({"prompt": ["hills", None]}, r"^prompt must be some words, or several prompts, got \['hills', None\]$"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "x.png")
+    with pytest.raises(UserError, match=message):
+        PaintSettings.with_defaults(**given)
+
+
+def test_a_refined_picture_that_names_words_is_painted_again():
+    told = {"refine": "x.png", "seed": 3, "steps": 2, "solver": "heun", "prompt": "hills", "negative": "sky"}
+    told |= {"size": "own", "max_pixels": 10**6}
+    row, settings = repainting(told, [], picture(1), name="old.png")
+    assert (row[0].seeds, settings.negative, settings.strength) == ((3, 3), None, 0)
 
 
 def test_a_sheet_is_bounded():

@@ -1,5 +1,8 @@
 """A painter's distance to held-out pictures is measured while it trains, and changes nothing else."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import small, train
@@ -40,3 +43,15 @@ def test_its_settings_are_checked():
         PaintingScore(every_n_validations=1, n=0, steps=2, most_held_out=10)
     with pytest.raises(UserError, match="every_n_validations must be a whole number of at least 0, got -1"):
         PaintingScore(every_n_validations=-1, n=2, steps=2, most_held_out=10)
+
+
+def test_a_distance_that_is_no_number_is_logged_as_it_is_and_an_error_is_raised(monkeypatch):
+    score, logged = PaintingScore(every_n_validations=1, n=2, steps=2, most_held_out=10), []
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(broadcast=lambda found: found))
+    task = SimpleNamespace(log=lambda name, value: logged.append(value))
+    monkeypatch.setattr(PaintingScore, "_frechet", lambda *of: math.nan)
+    score._log(trainer, task)
+    assert math.isnan(*logged)
+    trainer.is_global_zero = False
+    with pytest.raises(UserError, match="val/frechet could not be computed: the first rank says why"):
+        score._log(trainer, task)

@@ -87,6 +87,17 @@ def test_processes_are_numbered_by_whoever_starts_them(monkeypatch):
     assert rank() == 3
 
 
+def test_what_is_typed_in_a_shell_of_slurms_is_none_of_its_processes(monkeypatch):
+    """`srun --pty bash`: Lightning starts the processes, which have the shell's number from SLURM."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rank() == 1
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    assert not started_together()
+    assert rank() == 1
+
+
 def words(art, run, *more):
     return ("debug=two_steps", "trainer=cpu", f"data.root={art}", f"hydra.run.dir={run}", *WORDS, *more)
 

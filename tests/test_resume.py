@@ -1,6 +1,7 @@
 """A run that is stopped and resumed ends with the same weights, bit for bit, as one that never stopped."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import in_process, small, train
 
-from artdiff import UserError
+from artdiff import UserError, runs
 from artdiff.runs import Run
 from artdiff.tasks import Reconstruction
 from artdiff.training.last_checkpoint import LastCheckpoint
@@ -49,15 +50,15 @@ def uninterrupted(art, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(art, tmp_path_factory):
     """The folder of a run that stopped after some steps, in the middle of an epoch or at its end; trained once."""
-    runs = {}
+    folders = {}
 
     def after(steps):
-        if steps not in runs:
-            runs[steps] = tmp_path_factory.mktemp("part")
-            part = _train(art, runs[steps], f"trainer.max_steps={steps}")
+        if steps not in folders:
+            folders[steps] = tmp_path_factory.mktemp("part")
+            part = _train(art, folders[steps], f"trainer.max_steps={steps}")
             assert part["global_step"] == steps
             assert part["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == steps
-        return runs[steps]
+        return folders[steps]
 
     return after
 
@@ -177,6 +178,51 @@ def test_a_run_with_classes_is_not_carried_on_without(art, tmp_path):
         UserError, match=r"was trained with classes \['colour_field', .*\], got \[\]; a run is carried on"
     ):
         _train(art, tmp_path / "other", *paint, *words)
+
+
+def has_saved(folder, *, at=0, **facts):
+    """A run that looks as if it had saved a checkpoint at this time."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").touch()
+    os.utime(folder / "checkpoints/last.ckpt", (at, at))
+    Run(folder).note(**facts)
+    return folder
+
+
+@pytest.mark.parametrize("stages", [[""], ["codec", "refine", ""]])
+def test_a_run_is_not_overwritten_by_one_that_carries_on_another(tmp_path, stages):
+    other = has_saved(tmp_path / "other")
+    assert runs.to_carry_on(str(other), tmp_path / "longer", stages=stages) is not None
+    longer = has_saved(tmp_path / "longer")
+    with pytest.raises(UserError, match="longer holds a run already: carry it on with ckpt=last"):
+        runs.to_carry_on(str(other), longer, stages=stages)
+    for own in ("last", str(longer), str(longer / runs.LAST)):
+        assert runs.to_carry_on(own, longer, stages=stages).is_relative_to(longer)
+    assert runs.to_carry_on(str(other), longer, stages=stages, is_first=False)  # the first process may have saved there
+
+
+def test_the_newest_run_is_no_stage_of_one(tmp_path):
+    run = has_saved(tmp_path / "paint32/done", at=1)
+    stage = has_saved(tmp_path / "latent128/begun/codec", at=2, is_stage=True)
+    found = [runs.find_checkpoint("last", newest_in=tmp_path, prefer=runs.BEST, name=name) for name in ("ckpt", "init")]
+    assert found == [run / runs.LAST] * 2
+    assert runs.find_checkpoint("last", newest_in=tmp_path, prefer=runs.LAST, name="codec") == stage / runs.LAST
+    assert runs.to_carry_on("last", tmp_path / "latent128/new", stages=["codec", ""]) == stage.parent
+
+
+def test_a_run_that_was_killed_in_its_last_validation_is_validated(art, stopped, tmp_path):
+    shutil.copytree(stopped(STEPS_PER_EPOCH - 2), tmp_path / "run")
+    saved = tmp_path / "run/checkpoints"
+    (saved / "last-1.ckpt").replace(saved / "last.ckpt")  # the one from before the validation
+    (saved / "best.ckpt").unlink()
+    (tmp_path / "run/metadata.json").write_text('{"finished": false}')
+    last = _train(art, tmp_path / "run", f"trainer.max_steps={STEPS_PER_EPOCH - 2}", "ckpt=last")
+    told = Run(tmp_path / "run").metadata
+    assert told["finished"]
+    assert told["scores"]["best val/loss"] == told["scores"]["val/loss"] == pytest.approx(float(_best(last)))
+    before = Run(stopped(STEPS_PER_EPOCH - 2)).metadata["scores"]
+    assert told["scores"]["val/loss"] == pytest.approx(before["val/loss"])
+    assert (saved / "best.ckpt").exists()
 
 
 def test_other_pictures_start_in_a_new_order(art, stopped, tmp_path, caplog):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import command_line, composed, generate, in_process, train
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -21,6 +22,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from artdiff import UserError
 from artdiff.ingest.sample_art import STYLES
 from artdiff.networks import ConvDiffusionModel
+from artdiff.sweeps import JOB, Job, Jobs
 
 pytestmark = pytest.mark.slow
 
@@ -175,9 +177,30 @@ def test_the_jobs_of_a_sweep_run_side_by_side(home, launcher):
     assert all((home / line[4] / "checkpoints/last.ckpt").exists() for line in table[2:])
 
 
+@pytest.mark.parametrize(
+    ("varied", "last"),
+    [
+        ("seed=%s", "best: job 1 with a score (best val/loss) of 0.1"),
+        ("loss.perceptual_weight=%s", "no best job by val/loss, .* compare final/psnr"),
+        ("+loss.perceptual_weight=%s", "no best job"),
+        ("loss=loss_%s", "no best job"),
+    ],
+)
+def test_jobs_of_different_losses_are_not_compared_by_them(tmp_path, caplog, varied, last):
+    for number, score in enumerate((0.3, 0.1)):
+        (tmp_path / f"{number}/.hydra").mkdir(parents=True)
+        job = Job(["loss.pixel=mse", varied % number], None, score)
+        (tmp_path / f"{number}/{JOB}").write_text(json.dumps(job._asdict()))
+    with caplog.at_level(logging.INFO):
+        Jobs().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert re.match(last.replace("(", r"\(").replace(")", r"\)"), caplog.messages[-1])
+    assert (tmp_path / "sweep.tsv").exists()
+
+
+@pytest.mark.parametrize("sweep", ["-m", "sweep=lr", "hydra.mode=MULTIRUN"])
 @pytest.mark.parametrize("folder", ["run_dir=mine", "hydra.sweep.subdir=mine"])
-def test_the_jobs_of_a_sweep_never_share_a_folder(home, folder):
-    printed = in_process(TRAIN, "-m", *TWO_STEPS, "data.root=pictures", "seed=1,2", folder, cwd=home, expect=1)
+def test_the_jobs_of_a_sweep_never_share_a_folder(home, sweep, folder):
+    printed = in_process(TRAIN, sweep, *TWO_STEPS, "data.root=pictures", "seed=1,2", folder, cwd=home, expect=1)
     assert f"{folder} would be the folder of all jobs of the sweep" in printed
 
 

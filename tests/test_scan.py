@@ -125,6 +125,21 @@ def test_a_folder_that_cannot_be_used_gives_one_clear_line(tmp_path, make, messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_beside_it_that_may_not_be_read_is_named_alone(tmp_path, monkeypatch):
+    put(tmp_path / "closed/one.jpg")
+    for name in ("scandir", "listdir"):
+        real = getattr(os, name)
+
+        def denied(path, real=real):
+            if str(path).rstrip("/").endswith("closed"):
+                raise PermissionError(13, "Permission denied", path)
+            return real(path)
+
+        monkeypatch.setattr(os, name, denied)
+    with pytest.raises(UserError, match=r"data.root=.*/typo does not exist; .* holds closed/; expected pictures"):
+        scan.check(tmp_path / "typo")
+
+
 def test_a_hint_corrects_only_the_wrong_part_of_a_path(tmp_path):
     put(tmp_path / "archive/training_set/art/one.jpg")
     with pytest.raises(UserError, match=r"did you mean data.root=.*/archive/training_set\?"):
@@ -332,8 +347,8 @@ def test_metadata_without_labels_keeps_those_of_the_folders(tmp_path):
     row = {"file_name": "ink/1.jpg", "source": "a book", "year": 1880, "title": None}
     (tmp_path / "train/metadata.jsonl").write_text(json.dumps(row) + "\n\n")
     places, _ = metadata_of(tmp_path)
-    assert places["train/ink/1.jpg"] == ("ink", "train", {"source": "a book", "year": "1880", "title": ""})
-    assert places["val/oil/2.jpg"] == ("oil", "validation", {})
+    assert places["train/ink/1.jpg"] == ("ink", "train", {"source": "a book", "year": "1880", "title": ""}, ("ink",))
+    assert places["val/oil/2.jpg"] == ("oil", "validation", {}, ("oil",))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,44 @@ def test_only_the_run_that_this_command_began_in_this_job_is_carried_on(tmp_path
     assert slurm.carrying_on(words) == words
 
 
+def test_its_own_checkpoint_takes_the_place_of_the_one_it_began_with(tmp_path, job, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    words = ["experiment=paint32", "ckpt=runs/paint32/earlier"]
+    assert slurm.carrying_on(words) == words
+    run = begun(tmp_path / "runs/paint32/ours", slurm={"job": "7", "command": sys.orig_argv})
+    assert slurm.carrying_on(words) == [*words, "hydra.run.dir='runs/paint32/ours'"]  # it has saved nothing yet
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt").touch()
+    own = ["hydra.run.dir='runs/paint32/ours'", "ckpt='runs/paint32/ours'"]
+    assert slurm.carrying_on(words) == ["experiment=paint32", *own]
+
+
+def test_a_job_goes_back_into_the_queue_also_before_it_trains(art, tmp_path, job, requeued, monkeypatch):
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def told(settings):
+        signal.raise_signal(signal.SIGUSR1)  # while a large folder is decoded, say
+
+    monkeypatch.setattr("artdiff.train._train", told)
+    words = (*WORDS, f"data.root={art}", f"runs_dir={tmp_path}/runs")
+    said = in_process("artdiff.train", *words, cwd=tmp_path, expect=128 + signal.SIGUSR1)
+    assert requeued() == ["requeue 7"]
+    assert "job 7 is back in the queue" in said
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_only_the_process_of_the_job_itself_is_interrupted(job, monkeypatch):
+    with slurm.interruptible():
+        stop, ours = signal.getsignal(signal.SIGUSR1), os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: ours + 1)
+        stop(signal.SIGUSR1, None)  # of a process that loads pictures
+        monkeypatch.undo()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)  # on its way back into the queue it is left alone
+
+
 def test_a_folder_of_the_users_choice_is_found_as_well(tmp_path, job, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     run = begun(tmp_path / "mine", slurm={"job": "7", "command": sys.orig_argv})

@@ -2,19 +2,23 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import composed, in_process, picture, small, train
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 import artdiff
-from artdiff import UserError, checkpoints
+from artdiff import UserError, checkpoints, runs
 from artdiff.diffusion.codec import Resize
 from artdiff.ingest.sample_art import STYLES
 from artdiff.settings.training import TrainSettings
 from artdiff.stages import merged, planned
 from artdiff.tasks import Refinement
+from artdiff.training import staged
+from artdiff.training.beginning import begin_with, build_on
 
 TINY = (
     "experiment=latent128",
@@ -35,6 +39,10 @@ TINY = (
 
 def _config(art, run, *overrides):
     return small(art, run, *TINY, *overrides)
+
+
+def _without_refiner(art, run, *overrides):
+    return small(art, run, *(word for word in TINY if not word.startswith("refiner.")), "refiner=none", *overrides)
 
 
 def _state(run):
@@ -99,11 +107,48 @@ def test_a_stage_has_settings_and_a_folder_of_its_own():
         (["+stages.refine.network.channels=[32]"], "stages.refine.network cannot differ in a stage"),
         (["finetune_codec=true"], "needs the codec of a run"),
         (["experiment=baseline", "codec_from=RUN"], "needs a task with a codec"),
+        (["experiment=paint32", "stages=none", "init=RUN", "finetune_codec=true"], "needs a stage that trains a codec"),
+        (["experiment=paint128", "init=RUN", "finetune_codec=true"], "needs a stage that trains a codec"),
+        (["init=RUN", "finetune_codec=true", "stages.codec.share=0"], "needs a stage that trains a codec"),
+        (
+            ["experiment=baseline", "trainer.max_time=00:10:00"],
+            "trainer.max_time must be DD:HH:MM:SS, such as 00:01:30",
+        ),
     ],
 )
 def test_mistakes_are_one_line(overrides, message):
     with pytest.raises(UserError, match=message):
         _stages(*overrides)
+
+
+@pytest.mark.parametrize("experiment", ["baseline", "codec", "paint32", "paint64", "latent128", "paint128", "paint256"])
+def test_the_sides_of_every_experiment_fit_its_networks(experiment):
+    staged._check(_stages(f"experiment={experiment}"), codec=None, init=None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages.refine.data.train_crop=72"],
+            "stages.refine.data.train_crop must be a multiple of 16 for the refiner, got 72: set "
+            "stages.refine.data.train_crop=64 or 80",
+        ),
+        (["data.image_size=40"], "data.image_size must be a multiple of 16 for the refiner, got 40: set .*=32 or 48"),
+        (
+            ["experiment=paint128", "data.image_size=64", "codec.factor=5"],
+            "data.image_size must be a multiple of 40 for the refiner, got 64: set data.image_size=40 or 80",
+        ),
+        (["experiment=paint32", "data.train_crop=40", "data.image_size=48", "network.channels=[32,32,32,32,32]"],
+         "data.train_crop must be a multiple of 16 for network and codec, got 40"),
+        (["experiment=paint32", "network=vit", "data.train_crop=16"], "ViT takes pictures of one size"),
+        (["data.image_size=512", "stages.refine.data.train_crop=520"], None),  # a crop is never larger than the picture
+    ],
+)  # fmt: skip
+def test_sides_that_no_network_takes_are_refused_before_the_first_stage(overrides, message):
+    stages = _stages(*overrides)
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        staged._check(stages, codec=None, init=None)
 
 
 def test_a_component_replaces_another_and_settings_are_merged():
@@ -385,6 +430,106 @@ def test_a_given_codec_can_be_trained_further(art, trained, tmp_path):
     train(_config(art, tmp_path / "run", *given, "optimizer.lr=0", "stages.codec.optimizer.lr=0"))
     ours, theirs = _state(tmp_path / "run/codec"), _state(trained / "codec")
     assert torch.equal(ours["network.decoder.0.weight"], theirs["network.decoder.0.weight"])
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The stages that would be trained: of each its settings, what is carried on, and what it is built on."""
+    found = []
+
+    def fit(settings, run, ckpt, *, before=(), init=None, is_last=True):
+        found.append((settings, ckpt, [*before], is_last))
+        return run
+
+    monkeypatch.setattr(staged, "fit", fit)
+    return found
+
+
+def test_the_parts_of_a_run_are_trained_further(art, trained, tmp_path, begun):
+    given = (f"init={trained}", "finetune_codec=true", "codec.latent_channels=8", "refiner.channels=[32,32]")
+    run = train(_config(art, tmp_path / "run", *given))
+    last = trained / runs.LAST
+    assert [before for _, _, before, _ in begun] == [
+        [last],
+        [last, run.folder / "codec" / runs.LAST],
+        [last, run.folder / "codec" / runs.LAST, run.folder / "refine" / runs.LAST],
+    ]
+    theirs, built = _state(trained), []
+    for (settings, *_), before in zip(begun[:2], ([last], [last, trained / "codec" / runs.LAST]), strict=True):
+        config = settings.config
+        parts = build_on(config, before, last, trust_code=False, is_last=False)
+        config["task"] |= {"classes": sorted(STYLES)} if "classes" in config["task"] else {}
+        built.append(instantiate(config["task"], loss=None))
+        begin_with(parts, built[-1])
+    codec, refiner = (task.state_dict() for task in built)
+    names = [name for name in codec if name.startswith("network.")]
+    assert all(torch.equal(codec[name], theirs[name.replace("network.", "codec.", 1)]) for name in names)
+    assert built[1].hparams["network"]["image_size"] == 64  # of its crops, whatever the painter's
+    for part in ("network", "ema"):
+        names = [name for name in refiner if name.startswith(f"{part}.")]
+        assert names and all(torch.equal(refiner[name], theirs[f"refiner.network.{name.removeprefix(f'{part}.')}"])
+                             for name in names)  # fmt: skip
+    assert refiner["std"] == 0  # measured anew
+
+
+def test_a_codec_that_was_not_trained_is_not_trained_further(art, trained, tmp_path, begun):
+    given = (f"codec_from={trained / 'refine'}", "finetune_codec=true", "stages.refine.share=0")
+    train(_without_refiner(art, tmp_path / "a", *given))
+    reconstruction = tmp_path / "plain.ckpt"
+    torch.save({"weight": torch.zeros(1)}, reconstruction)
+    with pytest.raises(UserError, match="finetune_codec=true needs a run with a trained codec, and init=.* has none"):
+        train(_config(art, tmp_path / "b", f"init={reconstruction}", "finetune_codec=true"))
+
+
+def test_a_refiner_that_is_missing_is_noticed_before_the_codec_is_trained(art, trained, tmp_path, begun):
+    given = (f"codec_from={trained / 'codec'}", "finetune_codec=true", "stages.refine.share=0")
+    with pytest.raises(UserError, match="the refiner has weights that were not trained: .* or set refiner=none"):
+        train(_config(art, tmp_path / "run", *given))
+    assert not begun
+
+
+def test_a_refiner_is_taken_over_unless_none_is_asked_for(art, trained, caplog):
+    caplog.set_level("INFO")
+    words = (f"codec_from={trained}", "stages.refine.share=0")
+    for compose, parts in ((_config, {"codec", "refiner"}), (_without_refiner, {"codec"})):
+        (stage,) = planned(TrainSettings.of(compose(art, "runs/x", *words)))
+        assert set(build_on(stage.settings.config, [trained / runs.LAST], None, trust_code=False)) == parts
+    paints = small(art, "runs/x", "experiment=paint32", f"init={trained}")  # it knows nothing of refiners
+    assert set(build_on(paints, [], trained / runs.LAST, trust_code=False)) == {"codec", "refiner"}
+    assert "taken over from the run it is built on: refiner" in caplog.text
+
+
+def test_a_run_is_carried_on_with_its_own_parts(art, trained):
+    (stage,) = planned(TrainSettings.of(_config(art, "runs/x", f"codec_from={trained}", "stages.refine.share=0")))
+    task = stage.settings.config["task"]
+    task["refiner"] = task["refiner"] | {"channels": [32, 32]}  # as the given run has it
+    build_on(stage.settings.config, [trained / "codec" / runs.LAST], None, trust_code=False, ckpt=trained / runs.LAST)
+    assert task["refiner"]["channels"] == [16, 32]
+
+
+def test_a_finished_stage_is_compared_with_the_codec_it_was_given(art, trained, tmp_path, begun):
+    """Each process is built on the checkpoint that was there, while the first one copies it."""
+    stopped = tmp_path / "stopped"
+    shutil.copytree(trained / "refine", stopped / "refine")
+    words = (f"codec_from={trained}", "codec.latent_channels=8", f"ckpt={stopped}")
+    run = train(_config(art, tmp_path / "run", *words))
+    ((_, ckpt, before, is_last),) = begun
+    assert (ckpt, before, is_last) == (None, [trained / runs.LAST, stopped / "refine" / runs.LAST], True)
+    for name in (runs.LAST, runs.METADATA, runs.CONFIG):
+        assert (run.folder / "refine" / name).read_bytes() == (stopped / "refine" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stage_saved_at_its_last_step_is_finished_in_another_folder(art, trained, tmp_path, monkeypatch):
+    fit = staged.fit
+    monkeypatch.setattr(staged, "fit", lambda settings, run, ckpt, **how: ckpt and fit(settings, run, ckpt, **how))
+    shutil.copytree(trained / "codec", tmp_path / "stopped/codec")
+    metadata = json.loads((tmp_path / "stopped/codec/metadata.json").read_text())
+    (tmp_path / "stopped/codec/metadata.json").write_text(json.dumps(metadata | {"finished": False}))
+    train(_config(art, tmp_path / "new", f"ckpt={tmp_path / 'stopped'}"))
+    codec = artdiff.Run(tmp_path / "new/codec")
+    assert codec.is_stage and codec.metadata["finished"] and codec.metadata["steps"] == 2
+    assert "val/loss" in codec.metadata["scores"]
 
 
 def test_the_command_line_takes_a_run_for_a_codec(art, trained, tmp_path):

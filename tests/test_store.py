@@ -205,6 +205,20 @@ def test_a_build_reuses_rows_that_were_reserved_and_never_recorded(tmp_path):
     assert size(store.path) == 5 * BYTES
 
 
+def test_room_that_a_killed_build_took_is_given_back_first(tmp_path):
+    store = opened(tmp_path)
+    build(store, 0, 1)
+    store._drop([key(0)])
+    with store.path.open("r+b") as stream:
+        stream.truncate(9 * BYTES)
+    again = opened(tmp_path)
+    with again.building("waiting"):
+        assert size(store.path) == 2 * BYTES
+        assert again.reusable == 1
+        assert again.reserve(2) == [0, 2]
+        assert again.reusable == 0
+
+
 def interrupted(store, *numbers):
     with pytest.raises(KeyboardInterrupt), store.building("waiting"):
         for number, place in zip(numbers, store.reserve(len(numbers)), strict=True):

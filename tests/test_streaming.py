@@ -95,6 +95,7 @@ def test_shards_hold_the_pictures_of_the_folder(art, shards):
         expected = {picture.tobytes(): int(label) for picture, label in zip(*_all(theirs), strict=True)}
         assert {picture.tobytes(): int(label) for picture, label in zip(*_all(ours), strict=True)} == expected
         assert len(ours) == len(theirs)
+        assert ours.labels.dtype == torch.int64
     keys = dict(zip((one.digest for one in folder.index.used), folder._contents(mirrored=False).keys, strict=True))
     digests = [bytes(one).hex() for one in streamed._digests]
     assert streamed._contents(mirrored=False).keys == [keys[one] for one in digests]  # so latents are shared
@@ -232,6 +233,43 @@ def test_what_is_fetched_stays_below_the_limit(art, store, tmp_path):
         assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.shard")) <= 2.5 * size
 
 
+@pytest.fixture
+def nobody(monkeypatch):
+    """An object store that answers nobody."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    return "s3://nobody"
+
+
+def shard(folder, digit):
+    """A shard that was fetched, and its lock."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{digit * 32}.shard"
+    path.write_bytes(bytes(100))
+    path.with_suffix(".lock").touch()
+    return path
+
+
+def test_a_shard_that_somebody_else_has_fetched_is_read(nobody, tmp_path, monkeypatch):
+    path = shard(tmp_path, "a")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", denied)
+    assert InStore(nobody, tmp_path, gigabytes=1).local(Entry("a.npy", 100, "a" * 64)) == path
+
+
+def test_the_lock_of_a_shard_goes_with_it(nobody, tmp_path):
+    shard(tmp_path / "shards", "a")
+    InStore(nobody, tmp_path / "shards", gigabytes=50e-9)._make_room(50)
+    assert [*(tmp_path / "shards").iterdir()] == []
+    shard(tmp_path / "shards", "b")
+    assert [cache.remove(one) for one in cache.kept(tmp_path)] == [True]
+    assert [*(tmp_path / "shards").iterdir()] == []
+
+
 def test_a_damaged_object_is_refused(store, tmp_path, caplog):
     place = InStore(f"{store}/damaged", tmp_path, gigabytes=1)
     place.put("a.npy", b"something else")
@@ -298,6 +336,18 @@ def test_captions_files_and_metadata_are_packed_and_learned(art, tmp_path):
     for place, file in enumerate(data.files()):
         assert data.train_set.captions[place] == f"a {file.partition('/')[0]}"
         assert data.classes[data.train_set.labels[place]] == file.partition("/")[0]
+
+
+def test_captions_that_are_not_there_are_not_packed(art, tmp_path):
+    with pytest.raises(UserError, match=r"data\.captions=auto finds none in .*: expected a column text"):
+        packed(art, tmp_path / "shards", "data.captions=auto")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_packing_says_how_to_train_on_captions(art, tmp_path):
+    words = (f"data.root={art}", *SIZE, "data.captions=filename", "out=shards")
+    printed = in_process("artdiff.pack", *words, cwd=tmp_path)
+    assert printed.rstrip().endswith("data.root=shards data.image_size=16 data.captions=auto")
 
 
 def test_captions_that_were_not_packed_are_one_line(shards):

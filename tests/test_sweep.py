@@ -1,9 +1,11 @@
 """A search finds settings, stops trainings that are behind, and carries on when it was killed."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
@@ -11,8 +13,10 @@ import yaml
 from conftest import command_line, composed, in_process, small, train
 
 from artdiff import UserError
+from artdiff.runs import Run
 from artdiff.settings.training import TrainSettings
-from artdiff.sweep import SearchSettings, _experiment
+from artdiff.stages import planned
+from artdiff.sweep import TOLD, SearchSettings, _best, _experiment, _training
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +155,19 @@ def test_a_training_that_nobody_waits_for_saves_and_stops(art, tmp_path):
         (("search.space.optimizer.lr.low=a",), "search.space.optimizer.lr.low must be a number, got a"),
         (("+search.space.unheard=[1,2]",), "unheard"),
         (("search.trials=0",), "search.trials must be a whole number of at least 1, got 0"),
-        (("search.seed=abc",), "search.seed must be a whole number of at least 0, got abc"),
+        (("search.seed=abc",), "search.seed must be a whole number of 0 to 4294967295, got abc"),
+        (("search.seed=4294967296",), "search.seed must be a whole number of 0 to 4294967295, got 4294967296"),
+        (
+            ("+search.space.network.dropout.step=0", "search.space.network.dropout.low=0.0"),
+            "search.space.network.dropout.step must be more than 0, got 0",
+        ),
+        (
+            ("+search.space.seed={low:0,high:9,step:-1}",),
+            "search.space.seed.step must be a whole number of at least 1, got -1",
+        ),
+        (("run_dir=mine",), "run_dir=mine would be the folder of all trials of the search: set search.out=DIR"),
+        (("hydra.run.dir=mine",), "hydra.run.dir=mine would be the folder of all trials of the search"),
+        (("search=guidance", "out=mine"), "out=mine would be the folder of all trials of the search"),
         (("search.space.optimizer.lr.low=1",), "search.space.optimizer.lr must have low below high"),
         (("search=nowhere",), "nowhere"),
         (("data.batch_size=0",), "data.batch_size must be a whole number of at least 1, got 0"),
@@ -162,6 +178,24 @@ def test_a_mistake_is_one_line(art, tmp_path, words, message):
     assert not (tmp_path / "x").exists()
     assert message in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["search.out={art}/found", "runs_dir={art}/runs"])
+def test_a_search_does_not_write_among_the_pictures(art, tmp_path, word):
+    before = {*art.rglob("*")}
+    printed = in_process("artdiff.sweep", f"data.root={art}", *PAINT, word.format(art=art), cwd=tmp_path, expect=1)
+    place = "found" if "found" in word else "runs/paint32_sweep/"
+    assert printed.startswith(f"search.out={art}/{place}")
+    assert "lies in data.root" in printed
+    assert {*art.rglob("*")} == before
+
+
+def test_each_stage_of_a_trial_tells_in_its_own_folder(tmp_path):
+    words = _training(Run(Path("found/trial_0000")), SearchSettings.of({**SEARCH, "space": {"seed": [1]}}))
+    folder = tmp_path / "found/trial_0000"
+    settings = TrainSettings.of(composed("train", "experiment=paint128", *words, f"run_dir={folder}"))
+    told = [stage.settings.callbacks["trial"]["path"] for stage in planned(settings)]
+    assert told == [f"{folder}/refine/{TOLD}", f"{folder}/{TOLD}"]
 
 
 def test_an_experiment_keeps_choices_and_values_apart(tmp_path):
@@ -181,8 +215,29 @@ def test_values_are_written_as_overrides(tmp_path):
     assert {"override /network": "vit"} in found["defaults"]
 
 
+def test_an_experiment_takes_the_codec_of_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    _experiment({"seed": 3}, ["experiment=latent128", f"codec={tmp_path}/run"], tmp_path)
+    found = composed("train", "--config-dir", tmp_path, "experiment=best", "run_dir=x")
+    assert (found["codec_from"], found["seed"]) == (f"{tmp_path}/run", 3)
+
+
+def test_the_best_settings_find_what_the_search_found(tmp_path):
+    (tmp_path / "my conf/experiment").mkdir(parents=True)
+    own = "# @package _global_\ndefaults: [paint32, _self_]\nseed: 7\n"
+    (tmp_path / "my conf/experiment/own.yaml").write_text(own)
+    words = ["--config-dir", str(tmp_path / "my conf"), "experiment=own"]
+    _experiment({"optimizer.lr": 0.5}, words, tmp_path / "found")
+    module, *typed = shlex.split(_best(words, tmp_path / "found"))[2:]
+    shown = in_process(module, *typed, "--cfg", "job", cwd=tmp_path)
+    assert "seed: 7" in shown
+    assert "lr: 0.5" in shown
+
+
+SEARCH = {"monitor": "val/loss", "mode": "min", "trials": 1, "jobs": 1, "prune": True, "seed": 0, "out": None}
+
+
 def test_a_space_may_have_whole_numbers_steps_and_choices():
-    common = {"monitor": "val/loss", "mode": "min", "trials": 1, "jobs": 1, "prune": True, "seed": 0, "out": None}
-    SearchSettings.of({**common, "space": {"a": {"low": 1, "high": 9, "step": 2}, "b": [1, "x"]}})
+    SearchSettings.of({**SEARCH, "space": {"a": {"low": 1, "high": 9, "step": 2}, "b": [1, "x"]}})
     with pytest.raises(UserError, match="search.mode must be min or max, got most"):
-        SearchSettings.of({**common, "mode": "most", "space": {"a": [1]}})
+        SearchSettings.of({**SEARCH, "mode": "most", "space": {"a": [1]}})

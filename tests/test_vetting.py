@@ -1,5 +1,8 @@
 """Pictures that a classifier of the user's refuses are held back, counted and kept to be looked at on purpose."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +12,9 @@ from PIL import Image
 
 from artdiff import UserError
 from artdiff.classifier import Classifier, Verdict
-from artdiff.settings.passing import RefuseSettings
+from artdiff.settings.base import defaults
+from artdiff.settings.passing import PassingSettings, RefuseSettings, SignSettings
+from artdiff.vetting import Vetting
 
 ONE = TensorProto.FLOAT
 
@@ -94,6 +99,35 @@ def test_a_detector_refuses_by_its_strongest_box(tmp_path):
     spot = Image.new("RGB", (8, 8))
     spot.putpixel((3, 4), (0, 204, 0))
     assert Classifier(settings(detector(tmp_path / "it.onnx"))).refused(spot) == Verdict(1, pytest.approx(0.8))
+
+
+def test_boxes_as_rows_are_refused(tmp_path):
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1, 24, 8])
+    nodes = [helper.make_node("Reshape", ["picture", "shape"], ["boxes"])]
+    model = saved(tmp_path / "it.onnx", nodes, "boxes", sides=(8, 8), constants=[shape])
+    with pytest.raises(UserError, match=r"is \(1, 24, 8\), which looks like boxes \(1,N,5\+K\) as YOLOv5 has them"):
+        Classifier(settings(model))
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("value", ["[0.5,0.5]", "0.5", "[]"])
+def test_a_number_for_each_channel_is_asked_for(name, value, tmp_path):
+    with pytest.raises(UserError, match=rf"^refuse\.{name} must be three numbers, such as \[0.5,0.5,0.5\], got "):
+        settings(of_colours(tmp_path / "it.onnx"), f"refuse.{name}={value}")
+
+
+def test_holding_back_needs_a_run_and_then_its_evaluation(tmp_path):
+    asked = PassingSettings(originality=True, hold_back=True, refuse=RefuseSettings.of(defaults("generate")["refuse"]),
+                            sign=SignSettings.of(defaults("generate")["sign"]))  # fmt: skip
+    for path, message in (
+        (
+            "model/model.safetensors",
+            "are in a run's folder and not with model/model.safetensors: set ckpt=RUN",
+        ),
+        (tmp_path / "run/checkpoints/best.ckpt", "needs a run that was evaluated: .*artdiff.evaluate ckpt=RUN"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Vetting(SimpleNamespace(path=Path(path)), asked)
 
 
 def test_a_wide_picture_is_fitted_without_distortion(tmp_path):

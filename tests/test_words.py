@@ -21,6 +21,7 @@ from artdiff.evaluation import scoring
 from artdiff.ingest import sample_art
 from artdiff.ingest.captions import caption, named
 from artdiff.networks import UNet, ViT
+from artdiff.painting import limits
 from artdiff.settings.painting import PaintSettings
 from artdiff.word_vectors import nearest, replaced
 
@@ -98,6 +99,24 @@ def test_names_of_files_and_folders(folder):
     assert set(data.vocabulary) == {"hills", "red", "sun", "seas"}
     assert named("painting/vanGogh_sunflowers-1888-a3f9c2d1.jpg") == "painting van gogh sunflowers"
     assert named("山/gothic_facade_2.jpg") == "山 gothic facade"
+
+
+@pytest.mark.parametrize("files", ["archive/{split} set/hills/{name}", "{split}/hills/{name}",
+                                   "archive/hills/{split}/images/{name}"])  # fmt: skip
+def test_folders_that_wrap_all_others_or_name_the_split_say_nothing(tmp_path, files):
+    for split in ("training", "validation"):
+        for name in ("RedSun.jpg", "BlueMoon.jpg"):
+            put(tmp_path / "art" / files.format(split=split, name=name))
+            put(tmp_path / "art" / files.replace("hills", "seas").format(split=split, name=name))
+    found = {(place, *sky) for place in ("hills", "seas") for sky in (("red", "sun"), ("blue", "moon"))}
+    assert of(loaded(tmp_path / "art", "filename")) == found
+
+
+def test_a_folder_that_wraps_the_classes_says_nothing(folder):
+    folder.rename(folder.parent / "inner")
+    folder.mkdir()
+    (folder.parent / "inner").rename(folder / "inner")
+    assert of(loaded(folder, "filename")) == {("hills", "red", "sun"), ("seas",)}
 
 
 def test_metadata_then_a_file_beside_it(folder):
@@ -327,6 +346,34 @@ def test_word_vectors_are_read_once(captioned, tmp_path):
     understood, lines = painter.understood(asked)
     assert (understood.prompt, understood.word_vectors, len(lines)) == (["hills", "xyzzy"], None, 2)
     assert painter.understood(understood)[0] == understood
+
+
+def test_a_full_vocabulary_is_quiet_and_word_vectors_still_count(tmp_path, monkeypatch):
+    (tmp_path / "vectors.txt").write_text(VECTORS)
+    monkeypatch.setattr(limits, "VOCABULARY", 3)
+    asked = {"prompt": "mountains, xyzzy", "word_vectors": str(tmp_path / "vectors.txt")}
+    told = {}
+    for name, known in (("full", ["hills", "sky", "balls"]), ("small", ["hills", "sky"])):
+        for given in ({}, asked):
+            settings, lines = limits.understood(PaintSettings.with_defaults(**{"prompt": "mountains"} | given), known)
+            told[name, bool(given)] = settings.prompt, lines
+    learned = "is no word that the model has learned"
+    taken = f"mountains {learned}, and is taken for hills"
+    assert told == {
+        ("full", False): ("mountains", []),
+        ("full", True): ("hills xyzzy", [taken]),
+        ("small", False): ("mountains", [f"mountains {learned}"]),
+        ("small", True): ("hills xyzzy", [taken, f"xyzzy {learned}"]),
+    }
+
+
+def test_negative_words_without_guidance_are_said():
+    given = {"prompt": "hills", "negative": "sky"}
+    lines = [
+        limits.understood(PaintSettings.with_defaults(**given, guidance=guidance), ["hills", "sky"])[1]
+        for guidance in (1.0, 2.0)
+    ]
+    assert lines == [["negative counts only with guidance, and guidance=1 is off: set guidance=2.0, for example"], []]
 
 
 def test_a_prompt_alone_has_no_label_and_a_comma_is_text(captioned, tmp_path):

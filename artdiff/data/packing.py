@@ -9,7 +9,7 @@ import numpy as np
 from artdiff import UserError, runs
 from artdiff.data.datamodule import ArtDataModule
 from artdiff.data.loader import Pictures
-from artdiff.data.pixels import Pixels, pixels_of, read_all
+from artdiff.data.pixels import Pixels, read_all
 from artdiff.data.shards import INDEX, Shard, ShardIndex, array_entry, entry
 from artdiff.data.storage import Entry, Storage
 from artdiff.ingest import decoded
@@ -31,15 +31,12 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
 
     Shards that are there already are not written again, so that an interrupted call goes on. Raises `UserError`.
     """
-    index, root = data.build_index(), data.source.root
-    problem = index.problem(root)
-    if problem is not None:
-        raise UserError(problem)
+    data.setup()
+    index, pixels = data.index, data.train_set.source
     _refuse_others(place, index, data)
     side = data.transform.size
     each = max(1, int(megabytes * 1e6 / (side * side * 3)))
-    pixels = pixels_of(index, root, data.transform)
-    sides = {split: _by_digest(Pictures.of(index, split, pixels), index) for split in ("train", "validation")}
+    sides = {"train": _by_digest(data.train_set, index), "validation": _by_digest(data.val_set, index)}
     total = sum(map(len, sides.values()))
     log.info("%s pictures into shards of %s", f"{total:,}", f"{each:,}")
     shards: dict[str, list[Shard]] = {}

@@ -77,8 +77,9 @@ class FromStore:
         return self.pixels.filename, self.pixels.shape, self.rows  # type: ignore[attr-defined]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        path, shape, rows = state  # a loader's process maps the file itself
-        self.__init__(np.memmap(path, np.uint8, "r", shape=shape), rows)  # type: ignore[misc]
+        path, (_, *sides), rows = state  # a loader's process maps the file itself, which may be shorter by now
+        count = Path(path).stat().st_size // int(np.prod(sides))
+        self.__init__(np.memmap(path, np.uint8, "r", shape=(count, *sides)), rows)  # type: ignore[misc]
 
 
 def give_back(mapped: np.ndarray) -> None:

@@ -176,12 +176,13 @@ class InStore:
             if held + needed <= self.room:
                 break
             path.unlink(missing_ok=True)  # whoever has it open goes on reading it
+            path.with_suffix(".lock").unlink(missing_ok=True)  # two that fetch it at once write the same file
             held -= size
 
     def _is_there(self, path: Path, entry: Entry) -> bool:
         with suppress(OSError):
             if path.stat().st_size == entry.bytes:
-                os.utime(path)  # for whoever makes room
+                cache.mark_used(path)  # for whoever makes room
                 return True
         return False
 

@@ -45,7 +45,7 @@ class StreamDataModule(PictureDataModule):
         self.index = index = ShardIndex.read(self.place, self.root)
         self._check(index)
         self.hparams.update(fit=index.fit, background=index.background)  # a checkpoint decodes a muse in the same way
-        labels, self._digests = self._array(index.labels), self._array(index.digests)
+        labels, self._digests = self._array(index.labels).astype(np.int64), self._array(index.digests)
         source, places = FromShards(self.place, index.shards, index.side), np.arange(len(labels))
         count, first, first_held_out = (
             sum(one.pictures for one in index.train),

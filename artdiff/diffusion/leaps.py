@@ -47,13 +47,13 @@ def leap(
         noise: unit Gaussian.
         chance: (B,) in [0,1), which of the steps it is.
         steps: of the whole way.
-        teacher_steps: of the teacher, for the whole way; at least one within each of `steps`.
+        teacher_steps: of the teacher, for the whole way: a multiple of `steps`.
         solver: of the teacher, which begins anew in each of `steps`.
     """
     which = (steps * chance).long().clamp(max=steps - 1)  # (B,)
     time = which / steps
     noisy = interpolated(clean, noise, time)
-    arrived, parts = torch.empty_like(noisy), max(1, round(teacher_steps / steps))
+    arrived, parts = torch.empty_like(noisy), teacher_steps // steps
     for step in range(steps):
         rows = (which == step).nonzero()[:, 0]
         if len(rows):

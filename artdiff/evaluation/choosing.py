@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
     def choice(self, frechet: Interval) -> Choice:
         """The candidate with its score."""
-        how = {name: getattr(self.settings, name) for name in CompareSettings.PAINTING}
+        how = {name: getattr(self.settings, name) for name in CompareSettings.STORED}
         return Choice(self.name, self.path.name, self.sha256, self.weights, how, calls(self.settings), frechet)
 
 
@@ -46,7 +46,7 @@ class Loader:
         if self.held is None or self.held[:2] != (one.path, one.weights):
             self.held = None  # make room first
             device, trust = self.settings.device, self.settings.trust_code
-            painter = load(ToPaint(one.path), device=device, trust_code=trust, weights=one.weights)
+            painter = load(ToPaint(one.path), device=device, trust_code=trust, weights=one.weights, as_stored=False)
             self.held = (one.path, one.weights, painter)
         return self.held[2]
 

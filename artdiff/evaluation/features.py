@@ -1,7 +1,7 @@
 """Networks that turn pictures into vectors, in which sets of pictures are compared. Each figure names the one it is of.
 
 - `random_vgg16`: the first layers of VGG16 with random weights from a fixed seed. It needs no download and always runs.
-- `vgg16`: the same with ImageNet's weights, or those of a file.
+- `vgg16`: the same with ImageNet's weights, or those of a file; a file that ends before relu3_3 is cut at relu3_1.
 - `inception`: InceptionV3 as FID was published with (arXiv:1706.08500); `clip`: CLIP ViT-B/32; `dinov2`: DINOv2
   ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads their weights once, or from a file.
 """
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from artdiff import UserError, hardware, images
 from artdiff.files import user_path
 from artdiff.losses.weights import content, described
+
+LAYER, SHORT_LAYER = "relu3_3", "relu3_1"
+"""Where VGG16 is cut, and where if a file of weights does not reach so far."""
 
 SEEN_AT = 128
 """VGG16 sees smaller pictures enlarged twice, at most to this side: its first layers look at a few pixels only."""
@@ -57,10 +60,16 @@ def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork
 
 
 def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
-    asked = "random" if name == "random_vgg16" else weights or "imagenet"
-    layer = "relu3_1" if weights is not None else "relu3_3"  # a file may hold the first layers only
-    found, source = vgg16_layers(asked, layer, setting=f"feature_weights.{name}")
-    network = found.to(device)
+    asked, setting = "random" if name == "random_vgg16" else weights or "imagenet", f"feature_weights.{name}"
+    layer = LAYER
+    try:
+        found, source = vgg16_layers(asked, layer, setting=setting)
+    except UserError:
+        if weights is None:
+            raise
+        layer = SHORT_LAYER  # a file may hold the first layers only
+        found, source = vgg16_layers(asked, layer, setting=setting)
+    network, source = found.to(device), f"{source} up to {layer}"
     in_bf16 = hardware.precision(device) == "bf16-mixed"
 
     def run(image: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ SIDE = 32
 """Of the pixels that are compared."""
 
 COMPONENTS = 64
+MOST_COMPONENTS = 5000
+"""Pictures that principal components are computed from, at most."""
+
 HELD_OUT_BELOW = 0.01
 """The share of held-out pictures that may lie below the threshold."""
 
@@ -263,8 +266,8 @@ def mirrored(points: Tensor) -> Tensor:
 
 
 def components(train: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (D,) of features (T,D) and their first principal components (D,64), from at most 5,000 pictures."""
-    some = train[:: max(1, len(train) // 5000)].double()
+    """The mean (D,) of features (T,D) and their first principal components (D,64), from at most `MOST_COMPONENTS`."""
+    some = train[:: max(1, -(-len(train) // MOST_COMPONENTS))].double()
     mean = some.mean(0)
     _, _, vectors = torch.linalg.svd(some - mean, full_matrices=False)
     return mean.float(), vectors[:COMPONENTS].T.float()

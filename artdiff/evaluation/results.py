@@ -104,7 +104,8 @@ class Scores:
         """Write `scores.json`, and what was found about copies."""
         make_folder(folder, name="out")
         if self.nearest is not None:
-            origin.save(self.nearest, folder / NEAREST, Origin({"checkpoint": self.protocol["checkpoint"]}))
+            said = Origin({"checkpoint": self.protocol["checkpoint"]}, "the training pictures that lie nearest")
+            origin.save(self.nearest, folder / NEAREST, said)
         if self.reference is not None:
             self.reference.save(folder)
         content = {"protocol": self.protocol, "reconstruction": self.reconstruction,

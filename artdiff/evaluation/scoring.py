@@ -155,7 +155,8 @@ class _Judge:
 
     def _real(self, name: str, pictures: Pictures, *, most: int) -> Sample:
         """Some pictures of a side of the data."""
-        digest = f"{self.data.manifest} {self.data.trained_on}"  # which pictures there are, and in which order
+        shown = [self.data.hparams.get(name) for name in ("fit", "background", "random_crop")]
+        digest = f"{self.data.manifest} {self.data.trained_on} {shown}"  # which pictures, in which order, and of what
         return samples.real(name, pictures, digest, self.data.settings.image_size, most=most)
 
     def painted(self, one: Candidate, wanted: list[tuple[int, int]], *, title: str) -> Sample:

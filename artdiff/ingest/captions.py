@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from artdiff.ingest.picture import Picture
-from artdiff.ingest.scan import File
+from artdiff.ingest.scan import File, folders_of
 from artdiff.settings.data import Captions
 from artdiff.words import words
 
@@ -45,14 +45,17 @@ def captions_beside(root: Path, files: Sequence[File]) -> tuple[dict[str, str], 
 
 
 def caption(picture: Picture, how: Captions) -> str | None:
-    """What a picture shows; None if nothing says so. `auto` takes metadata, else the file beside it."""
+    """What a picture shows; None if nothing says so. `auto` takes metadata, else the file beside it; `filename` leaves
+    out folders that wrap all others or name the split.
+    """
     found = ""
     if how in ("auto", "metadata"):
         found = picture.columns.get(COLUMN, "")
     if not found and how in ("auto", "sidecar"):
         found = picture.columns.get(BESIDE, "")
     if how == "filename":
-        found = named(picture.path)
+        folders = folders_of(picture.path) if picture.folders is None else picture.folders
+        found = named("/".join((*folders, picture.path.rpartition("/")[2])))
     return found.strip() or None
 
 

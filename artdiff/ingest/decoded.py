@@ -187,7 +187,7 @@ def _rows_for(digests: list[str], store: RowStore) -> list[int]:
     """A row for each content: its own if it has one, so that no row ever changes while somebody reads it."""
     known = store.find([bytes.fromhex(digest) for digest in digests])
     count = int((known < 0).sum())
-    needed, free = count * store.row_bytes, shutil.disk_usage(store.path.parent).free
+    needed, free = max(count - store.reusable, 0) * store.row_bytes, shutil.disk_usage(store.path.parent).free
     if needed > free:
         raise UserError(
             f"decoding {count:,} pictures needs {needed / 2**30:.2g} GiB in {store.path.parent}, which has "

@@ -208,7 +208,8 @@ def _judged(
             rejected.append((record.path, reason or "not a picture"))
             continue
         row, side = found.rows.get(digest, -1), record.split or "train"
-        pictures.append(Picture(record.path, record.bytes, digest, facts, row, record.label, side, record.columns))
+        picture = Picture(record.path, record.bytes, digest, facts, row, record.label, side, record.columns)
+        pictures.append(picture._replace(folders=record.folders))
     return pictures, rejected
 
 

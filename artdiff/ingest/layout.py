@@ -10,7 +10,7 @@ import json
 import logging
 import posixpath
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -36,11 +36,14 @@ ANNOTATIONS = frozenset({"labels", "annotations"})
 
 
 class Place(NamedTuple):
-    """A file's class, the split that its folders name, and the columns of its metadata."""
+    """A file's class, the split that its folders name, the columns of its metadata, and the other folders above it:
+    those that neither wrap all files nor name the split.
+    """
 
     label: str | None
     split: Split | None
     columns: dict[str, str]
+    folders: Folders
 
 
 class Metadata(NamedTuple):
@@ -83,7 +86,8 @@ def _in_classes(root: Path, files: list[File], pictures: list[File]) -> Layout:
         only, *_ = [*pictures[0].folders, ""]
         if only.lower() in PICTURES and ANNOTATIONS & {label.lower() for label in labels if label is not None}:
             labels = [None] * len(files)
-    return Layout(files, [Place(label, None, {}) for label in labels], [])
+    places = [Place(label, None, {}, file.folders[depth:]) for file, label in zip(files, labels, strict=True)]
+    return Layout(files, places, [])
 
 
 def _in_splits(root: Path, files: list[File], pictures: list[File], parents: Mapping[Folders, set[Folders]]) -> Layout:
@@ -91,7 +95,7 @@ def _in_splits(root: Path, files: list[File], pictures: list[File], parents: Map
 
     `test` counts as `validation` if there is no other: train and test alone.
     """
-    wraps = wrapped(pictures, parents)
+    wraps, outer = wrapped(pictures, parents), len(_common(parents))
     kept, places, beside = [], [], []
     for file in files:
         found = side_and_class(file.folders, parents, wraps)
@@ -99,7 +103,8 @@ def _in_splits(root: Path, files: list[File], pictures: list[File], parents: Map
             beside.append(file)
         else:
             kept.append(file)
-            places.append(Place(found[1], found[0], {}))
+            side, label, folders = found
+            places.append(Place(label, side, {}, folders[outer:]))
     aside = [file.path for file in beside if file.is_named_like_a_picture]
     if aside:
         log.warning("set aside, since they lie beside the folders of the split in %s: %s", root, tree(aside))
@@ -122,8 +127,7 @@ def _warn_of_likely_splits(root: Path, pictures: list[File]) -> None:
 def _wrapping(root: Path, files: list[File]) -> int:
     """How many folders wrap everything: each is the only one on its level, and the last holds several folders."""
     folders = {file.folders for file in files} or {()}
-    first, last = min(folders), max(folders)  # what these share, all share
-    common = first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+    common = _common(folders)
     inside = {each[len(common) : len(common) + 1] for each in folders}
     if not common or len(inside) < 2 or () in inside:
         return 0
@@ -131,6 +135,12 @@ def _wrapping(root: Path, files: list[File]) -> int:
     inner = tree((file.path for file in files), depth=3)
     log.warning("data.root=%s wraps one folder; reading it as data.root=%s (%s)", root, right, inner)
     return len(common)
+
+
+def _common(folders: Collection[Folders]) -> Folders:
+    """The folders that all of these begin with."""
+    first, last = min(folders), max(folders)  # what these share, all share
+    return first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _is_metadata(file: File) -> bool:
@@ -216,5 +226,5 @@ def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place
         if said is not None:
             columns = dict(said.columns.get(unicodedata.normalize("NFC", file.path), {}))
             label = columns.pop("label", None) or None
-            return Place(label if said.labelled else place.label, place.split, columns)
+            return place._replace(label=label if said.labelled else place.label, columns=columns)
     return place

@@ -12,7 +12,7 @@ class Picture(NamedTuple):
 
     `digest` is the SHA-256 of its content, `row` the content's row in the store of decoded pixels (-1: not kept).
     `copy_of` is the path of the file with the same content that is used instead. `looks_like` is the path of the best
-    picture of a group of near-duplicates, which may be the picture itself.
+    picture of a group of near-duplicates, which may be the picture itself. `folders` are those of its record.
     """
 
     path: str
@@ -25,6 +25,7 @@ class Picture(NamedTuple):
     columns: dict[str, str]
     copy_of: str | None = None
     looks_like: str | None = None
+    folders: tuple[str, ...] | None = None
 
     @property
     def pixels(self) -> int:

@@ -220,7 +220,7 @@ class _Child:
         end = self.end()
         if not died:
             return Outcome(None, f"took longer than {limits.seconds:g} s to decode")
-        killed = end in ("SIGKILL", "SIGTERM", "SIGXCPU")  # by the system, or by a person: not by the file
+        killed = end in ("SIGKILL", "SIGTERM", "SIGXCPU", "SIGUSR1")  # by the system or a person: not by the file
         return Outcome(None, f"its decoder crashed ({end})", lasting=not killed)
 
     def end(self) -> str:

@@ -5,7 +5,7 @@ It serves the first run, the tests and the notebook, offline. No result about ar
 
 import csv
 import logging
-import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +57,7 @@ def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0, captions: bo
     if not root.exists():
         cache.make(cache_dir)
         log.info("painting the built-in sample art, %s pictures, to %s", f"{per_style * len(STYLES):,}", root)
-        unfinished = root.with_name(f"{root.name}.{os.getpid()}.painting")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = root.with_name(f"{root.name}.{secrets.token_hex(8)}.painting")
         try:
             paint(unfinished, per_style=per_style, seed=seed, captions=captions)
             unfinished.replace(root)

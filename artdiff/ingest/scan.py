@@ -243,10 +243,18 @@ def _content(folder: Path) -> str:
     """What a folder holds, in words: `a, b and 3 more`, or `nothing`."""
     try:
         visible = [entry for entry in folder.iterdir() if not _hides(entry.name)]
+        names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible)
     except OSError:
         return "nothing that may be listed"
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible)
     if not names:
         return "nothing"
-    only = len(names) == 1 and (folder / names[0]).is_dir() and not any(os.scandir(folder / names[0]))
+    only = len(names) == 1 and _is_empty(folder / names[0])
     return ("only the empty folder " if only else "") + some([shown(name) for name in names], most=5)
+
+
+def _is_empty(folder: Path) -> bool:
+    """True for a folder that holds nothing, as far as one may look."""
+    try:
+        return folder.is_dir() and not any(folder.iterdir())
+    except OSError:
+        return False

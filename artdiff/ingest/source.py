@@ -17,7 +17,8 @@ class Record(NamedTuple):
 
     `path` is relative to the source's root, with `/`. `mtime` and `ctime` are in nanoseconds: a file whose size and
     times have not changed is not read again. `split` is None unless the source says on which side the picture is;
-    `columns` is what else is known of it, such as `license` and `source`.
+    `columns` is what else is known of it, such as `license` and `source`. `folders` are those whose names say what it
+    shows, for `data.captions=filename`; None if all folders of its path do.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Record(NamedTuple):
     label: str | None
     split: Split | None
     columns: dict[str, str]
+    folders: tuple[str, ...] | None = None
 
 
 class Source(Protocol):

@@ -205,13 +205,13 @@ def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: 
     multiple = _multiple(patch, channels)
     if image_size % multiple:
         raise UserError(
-            f"network.channels={list(channels)} and network.patch={patch} need sides that are multiples of "
-            f"{multiple}, got {image_size} (data.image_size, or the side of its latents)"
+            f"channels={list(channels)} and patch={patch} of a U-Net need sides that are multiples of {multiple}, got "
+            f"{image_size} (data.image_size, or the side of its latents)"
         )
     attends = [resolutions is not None and (side in resolutions or side == sides[-1]) for side in sides]
     if any(width % (HEAD if does else GROUP) for width, does in zip(channels, attends, strict=True)):
         raise UserError(
-            f"network.channels must be multiples of {GROUP}, and of {HEAD} at levels with attention "
-            f"(network.attention_resolutions={list(resolutions or [])} and the last), got {list(channels)}"
+            f"channels of a U-Net must be multiples of {GROUP}, and of {HEAD} at levels with attention "
+            f"(attention_resolutions={list(resolutions or [])} and the last), got {list(channels)}"
         )
     return attends

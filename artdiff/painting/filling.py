@@ -38,6 +38,16 @@ def spacing(settings: PaintSettings, task: Generation) -> Spacing:
     return "karras" if task.codec.factor > 1 else "uniform"
 
 
+def strength(settings: PaintSettings, task: Generation) -> float:
+    """How far a muse is left: as far as asked for, in whole steps of a model that is made for so many.
+
+    Such a model has learned the beginnings of its steps alone. It takes at least one of them, unless strength is 0.
+    """
+    if settings.strength == 0 or task.made_for.get("steps") != settings.steps:
+        return settings.strength
+    return max(1, round(settings.steps * settings.strength)) / settings.steps
+
+
 @dataclass(frozen=True)
 class Filler:
     """Fills canvases with a model that paints, as many at once as suit the device's memory.
@@ -56,7 +66,7 @@ class Filler:
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
         """A picture of each canvas, one after the other. `watch` sees them emerge."""
-        start = 1 - settings.strength if rows[0].muse is not None else 0.0
+        start = 1 - strength(settings, self.task) if rows[0].muse is not None else 0.0
         times = samplers.times(settings.steps, start, spacing(settings, self.task))
         steps, done = len(times) - 1, 0
         self._compile(settings, rows, calls=samplers.calls(settings.solver, steps))
@@ -71,7 +81,8 @@ class Filler:
                     watch(Emerging(done / max(1, total), partial(self._small, noisy)))
 
             for batch, shape in self._batches(rows, settings):
-                stages = self._stages(batch, shape, settings, times, passed)
+                stays = _kept(batch[0], settings) is not None and not settings.trajectory
+                stages = [] if stays else self._stages(batch, shape, settings, times, passed)
                 for index, canvas in enumerate(batch):
                     yield self._painting(canvas, [stage[index] for stage in stages], settings)
 
@@ -99,15 +110,13 @@ class Filler:
         return [stages[step] for step in kept]
 
     def _painting(self, canvas: Canvas, stages: Sequence[Tensor], settings: PaintSettings) -> Painting:
-        """The painting of a canvas, from its stages (3,H,W)."""
-        picture = images.to_pillow(stages[-1])
+        """The painting of a canvas, from its stages (3,H,W), which a muse that is kept does not need."""
         muse = canvas.muse.picture if canvas.muse is not None else None
-        if muse is not None and settings.strength == 0 and settings.refine is None:
-            picture = muse  # a codec would change it
+        picture = _kept(canvas, settings) or images.to_pillow(stages[-1])
         told = self.known | canvas.settings | {"spacing": spacing(settings, self.task)}  # type: ignore[operator]
         if self.task.refiners:
             told |= {name: getattr(settings, name) for name in ("refine_steps", "refine_solver")}
-        shows_through = canvas.muse if settings.strength < 1 else None
+        shows_through = canvas.muse if strength(settings, self.task) < 1 else None
         source = shows_through.credit if shows_through is not None else None
         return Painting(canvas.name, picture, told, muse, _strip(stages) if settings.trajectory else None, source)
 
@@ -158,7 +167,9 @@ class Filler:
             batches += math.ceil(count / at_once) * math.ceil(min(at_once, count) / together)
             shapes.add(shape)
         mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls / len(shapes))
-        if mode is not None:
+        if mode is None:
+            self.task.ema._compiled_call_impl = None  # what an earlier call compiled; torch has no other way back
+        else:
             compiled.compile_in_place(self.task.ema, mode)
 
     def _begun(
@@ -173,7 +184,7 @@ class Filler:
         muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
         if muses:
             encoded = self.task.encode_in_groups(torch.stack(muses).to(self.task.device))
-            noisy, _ = from_muse(encoded, noisy, strength=settings.strength)
+            noisy, _ = from_muse(encoded, noisy, strength=strength(settings, self.task))
         return noisy, denoise
 
     def _end(
@@ -191,6 +202,13 @@ class Filler:
         interval = (settings.guidance_interval[0], settings.guidance_interval[1])
         noise = seeded_noise([canvas.seeds[which] for canvas in batch], shape)
         return noise, task.denoiser(conditions, guidance=settings.guidance, interval=interval, negative=negative)
+
+
+def _kept(canvas: Canvas, settings: PaintSettings) -> Image.Image | None:
+    """The muse of a canvas, if it is to stay as it is: a codec would change it. None if there is anything to paint."""
+    if canvas.muse is None or settings.strength > 0 or settings.refine is not None:
+        return None
+    return canvas.muse.picture
 
 
 def _strip(stages: Sequence[Tensor]) -> Image.Image:

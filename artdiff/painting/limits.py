@@ -10,7 +10,7 @@ from artdiff.ingest.tables import shown
 from artdiff.painting.plan import nearest_sides
 from artdiff.settings.painting import PaintSettings
 from artdiff.word_vectors import nearest, replaced
-from artdiff.words import MOST_WORDS, unknown, words
+from artdiff.words import MOST_WORDS, VOCABULARY, unknown, words
 
 Paints = TypeVar("Paints", bound=PaintSettings)
 
@@ -28,23 +28,37 @@ def understood(settings: Paints, vocabulary: Sequence[str]) -> tuple[Paints, lis
     """`settings` with prompts as a model of this vocabulary can read them, and a line for all that it cannot read as it
     stands.
 
-    With a file of word vectors, a word that it has not learned is replaced by the nearest that it has.
+    With a file of word vectors, a word that it has not learned is replaced by the nearest that it has. A model that
+    remembers as many words as it can may have learned others as well: of these, only what is replaced gets a line.
     Raises `UserError` if the file cannot be read.
     """
     lines, strange = list[str](), dict[str, list[str]]()
+    may_have_others = len(vocabulary) >= VOCABULARY
     for name, prompt in settings.prompts:
         if len(words(prompt)) > MOST_WORDS:
             lines.append(f"{name}: only its first {MOST_WORDS} words count")
-        strange |= unknown(prompt, vocabulary)
+        if settings.word_vectors is not None or not may_have_others:
+            strange |= unknown(prompt, vocabulary)
+    if settings.negative is not None and settings.guidance == 1:
+        lines.append("negative counts only with guidance, and guidance=1 is off: set guidance=2.0, for example")
     instead = dict[str, str]()
     if strange and settings.word_vectors is not None:
         instead = nearest(strange, vocabulary, user_path(settings.word_vectors))
         settings = settings.reworded(lambda prompt: replaced(prompt, instead))
     for word, near in strange.items():
+        if may_have_others and word not in instead:
+            continue
         like = f"; those spelled most like it are {', '.join(map(shown, near))}" if near else ""
         taken = f", and is taken for {shown(instead[word])}" if word in instead else like
         lines.append(f"{shown(word)} is no word that the model has learned{taken}")
     return settings, lines
+
+
+def forgotten(settings: PaintSettings, strength: float) -> list[str]:
+    """A line if nothing is left of a muse that is painted with this strength, though one below 1 was asked for."""
+    if not settings.strength < strength == 1:
+        return []
+    return [f"strength={settings.strength:g} comes to all steps of this model, so nothing of the muse will be seen"]
 
 
 def check_size(settings: PaintSettings, *, trained: int, multiple: int | None, says_multiple: bool) -> None:

@@ -198,6 +198,8 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     labels = [told.get("label"), told.get("to_label", told.get("label"))]
     prompts = [told.get("prompt"), told.get("to_prompt", told.get("prompt"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
+    if begun == "refine":
+        given.pop("negative", None)  # earlier pictures name it, though it counts for nothing
     if "refine_steps" in told:
         given.setdefault("refine_solver", samplers.EARLIER)
     missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]

@@ -33,6 +33,8 @@ class CompareSettings(Settings):
     prefix: ClassVar[str] = "compare."
     PAINTING: ClassVar[tuple[str, ...]] = ("steps", "solver", "spacing", "guidance")
     """Those that are settings of painting."""
+    STORED: ClassVar[tuple[str, ...]] = (*PAINTING, "guidance_interval", "refine_steps", "refine_solver")
+    """Settings of painting that a run keeps of its best way, which is then painted as it was scored."""
 
     checkpoints: str | list[str] | None
     steps: list[int] | None

@@ -108,18 +108,20 @@ class PaintSettings(SamplingSettings):
             raise UserError("label is empty; expected a class by name, several, all or none")
         if is_empty(self.prompt):
             raise UserError("prompt is empty; expected some words, or several prompts")
+        if isinstance(self.prompt, list | tuple) and None in self.prompt:
+            raise UserError(f"prompt must be some words, or several prompts, got {self.prompt}")
         if is_empty(self.muse):
             raise UserError("muse is empty; expected a picture or a folder of pictures")
+        begins_with = "muse" if self.refine is None else "refine"
         if ends is not None:
             if not isinstance(ends, list | tuple) or len(ends) != 2:
                 raise UserError(f"interpolate must be two seeds, such as [1,2], got {ends}")
             for seed in ends:
                 whole(0, 2**63 - 1)("interpolate", seed)
             if self.muse is not None:
-                raise UserError("interpolate starts from noise: leave muse out")
+                raise UserError(f"interpolate starts from noise: leave {begins_with} out")
         if isinstance(self.muse, str) and not user_path(self.muse).exists():
-            name = "muse" if self.refine is None else "refine"
-            raise UserError(f"{name}={self.muse} does not exist; expected a picture or a folder of pictures")
+            raise UserError(f"{begins_with}={self.muse} does not exist; expected a picture or a folder of pictures")
 
     @property
     def prompts(self) -> list[tuple[str, str]]:
@@ -159,6 +161,9 @@ class PaintSettings(SamplingSettings):
             raise UserError("refine is empty; expected a picture or a folder of pictures")
         if config["strength"] not in (0, defaults("generate")["strength"]):
             raise UserError("refine keeps the picture as it is, but for its detail: leave strength out")
+        for name in ("prompt", "negative"):
+            if config.get(name) is not None:
+                raise UserError(f"refine paints detail, which words do not steer: leave {name} out")
         size = "own" if config["size"] == "train" else config["size"]
         return super().of({**config, "muse": config["refine"], "strength": 0.0, "size": size})
 

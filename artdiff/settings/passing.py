@@ -1,14 +1,26 @@
 """What a painted picture must pass before it is shown, a look for copies and a classifier, and its signature."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from artdiff import UserError
-from artdiff.rules import fraction, number, numbers, positive, whole
+from artdiff.rules import Rule, fraction, number, numbers, positive, whole
 from artdiff.settings.base import Settings, check_file
 
 CHANNELS = 3
 """Red, green and blue."""
+
+
+def three(rule: Rule) -> Rule:
+    """A number of each channel, which follows `rule`."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list | tuple) or len(value) != CHANNELS:
+            raise UserError(f"{name} must be three numbers, such as [0.5,0.5,0.5], got {value}")
+        for one in value:
+            rule(name, one)
+
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +34,12 @@ class RefuseSettings(Settings):
     above: Annotated[float, fraction]
     logits: bool
     side: Annotated[int, whole(8)]
-    mean: Annotated[list[float], numbers(number, fewest=3)]
-    std: Annotated[list[float], numbers(positive, fewest=3)]
+    mean: Annotated[list[float], three(number)]
+    std: Annotated[list[float], three(positive)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_file("refuse.model", self.model)
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != CHANNELS:
-                raise UserError(f"refuse.{name} must be three numbers, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

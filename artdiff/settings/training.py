@@ -1,6 +1,7 @@
 """A training: the task, the whole configuration, and what its components may be given."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -22,6 +23,23 @@ def devices(name: str, value: Any) -> None:
     """`auto`, or how many."""
     if value != "auto" and (not is_whole(value) or value < 1):
         raise UserError(f"{name} must be auto or a whole number of at least 1, got {value}")
+
+
+SECONDS = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
+def seconds(name: str, value: Any) -> float:
+    """A length of time, which is DD:HH:MM:SS or a mapping such as {minutes: 30}. Raises `UserError`."""
+    if isinstance(value, Mapping):
+        if not set(value) <= set(SECONDS):
+            raise UserError(f"{name} must name {', '.join(SECONDS)}, got {', '.join(map(str, value))}")
+        for unit, count in value.items():
+            not_negative(f"{name}.{unit}", count)
+        return float(sum(count * SECONDS[unit] for unit, count in value.items()))
+    if isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value):
+        days, hours, minutes, rest = map(int, value.split(":"))
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+    raise UserError(f"{name} must be DD:HH:MM:SS, such as 00:01:30:00, got {value}")
 
 
 VGG_WEIGHTS = ("auto", "imagenet", "random")
@@ -251,6 +269,8 @@ class TrainSettings(Settings):
                 raise UserError(
                     "trainer.precision=16-mixed cannot be used with trainer=fsdp: set bf16-mixed or 32-true"
                 )
+        if self.trainer.get("max_time") is not None:
+            seconds("trainer.max_time", self.trainer["max_time"])
         if self.trainer.get("gradient_clip_val") is not None:
             positive("trainer.gradient_clip_val", self.trainer["gradient_clip_val"])
         if self.trainer.get("precision") == "16-mixed" and self.optimizer.get("fused") is True:

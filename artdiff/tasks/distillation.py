@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artdiff import images
+from artdiff import UserError, images
 from artdiff.data.loader import Batch
 from artdiff.diffusion import leaps, samplers
 from artdiff.diffusion.codec import Identity
@@ -28,10 +28,12 @@ class Distillation(Generation):
 
     Args:
         steps: of Euler's method that it is made for, and is painted with unless others are asked for.
-        teacher_steps: that the teacher takes from noise to picture.
+        teacher_steps: that the teacher takes from noise to picture, a multiple of `steps`.
         teacher_guidance: what the teacher paints with, and what the painter then does without guidance.
         teacher_solver: the teacher's sampler. One that was made for few steps itself follows `euler`, in as many steps.
         generation: all others are those of `Generation`.
+
+    Raises `UserError` if it is to be trained and `teacher_steps` is no multiple of `steps`.
     """
 
     def __init__(
@@ -44,6 +46,13 @@ class Distillation(Generation):
         **generation: Any,
     ) -> None:
         super().__init__(**generation)
+        is_trained = self.loss is not None  # else it only paints, or how its teacher paints is still to be known
+        if is_trained and teacher_steps % steps:
+            fits = max(1, round(teacher_steps / steps)) * steps
+            raise UserError(
+                f"task.teacher_steps must be a multiple of task.steps={steps}, got {teacher_steps}: "
+                f"set task.teacher_steps={fits}"
+            )
         self.steps = steps
         self.teacher_steps = teacher_steps
         self.teacher_guidance = teacher_guidance

@@ -1,7 +1,7 @@
 """What a new run begins with: the codec and refiners that it is built on, and the weights of an earlier run."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from artdiff import UserError, checkpoints
 from artdiff.checkpoints import Trained
 from artdiff.settings.training import refiner_shrink
+from artdiff.stages import TRAINS, needs_training
 from artdiff.tasks import Distillation, Generation
 from artdiff.tasks.base import Task
 from artdiff.tasks.denoising import Denoising
@@ -31,16 +32,25 @@ WORDS = {"words", "caption"}
 
 
 def build_on(
-    config: dict[str, Any], before: Sequence[Path], init: Path | None, *, trust_code: bool
+    config: dict[str, Any],
+    before: Sequence[Path],
+    init: Path | None,
+    *,
+    trust_code: bool,
+    is_last: bool = True,
+    ckpt: Path | None = None,
 ) -> dict[str, Trained]:
     """The trained parts of the checkpoints `before`, or of `init` without any, that the task of `config` uses, by the
-    setting that describes them; these settings of the task become theirs. Raises `UserError`.
+    setting that describes them; these settings of the task become theirs.
+
+    A stage before the last one that trains a refiner trains that of `init` further. A run that is carried on from
+    `ckpt` has parts of its own, and takes their settings from there. Raises `UserError`.
     """
     task, parts = config["task"], dict[str, Trained]()
-    for path in before:
-        parts |= checkpoints.trained_parts(path, trust_code=trust_code)
-    if init is not None and not before and "codec" in task:
-        parts = checkpoints.trained_parts(init, trust_code=trust_code, name="init")
+    sources = [*before] if before or init is None or "codec" not in task else [init]
+    for path in [ckpt] if sources and ckpt is not None else sources:
+        name = {ckpt: "ckpt", init: "init"}.get(path, "codec")
+        parts |= checkpoints.trained_parts(path, trust_code=trust_code, name=name)
     if str(task["_target_"]).endswith("Distillation"):
         _learn_from(config, init, trust_code=trust_code)
     if task.get("trains") == "enlarger":
@@ -49,9 +59,15 @@ def build_on(
         return {}
     if "codec" not in task:  # the network of an autoencoder is a codec
         parts = {"network": parts["codec"]}
-    if init is not None and task["network"].get("_target_") == UNET:  # its size says no more than where it attends
+    if init is not None and is_last and task["network"].get("_target_") == UNET:
+        # its size says no more than where it attends
         task["network"]["image_size"] = checkpoints.earlier(init, name="init").settings["network"].get("image_size")
-    parts = {name: part for name, part in parts.items() if name in task}
+    if init is not None and not is_last and task.get("trains") in parts:
+        parts["network"] = _to_train(parts[task["trains"]])
+    left_out = _left_out(config) if ckpt is None else set()
+    parts = {name: part for name, part in parts.items() if name in task and name not in left_out}
+    if taken_over := [name for name in parts if task[name] is None and ckpt is None]:
+        log.info("taken over from the run it is built on: %s", ", ".join(taken_over))
     task |= {name: part.settings for name, part in parts.items()}
     if "refiner" in parts:
         needed, its = refiner_shrink(task.get("enlarger")), parts["refiner"].shrink
@@ -59,6 +75,18 @@ def build_on(
             raise UserError(f"the refiner of the run it is built on works at 1/{its} of the sides, and is needed at "
                             f"1/{needed}: an enlarger halves what a refiner works at")  # fmt: skip
     return parts
+
+
+def _to_train(part: Trained) -> Trained:
+    """A refiner as the network that is trained: without the scale of its differences, which is measured anew."""
+    network = {key.removeprefix("network."): value for key, value in part.weights.items() if key != "std"}
+    return part._replace(weights=network)
+
+
+def _left_out(config: Mapping[str, Any]) -> set[str]:
+    """Parts that the configuration could have and has set to none: a stage could train them."""
+    stages = config.get("stages") or {}
+    return {part for stage, part in TRAINS.items() if stage in stages and config["task"].get(part) is None}
 
 
 def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) -> None:
@@ -75,6 +103,8 @@ def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) 
         raise UserError(f"init={init} paints {size} px: set data.image_size={size}")
     if teacher.task.vocabulary and config["data"].get("captions", "none") == "none":
         raise UserError(f"init={init} knows words, which would be lost: set data.captions=auto, or as that run had it")
+    if not teacher.task.vocabulary and config["data"].get("captions", "none") != "none":
+        raise UserError(f"init={init} knows no words, and so cannot teach any: set data.captions=none")
     own = teacher.task.made_for
     if own:  # it can only be followed as it paints
         ours = config["task"]["steps"]
@@ -95,15 +125,23 @@ def begin_with(parts: dict[str, Trained], task: Task) -> None:
         if part.classes is not None:
             weights = _for_labels(weights, part.classes, classes, of=getattr(task, name))
             unknown = [label for label in classes if label not in part.classes]
-            if unknown:
+            if unknown and name != "network":
                 log.warning("the %s does not know %s: it paints them as pictures without a label", name,
                             ", ".join(unknown))  # fmt: skip
         _load(getattr(task, name), weights, f"the {name} of the run it is built on")
-    for name in ("codec", "refiner", "enlarger"):
-        settings = task.hparams.get(name) or {}
-        if settings.get("_target_", "").startswith("artdiff.networks.") and name not in parts:
+        if name == "network" and isinstance(task, Denoising):
+            _load(task.ema, weights, "the average of the run it is built on")
+    check_parts(task.hparams, parts)
+
+
+def check_parts(task: Mapping[str, Any], there: Collection[str]) -> None:
+    """Raise `UserError` if the settings of a task name a part with weights that is not among those that are `there`."""
+    for name in TRAINS.values():
+        if needs_training(task.get(name)) and name not in there:
+            remedy = "codec=identity" if name == "codec" else f"{name}=none"
             raise UserError(
-                f"the {name} has weights that were not trained; take those of a run that has them with codec=RUN"
+                f"the {name} has weights that were not trained: take those of a run that has them with codec=RUN, or "
+                f"set {remedy}"
             )
 
 

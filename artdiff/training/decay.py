@@ -20,7 +20,8 @@ class Decay(L.Callback):
     not repeated or carried on bit for bit. Works beside schedulers that change the rate by factors, as StepLR does.
 
     Args:
-        share: the part of the run's length in which the rate falls; 0 keeps it.
+        share: the part of the run's length in which the rate falls; 0 keeps it, and undoes the fall of a run that is
+            carried on.
     """
 
     def __init__(self, *, share: float) -> None:
@@ -31,15 +32,19 @@ class Decay(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self.share or batch_idx % trainer.accumulate_grad_batches:
+        if batch_idx % trainer.accumulate_grad_batches:
             return
-        done = progress(trainer)
-        if trainer.world_size > 1 and time_left(trainer) < math.inf:
-            done = trainer.strategy.broadcast(done)  # each rank has a clock of its own
-        before, self.factor = self.factor, max(LEAST, min(1.0, (1 - done) / self.share))
+        before, self.factor = self.factor, self._wanted(trainer) if self.share else 1.0
         if self.factor != before:
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] *= self.factor / before
+
+    def _wanted(self, trainer: L.Trainer) -> float:
+        """The factor at this step, in [LEAST,1]."""
+        done = progress(trainer)
+        if trainer.world_size > 1 and time_left(trainer) < math.inf:
+            done = trainer.strategy.broadcast(done)  # each rank has a clock of its own
+        return max(LEAST, min(1.0, (1 - done) / self.share))
 
     def state_dict(self) -> dict[str, Any]:
         return {"factor": self.factor}

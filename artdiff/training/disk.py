@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from artdiff import UserError
 from artdiff.data.base import PictureDataModule
+from artdiff.runs import Run
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.grids import SampleGrids
@@ -33,7 +34,9 @@ def check(trainer: L.Trainer, task: Task, data: PictureDataModule, folder: Path)
     Raises `UserError` if there is no room for the checkpoints that it must have at the same time.
     """
     one = checkpoint_bytes(task)
+    there = sum(file.stat().st_size for file in Run(folder).last.parent.glob("*.ckpt"))  # of a run that is carried on
     least, most = (count * one for count in checkpoints_kept(trainer, _epochs(trainer, data)))
+    least = max(one, least - there)
     most += EVENTS + _grid_bytes(trainer, task, data)
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
@@ -44,8 +47,8 @@ def check(trainer: L.Trainer, task: Task, data: PictureDataModule, folder: Path)
             f"the disk of {folder} has no room for this run, which needs {_size(least)}: {told}. Make room, choose "
             f"another folder (runs_dir=DIR), or train a smaller network"
         )
-    if free < most < math.inf:
-        remedy = "callbacks.every_ten_epochs.every_n_epochs=100 keeps fewer checkpoints"
+    if free + there < most < math.inf:
+        remedy = "callbacks.last.keep=1 and callbacks.every_ten_epochs=null keep fewer checkpoints"
         log.warning("the disk may become full: %s; %s", told, remedy)
     else:
         log.info("disk: %s", told)

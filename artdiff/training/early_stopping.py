@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from artdiff import UserError
 from artdiff.rules import POSITIVE_WHOLE
-from artdiff.training.loop import step_ended
+from artdiff.training.loop import callbacks, step_ended
+from artdiff.training.painting_score import SCORE, PaintingScore
 
 
 class EarlyStopping(early_stopping.EarlyStopping):
@@ -43,6 +44,8 @@ class EarlyStopping(early_stopping.EarlyStopping):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not step_ended(trainer, trainer.fit_loop.epoch_loop.batch_idx):
             return  # stopping here would lose the gradients accumulated so far
+        if self.monitor == SCORE and any(isinstance(one, PaintingScore) and one.waits for one in callbacks(trainer)):
+            return  # what is known is the score of an earlier validation, if there was one
         if not trainer.sanity_checking and self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith(("val/", "gap/"))))
             raise UserError(f"callbacks.early_stopping.monitor must be one of {known}, got {self.monitor}")

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 
 from artdiff import Interrupted, UserError, __version__, checkpoints, runs
@@ -57,7 +58,7 @@ def fit(
     Raises `UserError`, and `Interrupted` if a signal ended the training, which is saved.
     """
     config = settings.config
-    parts = build_on(config, before, init, trust_code=settings.trust_code)
+    parts = build_on(config, before, init, trust_code=settings.trust_code, is_last=is_last, ckpt=ckpt)
     L.seed_everything(settings.seed, workers=True, verbose=False)
     shown = {name: value for name, value in config["task"].items() if name not in (*COMPARED, "vocabulary")}
     final = FinalScores(hyperparameters={"task": shown, **{name: config[name] for name in COMPARED}})
@@ -79,7 +80,7 @@ def fit(
         disk.check(trainer, task, data, run.folder)
         if not before and ckpt is None and init is None and not isinstance(task, Reconstruction):
             log.info("expect: %s", advice(len(data.train_set)))
-        _describe(run, config, trainer, task, data=data, ckpt=ckpt)
+        _describe(run, config, trainer, task, data=data, ckpt=ckpt, is_last=is_last)
     open_loggers(trainer)
     dashboard.begin(trainer, task, data)
     if ckpt is not None:
@@ -88,11 +89,11 @@ def fit(
         try:
             with trainers.leaving_no_group(trainer):
                 trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
+                if trainer.global_step == start and _stopped_by(trainer) is None:
+                    _is_at_its_end(run, ckpt, config, trainer, final, is_last=is_last, was_finished=was_finished)
         except SystemExit as end:  # Lightning's answer to an interruption
             if _stopped_by(trainer) is None:  # it came before anything could be saved
                 raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
-        if trainer.global_step == start and _stopped_by(trainer) is None:
-            _is_at_its_end(run, ckpt, config, trainer, is_last=is_last, was_finished=was_finished)
     finally:
         if trainer.global_step > start and trainer.is_global_zero:
             _note_end(run, trainer, config, final, carried_on=ckpt is not None, is_last=is_last)
@@ -122,9 +123,17 @@ def _stopped_by(trainer: L.Trainer) -> int | None:
 
 
 def _is_at_its_end(
-    run: Run, ckpt: Path | None, config: dict[str, Any], trainer: L.Trainer, *, is_last: bool, was_finished: bool
+    run: Run,
+    ckpt: Path | None,
+    config: dict[str, Any],
+    trainer: L.Trainer,
+    final: FinalScores,
+    *,
+    is_last: bool,
+    was_finished: bool,
 ) -> None:
-    """The run was carried on from its last step. If it was killed before it could note so, it is finished now.
+    """The run was carried on from its last step. If it was killed before it could note so, it is validated and finished
+    now.
 
     Raises `UserError` if it has been finished before, or is that of another folder.
     """
@@ -132,12 +141,29 @@ def _is_at_its_end(
     step, was_finished = trainer.global_step, trainer.strategy.broadcast(was_finished)
     if ckpt is not None and (is_own or not is_last) and trainer.is_global_zero:
         if ckpt.resolve() != run.last.resolve():
+            make_folder(run.last.parent, name="run_dir")
             duplicate(ckpt, run.last)
-        run.note(steps=step, finished=True)
+        run.note(steps=step, finished=was_finished)
     trainer.strategy.barrier()
     if ckpt is None or (is_last and (not is_own or was_finished)):
         raise UserError(f"no step to take after step {step:,}: raise {report.limit(config)} (and trainer.max_time)")
     log.info("the last step was taken before: finished")
+    if not was_finished:
+        _validate(trainer, final)
+        if trainer.is_global_zero:
+            _note_end(run, trainer, config, final, carried_on=True, is_last=is_last)
+
+
+def _validate(trainer: L.Trainer, final: FinalScores) -> None:
+    """Validate the last step, whose validation was cut off, and save it as training does after a validation."""
+    task: L.LightningModule = trainer.lightning_module
+    data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    if trainer.enable_validation:
+        trainer.validate(task, datamodule=data, verbose=False)
+        trainer.state.fn = TrainerFn.FITTING
+        for callback in trainer.checkpoint_callbacks:
+            callback.on_validation_end(trainer, task)
+    final.on_train_end(trainer, task)
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[PictureDataModule, Task]:
@@ -155,7 +181,14 @@ def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[
 
 
 def _describe(
-    run: Run, config: dict[str, Any], trainer: L.Trainer, task: Task, *, data: PictureDataModule, ckpt: Path | None
+    run: Run,
+    config: dict[str, Any],
+    trainer: L.Trainer,
+    task: Task,
+    *,
+    data: PictureDataModule,
+    ckpt: Path | None,
+    is_last: bool,
 ) -> None:
     """Write the settings and facts of the run into its folder, and log them."""
     make_folder(run.folder, name="run_dir")
@@ -164,7 +197,8 @@ def _describe(
     for name, listing in data.listings().items():
         write(run.folder / name, listing)
     facts = {"device": str(trainer.strategy.root_device), "precision": trainer.precision, **task.facts()}
-    begun = {"carried_on_from": None if ckpt is None else str(ckpt), "finished": False}
+    begun: dict[str, Any] = {"carried_on_from": None if ckpt is None else str(ckpt), "finished": False}
+    begun |= {} if is_last else {"is_stage": True}
     run.note(artdiff=__version__, **begun, **facts, **data.facts())
     for name, fact in facts.items():
         log.info("%s: %s", name.replace("_", " "), f"{fact:,}" if isinstance(fact, int) else fact)

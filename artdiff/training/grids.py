@@ -17,8 +17,11 @@ from artdiff.rules import POSITIVE_WHOLE
 from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.dashboard import PICTURES
-from artdiff.training.loop import step_ended
+from artdiff.training.loop import step_ended, time_left
 from artdiff.training.reporting import only_reporting
+
+HELD_OUT = "held-out pictures"
+"""What shows through in a grid of a model that does not paint anew: its first line, and what is made of it."""
 
 
 class SampleGrids(L.Callback):
@@ -34,7 +37,8 @@ class SampleGrids(L.Callback):
             them, so that neither the folder nor the event file grows without bound.
         pictures: pictures in a row, at most.
         max_side: side of one picture in the grid in pixels, at most.
-        max_grids: grids in one run. If the run's length is not known, the interval doubles after so many.
+        max_grids: grids in one run. If its steps are not known, as where time ends it, the interval doubles after so
+            many.
     """
 
     def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
@@ -58,7 +62,7 @@ class SampleGrids(L.Callback):
             with only_reporting("the drift of colours is not measured"):
                 self.colours = data.colours(pl_module.shown_labels())
         steps = trainer.estimated_stepping_batches
-        if steps != math.inf:
+        if steps != math.inf and time_left(trainer) == math.inf:  # else time may end it long before its last step
             self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
 
     def on_train_batch_end(
@@ -98,7 +102,8 @@ class SampleGrids(L.Callback):
         grid = images.grid(lines, max_side=self.max_side)
         with only_reporting("a grid of samples is not kept"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            origin.save(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", Origin({"step": step}))
+            said = Origin({"step": step}, None if isinstance(task, Generation) else HELD_OUT)
+            origin.save(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", said)
         if isinstance(trainer.logger, TensorBoardLogger):
             with only_reporting("a grid of samples is not in TensorBoard"):
                 shown = images.captioned(images.to_pillow(grid), task.captions())

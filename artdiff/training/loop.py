@@ -42,9 +42,14 @@ def progress(trainer: L.Trainer) -> float:
     return min(1.0, max([by_steps, *by_time]))
 
 
+def callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    found: list[L.Callback] = _any(trainer).callbacks
+    return found
+
+
 def _timers(trainer: L.Trainer) -> list[Timer]:
     """The timers of `trainer.max_time`: one, or none."""
-    return [callback for callback in _any(trainer).callbacks if isinstance(callback, Timer)]
+    return [callback for callback in callbacks(trainer) if isinstance(callback, Timer)]
 
 
 def _any(trainer: L.Trainer) -> Any:

@@ -1,7 +1,6 @@
 """How near a painter comes to the held-out pictures, while it trains."""
 
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,9 @@ from artdiff.tasks import Generation
 
 log = logging.getLogger(__name__)
 
+SCORE = "val/frechet"
+"""What is logged, by its name on the board."""
+
 NETWORK = "random_vgg16"
 """The feature network, which needs no download."""
 
@@ -39,6 +41,9 @@ class PaintingScore(L.Callback):
         n: pictures to paint. A distance depends on their number: compare equal ones.
         steps: from noise to picture.
         most_held_out: held-out pictures to compare with, at most.
+
+    Attributes:
+        waits: whether the latest validation was not scored, but a later one will be.
     """
 
     def __init__(self, *, every_n_validations: int, n: int, steps: int, most_held_out: int) -> None:
@@ -51,27 +56,31 @@ class PaintingScore(L.Callback):
         self.most_held_out = most_held_out
         self.how = {"steps": steps, "guidance": 1.0, "compile": "none"}
         self.validations = 0
+        self.waits = False
         self.held_out: tuple[FeatureNetwork, Tensor] | None = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.waits = False
         off = not self.every_n_validations or trainer.sanity_checking
         if off or not isinstance(pl_module, Generation) or len(trainer.datamodule.val_set) < 2:  # type: ignore[attr-defined]
             return
         self.validations += 1
-        if self.validations % self.every_n_validations == 0:
+        self.waits = self.validations % self.every_n_validations != 0
+        if not self.waits:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: L.Trainer, task: Generation) -> None:
         """Score on the first rank. Where that fails, all ranks raise: the others would wait for ever."""
-        found, error = math.nan, None
+        found: float | None = None
+        error: Exception | None = None
         try:
-            found = self._frechet(trainer, task) if trainer.is_global_zero else math.nan
+            found = self._frechet(trainer, task) if trainer.is_global_zero else None
         except Exception as caught:
             error = caught
         found = trainer.strategy.broadcast(found)
-        if math.isnan(found):
-            raise error or UserError("val/frechet could not be computed: the first rank says why")
-        task.log("val/frechet", found)
+        if found is None:
+            raise error or UserError(f"{SCORE} could not be computed: the first rank says why")
+        task.log(SCORE, found)
 
     def _frechet(self, trainer: L.Trainer, task: Generation) -> float:
         data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -81,7 +90,7 @@ class PaintingScore(L.Callback):
             standard = network.standardiser(held_out)
             painted = network.seen(self._painted(data, task).split(samples.AT_ONCE), task.device)
             found = distances.frechet(standard(painted), standard(held_out))
-        log.info("val/frechet %.4g (%s pictures by %s), in %s", found, len(painted), NETWORK,
+        log.info("%s %.4g (%s pictures by %s), in %s", SCORE, found, len(painted), NETWORK,
                  duration(time.monotonic() - begun))  # fmt: skip
         return found
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def limit(config: dict[str, Any]) -> str:
 
 def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float], *, is_last: bool) -> None:
     """Log the scores and what they mean, where the results are, and, after the last stage of a run, commands to paint,
-    to look at the curves and to resume.
+    to look at the curves and to resume. A run that was interrupted is resumed with the words that were typed.
     """
     end = "done" if trainer.state.finished else "interrupted"
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "val/" in name)
@@ -60,24 +60,36 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
         shown = "pictures, drafts, what is made of these"
     log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
-    changed = ("ckpt=", "hydra.", "trainer.max_", *(f"{PATIENCE}=" for _ in early))
-    again = [word for word in given() if not word.startswith(changed)]
+    words_again = _longer(trainer, config, early) if trainer.state.finished else _typed_words()
+    if not is_last:
+        if words_again and not trainer.state.finished:
+            log.info("the next stages are left out; this carries on:")
+            log.info("  %s", typed("artdiff.train", *words_again, f"ckpt={run.parent}"))
+        return
+    log.info("next:")
+    if not isinstance(trainer.lightning_module, Refinement):  # alone it does not paint
+        log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
+    log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
+    if words_again:
+        log.info("  %s  # carries on", typed("artdiff.train", *words_again, f"ckpt={run}"))
+
+
+def _typed_words(*changed: str) -> list[str]:
+    """What was typed to train, without where to and what from, and without settings whose words begin with `changed`;
+    empty if it was begun in Python.
+    """
+    return [word for word in given() if not word.startswith(("ckpt=", "hydra.", *changed))]
+
+
+def _longer(trainer: L.Trainer, config: dict[str, Any], early: Sequence[EarlyStopping]) -> list[str]:
+    """What to type to go on with a run that has reached its end."""
     ends = limit(config)
     most = config["trainer"][ends.partition(".")[2]]
     now = trainer.global_step if ends == "trainer.max_steps" else trainer.current_epoch
     longer = [f"{ends}={2 * most if 0 <= most <= now else most}"]
     longer += ["trainer.max_time=null"] * (config["trainer"]["max_time"] is not None)
     longer += [f"{PATIENCE}={2 * one.patience}" for one in early]
-    if not is_last:
-        if not trainer.state.finished:
-            log.info("the next stages are left out; this carries on:")
-            log.info("  %s", typed("artdiff.train", *again, f"ckpt={run.parent}"))
-        return
-    log.info("next:")
-    if not isinstance(trainer.lightning_module, Refinement):  # alone it does not paint
-        log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
-    log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
-    log.info("  %s  # carries on", typed("artdiff.train", *again, *longer, f"ckpt={run}"))
+    return [*_typed_words("trainer.max_", *(f"{PATIENCE}=" for _ in early)), *longer]
 
 
 def _best(trainer: L.Trainer) -> Iterator[str]:
@@ -107,6 +119,8 @@ def _gauge(trainer: L.Trainer, scores: dict[str, float]) -> Iterator[str]:
     if not isinstance(task, Generation) or "gap/relative" not in scores:
         return
     gap, count = scores["gap/relative"], task.compared_pictures
+    if not count:  # carried on and interrupted before it validated: the gap is that of before
+        return
     yield (
         f"memorisation gauge: loss on held-out pictures is {abs(gap):.0%} {'above' if gap >= 0 else 'below'} that on "
         f"training pictures ({scores['gap/val_loss']:.3g} against {scores['gap/train_loss']:.3g}, {count} of each)"

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
-from artdiff import checkpoints, runs
-from artdiff.files import make_folder
+from artdiff import UserError, checkpoints, runs
+from artdiff.checkpoints import Trained
+from artdiff.files import make_folder, writing
 from artdiff.ranks import rank
 from artdiff.runs import Run
+from artdiff.settings.base import MULTIPLE
 from artdiff.settings.training import FROM_DATA
-from artdiff.stages import Stage
+from artdiff.stages import TRAINS, Stage
+from artdiff.tasks import Autoencoding, Distillation, Refinement
+from artdiff.tasks.base import Task
+from artdiff.training.beginning import build_on, check_parts
 from artdiff.training.fit import fit
 
 log = logging.getLogger(__name__)
@@ -33,32 +39,79 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
     Stages that were finished in the run to carry on are not repeated. Raises `UserError`, for a mistake in any stage
     before the first one is trained.
     """
-    last, stopped, built_on = stages[-1], None, [codec] if codec is not None else []
+    last, stopped = stages[-1], None
+    further = init if last.settings.finetune_codec else None  # whose codec and refiners are trained further
+    built_on = [codec] if codec is not None else [further] if further is not None else []
     if ckpt is not None and ckpt.is_dir():
         found = runs.newest(ckpt)
         ckpt, stopped = (found, None) if found is not None else (None, Run(ckpt))
     if ckpt is not None:  # of the last stage: it holds what the others trained
         return fit(last.settings, run, ckpt, before=built_on, init=init)
-    for stage in stages:
-        with torch.device("meta"):
-            instantiate(stage.settings.config["task"])
+    _check(stages, codec=codec, init=init)
     for number, stage in enumerate(stages, start=1):
         here = Run(run.folder / stage.folder)
         earlier = Run(stopped.folder / stage.folder) if stopped is not None and stage.folder else None
         begun = runs.newest(earlier.folder) if earlier is not None else None
         if earlier is not None and begun == earlier.last and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
-            task = stage.settings.config["task"]
+            config = stage.settings.config
+            build_on(config, built_on, init, trust_code=stage.settings.trust_code, is_last=False)
+            task = config["task"]
             checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name not in FROM_DATA})
             if rank() == 0:
                 _take_over(earlier, here)
+            built_on.append(begun)  # whole for all processes, while the first one copies it
         else:
             if len(stages) > 1:
                 log.info("stage %s of %s: %s%s", number, len(stages), stage.name, _time(stage))
             fit(stage.settings, here, begun, before=built_on, init=init, is_last=stage is last)
             _give_back_memory()
-        built_on.append(here.last)
+            built_on.append(here.last)
     return run
+
+
+def _check(stages: Sequence[Stage], *, codec: Path | None, init: Path | None) -> None:
+    """Raise `UserError` for a mistake in any stage, of a run that is built on other ones."""
+    last, given, known = stages[-1].settings, init if codec is None else codec, dict[str, Trained]()
+    if given is not None:
+        name = "init" if codec is None else "codec"
+        known = checkpoints.trained_parts(given, trust_code=last.trust_code, name=name)
+        if last.finetune_codec and ("codec" not in known or not known["codec"].weights):
+            raise UserError(f"finetune_codec=true needs a run with a trained codec, and {name}={given} has none")
+        check_parts(last.config["task"], {*known, *(TRAINS[one.name] for one in stages if one.name in TRAINS)})
+    for stage in stages:
+        settings = dict(stage.settings.config["task"])
+        kind = settings["_target_"].rpartition(".")[2]
+        part = "network" if kind == Autoencoding.__name__ else "codec"
+        has_own = kind == Distillation.__name__ or settings.get("trains") == "enlarger"
+        if "codec" in known and part in settings and not has_own:
+            settings[part] = known["codec"].settings
+        if init is not None and stage is not stages[-1] and settings.get("trains") in known:  # trained further
+            settings["network"] = known[settings["trains"]].settings
+        with torch.device("meta"):
+            task: Task = instantiate(settings)
+        _check_sides(stage, task)
+
+
+def _check_sides(stage: Stage, task: Task) -> None:
+    """Raise `UserError` unless network and codec of a stage take its pictures, and its crops of them."""
+    data, within = stage.settings.data, f"stages.{stage.name}." if stage.name else ""
+    codec, network = getattr(task, "codec", task.network), task.network
+    factor, multiple = getattr(codec, "factor", 1), getattr(network, "multiple", 1)
+    crop = data.image_size if data.train_crop is None else min(data.train_crop, data.image_size)
+    if multiple is None and crop != data.image_size:
+        raise UserError(f"{type(network).__name__} takes pictures of one size: set {within}data.train_crop=null")
+    if isinstance(task, Refinement):
+        needed, who = math.lcm(factor, task.shrink * (multiple or 1)), f"the {task.trains}"
+    else:
+        needed, who = factor * (multiple or 1), "network and codec"
+    needed = math.lcm(needed, MULTIPLE)
+    for name, side in (("data.image_size", data.image_size), (f"{within}data.train_crop", crop)):
+        if side % needed:
+            near = [one for one in (side - side % needed, side - side % needed + needed) if one]
+            raise UserError(
+                f"{name} must be a multiple of {needed} for {who}, got {side}: set {name}={' or '.join(map(str, near))}"
+            )
 
 
 def _time(stage: Stage) -> str:
@@ -73,7 +126,8 @@ def _take_over(earlier: Run, here: Run) -> None:
     for name in (runs.LAST, runs.METADATA, runs.CONFIG):
         target = here.folder / name
         make_folder(target.parent, name="run_dir")
-        shutil.copyfile(earlier.folder / name, target)
+        with (earlier.folder / name).open("rb") as source, writing(target) as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def _give_back_memory() -> None:

@@ -11,20 +11,24 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from artdiff import compiled, hardware
 from artdiff.data.base import PictureDataModule
 from artdiff.ranks import started_together
+from artdiff.settings.training import seconds
+from artdiff.stages import time_limit
 from artdiff.tasks import Autoencoding, Generation
 from artdiff.tasks.base import Task
 from artdiff.training.checkpoint_writer import CheckpointWriter
+from artdiff.training.decay import Decay
 from artdiff.training.fully_sharded import FullySharded
 from artdiff.training.progress import PlainProgress, ProgressBar
 from artdiff.training.reporting import tolerant
 from artdiff.training.whole_epoch import WholeEpoch
+
+log = logging.getLogger(__name__)
 
 LATENT_GIGABYTES = 20
 """Latents are kept up to this size: those of 600,000 pictures of 128 px and their mirror images, at a quarter."""
@@ -51,6 +55,8 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
         settings.setdefault("benchmark", device.type == "cuda")  # cuDNN tries its algorithms: batches are alike
     terminal = sys.stdout.isatty()  # Lightning draws its bar there
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
+    if not any(isinstance(one, Decay) for one in callbacks):
+        callbacks.insert(0, Decay(share=0))  # a run that is carried on may have had one
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar waits for a GPU
     callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), WholeEpoch(), *more]
     plugins = _plugins(settings.pop("plugins", None))
@@ -64,6 +70,8 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
         settings |= {"strategy": FullySharded(devices), "inference_mode": False}
     logger = tolerant(instantiate(config["logger"]))
     settings |= {"use_distributed_sampler": False}  # ours shares the batches by itself
+    if settings["max_time"] is not None:  # Lightning takes fewer ways to write it
+        settings["max_time"] = time_limit(seconds("trainer.max_time", settings["max_time"]))
     return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
 
 
@@ -108,7 +116,11 @@ def cache_and_compile(
         task.cache_latents(data.unchanging, LATENT_GIGABYTES)
     asked = "none" if config["trainer"].get("strategy") == "fsdp" else config["compile"]
     mode = compiled.mode(asked, on, calls=_steps(config["trainer"], data))
-    if mode is not None and not isinstance(task, Autoencoding):  # which calls the halves of its network
+    if isinstance(task, Autoencoding):  # which calls the halves of its network
+        if asked not in ("auto", "none"):
+            log.info("compile=%s is not used here: the training of a codec is not compiled", asked)
+        return
+    if mode is not None:
         task.train_network.compile_for(batch_size, mode)
         if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 takes a batch in parts
             perceptual.run.compile_for(batch_size, mode)
@@ -125,5 +137,5 @@ def _steps(settings: dict[str, Any], data: PictureDataModule) -> float:
     in_epochs = settings["max_epochs"] * data.batches_in_epoch
     limits = [steps for steps in (settings["max_steps"], in_epochs) if steps >= 0]
     if settings["max_time"] is not None:
-        limits.append((Timer(settings["max_time"]).time_remaining() or 0) * STEPS_PER_SECOND)
+        limits.append(seconds("trainer.max_time", settings["max_time"]) * STEPS_PER_SECOND)
     return min(limits, default=math.inf)

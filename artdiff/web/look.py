@@ -9,10 +9,8 @@ import gradio as gr
 
 from artdiff import UserError
 from artdiff.cli import typed
-from artdiff.settings.base import defaults
-from artdiff.settings.evaluation import CompareSettings
 from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_often, served, visitor
-from artdiff.web.studio import Studio
+from artdiff.web.studio import Studio, comparable
 
 
 def compare(studio: Studio) -> list[gr.Dropdown]:
@@ -30,15 +28,14 @@ def compare(studio: Studio) -> list[gr.Dropdown]:
     with gr.Row():
         made = [gr.Gallery(label=name, columns=4, height="auto", buttons=["download", "fullscreen"]) for name in "AB"]
 
-    usual = {name: defaults("generate")[name] for name in CompareSettings.PAINTING}  # not what each run has stored
-
     def paint(given: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
         names = [given[run] for run in both]
-        asked = usual | {"label": given[label] or None, "n": given[n], "seed": given[seed]}
+        asked = {"label": given[label] or None, "n": given[n], "seed": given[seed]}
         found: list[Any] = [[] for _ in names]
         copies = Copies()
         for place, name in enumerate(names):
-            for shown in studio.paint(name, asked, visitor=visitor(request)):
+            usual = comparable(studio.painter(name))
+            for shown in studio.paint(name, usual | asked, visitor=visitor(request)):
                 found[place] = [(copies[made.path], made.title) for made in shown.made]
                 yield (f"{'AB'[place]}: {shown.status}", *found)
 

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,14 @@ from PIL import Image
 from artdiff import UserError, hub, origin, painter, runs
 from artdiff.classifier import Classifier
 from artdiff.cli import typed
+from artdiff.evaluation.originality import REFERENCE
 from artdiff.files import free, make_folder, shortest, user_path
 from artdiff.ingest import pool
 from artdiff.origin import FORMATS
 from artdiff.painter import Emerging, Painter
 from artdiff.runs import Run
+from artdiff.settings.base import defaults
+from artdiff.settings.evaluation import CompareSettings
 from artdiff.settings.painting import PaintSettings
 from artdiff.settings.sharing import GallerySettings
 from artdiff.signing import Signer
@@ -81,7 +84,7 @@ class Studio:
         self.loaded: OrderedDict[str, tuple[Painter, Vetting]] = OrderedDict()
         self.lock = threading.Lock()
         self.busy = threading.Lock()
-        self.jobs = dict[str, list[Report[Shown]]]()
+        self.jobs = list[tuple[str, Report[Shown]]]()
         """What is painted now, or waits for it, by visitor."""
 
     def _asked(self) -> str | None:
@@ -119,7 +122,9 @@ class Studio:
         if not self._offers(run):  # the page takes no other paths
             raise UserError(f"{run} is none of the runs that this page offers")
         chosen = _to_paint(run, self.runs_dir, _stamp(user_path(run)))
-        key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored}"
+        its_run = Run.of(chosen.checkpoint)
+        judged = _times([its_run.folder / runs.EVALUATION / REFERENCE]) if its_run is not None else ()
+        key = f"{chosen.checkpoint} {chosen.checkpoint.stat().st_mtime_ns} {chosen.stored} {judged}"
         with self.lock:
             if key not in self.loaded:
                 while len(self.loaded) >= KEPT:
@@ -131,8 +136,9 @@ class Studio:
 
     def cancel(self, visitor: str) -> None:
         """End what is painted for a visitor, after the present step."""
-        for report in self.jobs.get(visitor, ()):
-            report.stop()
+        for whose, report in [*self.jobs]:
+            if whose == visitor:
+                report.stop()
 
     def paint(self, run: str | None, asked: Mapping[str, Any], *, visitor: str = "") -> Iterator[Shown]:
         """Paint what is `asked` for (settings of `Painter.paint`; None is as usual), and write it to the folder.
@@ -178,7 +184,7 @@ class Studio:
             report(Shown(status, [], list(made), is_last=True))
 
         report = Report[Shown]()
-        self.jobs.setdefault(visitor, []).append(report)
+        self.jobs.append((visitor, report))
         shown = Shown("", [], [])
         try:
             for shown in reported(work, report):
@@ -186,7 +192,7 @@ class Studio:
             if not shown.is_last:
                 yield Shown("cancelled", [], shown.made, is_last=True)
         finally:
-            self.jobs[visitor].remove(report)
+            self.jobs.remove((visitor, report))
 
     def muse(self, path: str | None) -> Image.Image | None:
         """A picture that was uploaded, decoded in a bounded process. Raises `UserError` if it cannot be read."""
@@ -222,6 +228,11 @@ class Studio:
         return path if path is not None and path.is_file() else None
 
 
+def comparable(model: Painter) -> dict[str, Any]:
+    """The settings of painting that runs are compared with: not what each has stored, but what it is made for."""
+    return {name: defaults("generate")[name] for name in CompareSettings.PAINTING} | model.made_for
+
+
 def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -> str:
     """What to type to paint a picture again whose settings are `told`: all of them, or the picture itself."""
     begun = next((name for name in ("refine", "muse") if name in told), None)
@@ -241,6 +252,11 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
 def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
     """What changes when a run's checkpoints or its stored settings do: their names, times and sizes."""
     files = [run] if run.is_file() else [*(run / runs.CHECKPOINTS).glob("*"), *(run / name for name in STORED)]
+    return _times(files)
+
+
+def _times(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of those of these files that are there."""
     found = [(file.name, file.stat()) for file in sorted(files) if file.is_file()]
     return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
 

@@ -37,6 +37,7 @@ class Training:
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
         self.process: subprocess.Popen[bytes] | None = None
+        self.told_to_end = False
         self.run: Path | None = None
         self.words: list[str] = []
 
@@ -62,9 +63,9 @@ class Training:
 
     def stop(self) -> None:
         """Ask it to save and end. Raises `UserError` if none runs."""
-        if self.process is None or not self.running:
+        if not self.running:
             raise UserError("no training runs")
-        self.process.send_signal(signal.SIGINT)
+        self._tell()
 
     def carry_on(self) -> None:
         """Go on with the training that was stopped. Raises `UserError` if there is none, or one runs."""
@@ -77,7 +78,7 @@ class Training:
     def end(self) -> None:
         """Ask a training to save and end, and wait for it."""
         if self.process is not None and self.running:
-            self.process.send_signal(signal.SIGINT)
+            self._tell()
             self.process.wait()
 
     def status(self) -> Status:
@@ -87,14 +88,22 @@ class Training:
         log = self.run / LOG
         said = log.read_bytes()[-20_000:].decode(errors="replace").splitlines() if log.exists() else []
         code = self.process.poll()
-        end = {None: "running", 0: "finished"}.get(code, f"ended with exit code {code}; it can be carried on")
+        saved = "it can be carried on" if runs.Run(self.run).has_saved else "nothing was saved"
+        end = {None: "running", 0: "finished"}.get(code, f"ended with exit code {code}; {saved}")
         grids = sorted(self.run.glob(f"**/{runs.SAMPLES}/*.png"), key=lambda path: path.stat().st_mtime)
         text = "\n".join([f"{self.run}: {end}", *said[-LINES:]])
         return Status(code is None, text, grids[-1] if grids else None, self.run)
 
+    def _tell(self) -> None:
+        """Send the signal once: at a second one it would end without saving."""
+        if self.process is not None and not self.told_to_end:
+            self.told_to_end = True
+            self.process.send_signal(signal.SIGINT)
+
     def _begin(self, words: Sequence[str]) -> None:
         assert self.run is not None
         make_folder(self.run, name="runs_dir")
+        self.told_to_end = False
         with (self.run / LOG).open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "artdiff.train", *words, f"hydra.run.dir={self.run}"],
