@@ -1,4 +1,4 @@
-"""artdiff: a folder of art goes in, a model that paints comes out.
+"""artdiff: train a diffusion model on a folder of art, then paint with it.
 
     import artdiff
 
@@ -7,7 +7,7 @@
     for painting in painter.paint(n=4, label="engraving", seed=7):
         painting.save(f"{painting.name}.png")
 
-Importing artdiff imports neither torch nor anything else that is slow: each name is loaded when it is first used.
+`import artdiff` is fast: torch and other slow modules are imported when a name is first used.
 """
 
 import sys
@@ -40,11 +40,11 @@ _HOMES = {
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct; the message is one line that says how."""
+    """A mistake that the user can correct. The message is one line that says how."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop by the signal `number`, and has saved its checkpoint."""
+    """A training was stopped by the signal `number`, after saving its checkpoint."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
@@ -52,7 +52,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "train"):  # modules that can be called
+    if name in ("evaluate", "train"):  # callable modules
         return import_module(f"artdiff.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

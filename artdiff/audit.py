@@ -1,4 +1,4 @@
-"""What is in a folder of pictures, without training: `python -m artdiff.audit data.root=DIR out=DIR`.
+"""Report what is in a folder of pictures, without training: `python -m artdiff.audit data.root=DIR out=DIR`.
 
 From Python: `print(artdiff.inspect("DIR"))`.
 """
@@ -20,7 +20,7 @@ from artdiff.ingest.captions import caption
 from artdiff.ingest.tables import encoded
 from artdiff.settings.data import AuditSettings, DataSettings
 
-if TYPE_CHECKING:  # slow to import: only once the settings are accepted
+if TYPE_CHECKING:  # slow to import, so imported only after the settings are validated
     from PIL import Image
 
     from artdiff.ingest.index import Index
@@ -32,9 +32,9 @@ CARD = "data_card.md"
 
 @dataclass(frozen=True)
 class Inspection:
-    """What artdiff makes of a folder. As text it is the data card's body, in Markdown.
+    """The result of `inspect`. As text it is the body of the data card, in Markdown.
 
-    `index` has every file: `index.used`, `index.copies` and `index.rejected`, a list of (file, reason).
+    `index` lists every file in `index.used`, `index.copies` or `index.rejected`, a list of (file, reason).
     """
 
     index: "Index"
@@ -48,7 +48,7 @@ class Inspection:
 
     @property
     def rejected(self) -> "Sequence[tuple[str, str]]":
-        """(file, reason) of every file that is not used."""
+        """(file, reason) of every rejected file."""
         return self.index.rejected
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Inspection:
         return report(self.index, self.root.absolute().name)
 
     def write(self, out: Path, *, contact_sheet: int) -> list[Path]:
-        """Write lists, data card and contact sheets of so many pictures per class to `out`; returns the files.
+        """Write tables, data card and contact sheets (`contact_sheet` pictures per class) to `out`; returns the files.
 
         Raises `UserError` if they cannot be written.
         """
@@ -76,8 +76,9 @@ class Inspection:
         return written + [sheets[number] for number in sorted(sheets)]
 
     def _contact_sheets(self, count: int) -> "Iterator[tuple[int, str | None, Image.Image]]":
-        """For each class, and for the pictures without one: its number, name and a sheet of at most `count` pictures,
-        spread evenly over the list. A class without pictures has none.
+        """Yield (number, class, sheet) for each class with pictures, and for the pictures without a class.
+
+        A sheet has at most `count` pictures, evenly spaced in the list.
         """
         from artdiff import images
         from artdiff.ingest.pool import cores, read
@@ -100,13 +101,13 @@ class Inspection:
 
 
 def inspect(folder: str | Path, **settings: Any) -> Inspection:
-    """Look at every file of a folder, decode what is new, and say what artdiff would use of it, without training.
+    """Index a folder and report which files artdiff would use, without training. New files are decoded.
 
     Args:
         folder: the folder of pictures.
-        settings: of `conf/data/folder.yaml`, such as `image_size=64` or `min_side=100`.
+        settings: settings of `conf/data/folder.yaml`, such as `image_size=64` or `min_side=100`.
 
-    Raises `artdiff.UserError` if the folder holds no picture that can be used.
+    Raises `artdiff.UserError` if the folder has no usable picture.
 
     >>> import artdiff, tempfile
     >>> from artdiff.ingest import sample_art
@@ -125,7 +126,7 @@ def inspect(folder: str | Path, **settings: Any) -> Inspection:
 
 
 def audit(settings: AuditSettings) -> list[Path]:
-    """Write what is in a folder to `settings.out`; returns the files, none of which was there before."""
+    """Write the report about a folder to `settings.out`; returns the files. Raises `UserError` if one exists."""
     out = user_path(settings.out)
     own = (runs.SET_ASIDE, runs.MANIFEST, CARD, *(path.name for path in sorted(out.glob("contact_sheet*.png"))))
     there = next((name for name in own if (out / name).exists()), None)
@@ -135,7 +136,7 @@ def audit(settings: AuditSettings) -> list[Path]:
     written = found.write(out, contact_sheet=settings.contact_sheet)
     log.info("\n%s", found)
     log.info("written: %s", ", ".join(str(path) for path in written))
-    log.info("manifest: %s (its SHA-256; a run on these pictures keeps it in %s)", found.index.digest(), runs.METADATA)
+    log.info("manifest: %s (its SHA-256; a run on these pictures stores it in %s)", found.index.digest(), runs.METADATA)
     if found.index.problem(found.root) is None:
         log.info("next:")
         words = [word for word in given() if word.startswith("data.")]
@@ -146,7 +147,7 @@ def audit(settings: AuditSettings) -> list[Path]:
 
 
 def _inspection(settings: DataSettings) -> Inspection:
-    """Raises `UserError` if no picture can be used."""
+    """Index the folder. Raises `UserError` if no picture can be used."""
     scan.check_root(settings)
 
     from dataclasses import asdict
@@ -161,7 +162,7 @@ def _inspection(settings: DataSettings) -> Inspection:
 
 
 def _spread(paths: list[Path], count: int) -> list[Path]:
-    """At most `count` of the paths, spread evenly."""
+    """At most `count` of the paths, evenly spaced."""
     step = max(1, len(paths) / max(count, 1))
     return [paths[int(place * step)] for place in range(min(count, len(paths)))]
 

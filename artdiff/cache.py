@@ -1,10 +1,10 @@
-"""The cache folder holds what artdiff can make again: where it is, what is in it, and how to remove it.
+"""The cache folder: where it is, what is in it, and how to remove entries. Everything in it can be computed again.
 
-- `files/ROOT.json` and `.near`: the SHA-256 of every file of a folder, and which pictures look alike;
-- `decoded/KIND.*`: decoded pixels (a row store) and what became of each file;
+- `files/ROOT.json` and `.near`: the SHA-256 of every file of a folder, and its near-duplicates;
+- `decoded/KIND.*`: decoded pixels (a row store), and whether each file was accepted or rejected;
 - `features/NAME.*`: perceptual features of pictures (a row store); `latents/NAME.*`: their latents;
-- `shards/NAME.shard`: what was fetched from an object store;
-- the built-in sample art, which `prune` leaves alone.
+- `shards/NAME.shard`: files fetched from an object store;
+- the built-in sample art, which `prune` does not remove.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ DESCRIBED = {
     "shards": "pictures from an object store",
 }
 ROOMS = ("decoded", *DESCRIBED)
-"""Folders of the cache whose files `prune` may remove."""
+"""Subfolders whose files `prune` may remove."""
 
 OWN = re.compile(r"([0-9a-f]{12}-)?[0-9a-f]{32}")
 SUFFIXES = ("rows", "keys", "jsonl", "json", "near", "shard", "unfinished")
 EARLIER_SUFFIXES = ("npy", "partial", "journal", "building", "features")
-"""Names and extensions of artdiff's own files, up to version 0.1.0 and now: nothing else is ever removed."""
+"""Names and extensions of artdiff's own files, now and in version 0.1.0. No other file is ever removed."""
 
 
 def default_folder() -> Path:
@@ -46,13 +46,13 @@ def default_folder() -> Path:
         folder = None
     if folder is None or folder.parts[:1] == ("~",):
         raise UserError(
-            "this user has no home folder to keep decoded pictures in: set data.cache_dir or ARTDIFF_CACHE to a folder"
+            "this user has no home folder for the cache of decoded pictures: set data.cache_dir or ARTDIFF_CACHE"
         )
     return folder
 
 
 def chosen_folder(cache_dir: str | None) -> Path:
-    """The folder that the setting `cache_dir` names."""
+    """The cache folder that the setting `cache_dir` names, by default `default_folder`."""
     return default_folder() if cache_dir is None else files.user_path(cache_dir)
 
 
@@ -65,7 +65,7 @@ def make(folder: Path) -> None:
 
 
 def unusable(folder: Path, error: OSError) -> UserError:
-    """The error for a folder of the cache that cannot be used, with the remedy."""
+    """The error for a cache folder that cannot be written, with the remedy."""
     needed = "a folder on a disk with room" if error.errno in files.FULL else "a folder that can be written to"
     return UserError(
         f"the cache in {files.printable(str(folder))} cannot be written: {error.strerror or error}; "
@@ -74,7 +74,7 @@ def unusable(folder: Path, error: OSError) -> UserError:
 
 
 class Kept(NamedTuple):
-    """An entry of the cache: its files, a description, its `bytes` on disk and when it was last `used` (Unix time)."""
+    """An entry of the cache: its files, a description, its `bytes` on disk and the time of its last use (Unix time)."""
 
     paths: list[Path]
     what: str
@@ -83,7 +83,7 @@ class Kept(NamedTuple):
 
 
 def kept(folder: Path) -> list[Kept]:
-    """All entries of the cache that can be removed, the longest unused first."""
+    """All removable entries of the cache, least recently used first."""
     by_name: dict[tuple[str, str], list[Path]] = {}
     for path in (path for room in ROOMS for path in (folder / room).glob("*.*")):
         name, _, suffix = path.name.partition(".")
@@ -103,14 +103,14 @@ def kept(folder: Path) -> list[Kept]:
 
 
 def remove(one: Kept) -> bool:
-    """Remove an entry → whether that was possible: not while it is being built. Raises `OSError`."""
+    """Remove an entry → False if it is being built and was not removed. Raises `OSError`."""
     lock = Lock(one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock"))
     if not lock.take():
         return False
     try:
         for path in one.paths:
             path.unlink(missing_ok=True)
-        if lock.path.parent.name == "shards":  # of which there are many; two that fetch one at once do no harm
+        if lock.path.parent.name == "shards":  # there are many; concurrent fetches of one are harmless
             lock.path.unlink(missing_ok=True)
     finally:
         lock.release()
@@ -118,18 +118,18 @@ def remove(one: Kept) -> bool:
 
 
 def mark_used(path: Path) -> None:
-    """Set the time of the last use, for `prune`; does nothing in a cache that belongs to somebody else."""
+    """Set the time of the last use, for `prune`; does nothing without permission."""
     with suppress(OSError):
         os.utime(path)
 
 
 def key(*parts: object) -> str:
-    """A name of 32 hexadecimal digits for whatever JSON can write."""
+    """A hash of values that JSON can represent: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file of ours; None if it is absent or incomplete."""
+    """The content of a JSON file; None if it is absent or incomplete."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -137,12 +137,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Replace a file in one step. Raises `UserError` if it cannot be written."""
+    """Replace a JSON file atomically. Raises `UserError` if it cannot be written."""
     files.write(path, json.dumps(content))
 
 
 def _described(room: str, paths: list[Path]) -> str:
-    """What an entry is, for a person."""
+    """A description of an entry for the user."""
     if room in DESCRIBED:
         return DESCRIBED[room]
     by_suffix = {path.suffix: path for path in paths}

@@ -1,6 +1,6 @@
 """Read checkpoints safely: to paint with, or to resume training from.
 
-A file may name only classes of ours, with plain numbers; it is refused before anything else is imported.
+A file may name only classes of artdiff, with numbers as arguments. Any other file is refused before code is imported.
 """
 
 import inspect
@@ -37,20 +37,20 @@ PARTS = {
     "refiner": {"codec": ("codec", "codec."), "refiner": ("network", "ema.")},
     "enlarger": {"enlarger": ("network", "ema.")},
 }
-"""For each task, or what it trains, the setting that describes a part, and where its weights are."""
+"""For each task, or the part that it trains: the setting that describes each part, and the prefix of its weights."""
 
 NETWORKS = ("artdiff.networks",)
 HOMES = {
     **dict.fromkeys(("network", "refiner", "enlarger"), NETWORKS),
     "codec": ("artdiff.diffusion.codec", *NETWORKS),
 }
-"""Where the classes are defined that a checkpoint may name."""
+"""Modules that define the classes which a checkpoint may name."""
 
 
 class Restored(NamedTuple):
-    """A model that is ready to paint, and how the pictures it was trained on were made square.
+    """A model that is ready to paint, and the transform that made its training pictures square.
 
-    `data` is the digest of the list of these pictures; None where the file does not say.
+    `data` is the hash of the manifest of these pictures; None if the file does not contain it.
     """
 
     task: Model
@@ -59,12 +59,12 @@ class Restored(NamedTuple):
 
 
 def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = False, name: str = "ckpt") -> Restored:
-    """Load a checkpoint of ours, or a bare state_dict as the article's program saves it.
+    """Load a checkpoint of artdiff, or a bare state_dict as the article's program saves it.
 
-    A bare state_dict does not say what its output means: it is `published` unless `ranges` is given. `trust_code`
+    A bare state_dict does not state the range of its output: it is `published` unless `ranges` is given. `trust_code`
     allows a checkpoint to name code outside artdiff, which is then imported and run.
 
-    Raises `UserError`, which calls the setting `name`.
+    Raises `UserError`, in which the setting is called `name`.
     """
     found = _load(path, name)
     if "hyper_parameters" in found:
@@ -72,7 +72,7 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
             settings, state = _upgraded(found["hyper_parameters"]), found["state_dict"]
             data = found["datamodule_hyper_parameters"]
             transform = Transform(data["image_size"], data["fit"], ImageColor.getrgb(data["background"])[:3])
-            kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # the first checkpoints did not say
+            kind = TASKS[found.get("artdiff", {}).get("task", "Reconstruction")]  # the first checkpoints lack it
             foreign = (
                 []
                 if trust_code
@@ -92,13 +92,13 @@ def restore(path: Path, *, ranges: Ranges | None = None, trust_code: bool = Fals
         transform, kind = ARTICLE_TRANSFORM, Reconstruction
     if ranges is not None:
         if kind is not Reconstruction:
-            raise UserError(f"ranges={ranges} says what a reconstruction's output means, but {name}={path} paints anew")
+            raise UserError(f"ranges={ranges} is for models that reconstruct, but {name}={path} paints new pictures")
         settings = settings | {"ranges": ranges}
     return Restored(_built(kind, settings, state, f"{name}={path}"), transform, _manifest(found))
 
 
 class Earlier(NamedTuple):
-    """The checkpoint that training resumes from: its file, its step, and the settings of its task."""
+    """The checkpoint that training resumes from: its file, its step, and its task with settings."""
 
     path: Path
     step: int
@@ -106,7 +106,7 @@ class Earlier(NamedTuple):
     task: str | None
 
     def check_fits(self, task: dict[str, Any]) -> None:
-        """Raise `UserError` unless it was trained with these settings of the task; the seed may differ."""
+        """Raise `UserError` unless the checkpoint was trained with these task settings; the seed may differ."""
         kind = str(task.get("_target_", "")).rpartition(".")[2]
         if self.task is not None and kind in TASKS and self.task != kind:
             raise UserError(f"ckpt={self.path} was trained as {self.task}, and this run trains {kind}")
@@ -114,7 +114,7 @@ class Earlier(NamedTuple):
             if name.startswith("_") or name == "seed":
                 continue
             trained = self.settings.get(name)
-            if name == "vocabulary":  # its words may change with the pictures: no weight stands for one of them
+            if name == "vocabulary":  # words may change with the pictures: no weight belongs to a single word
                 if bool(trained) != bool(setting):
                     how = "with" if trained else "without"
                     raise UserError(f"ckpt={self.path} was trained {how} captions: set data.captions as it was")
@@ -124,17 +124,17 @@ class Earlier(NamedTuple):
             if found is not None:
                 differing, before, now = found
                 raise UserError(
-                    f"ckpt={self.path} was trained with {differing} {before}, got {now}; a run is carried on with what "
-                    f"it began with: leave ckpt out to begin anew, or set init={self.path} to begin with its weights"
+                    f"ckpt={self.path} was trained with {differing} {before}, got {now}; a resumed run must keep its "
+                    f"settings: leave ckpt out to start a new run, or set init={self.path} to start from its weights"
                 )
 
 
 MISSING = object()
-"""Of a setting that there is not, while null is a value."""
+"""Stands for a setting that is absent; None is a valid value."""
 
 
 def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | None:
-    """The first setting that differs in what it means, by its full name, with both values; None if none does."""
+    """Return the first setting that differs in effect: its full name and both values; None if none does."""
     if _is_same(trained, setting):
         return None
     if not (isinstance(trained, Mapping) and isinstance(setting, Mapping)):
@@ -149,7 +149,7 @@ def difference(name: str, trained: Any, setting: Any) -> tuple[str, Any, Any] | 
 
 
 def _is_same(trained: Any, setting: Any) -> bool:
-    """True if two settings mean the same; a component may name a default that the other one leaves out."""
+    """Return whether two settings have the same effect. `setting` may name a default that `trained` leaves out."""
     if not (isinstance(trained, Mapping) and isinstance(setting, Mapping) and "_target_" in setting):
         return bool(trained == setting)
     added = [name for name in setting if name not in trained]
@@ -158,7 +158,7 @@ def _is_same(trained: Any, setting: Any) -> bool:
 
 
 def _value(component: Mapping[str, Any], name: str) -> Any:
-    """A setting of a component, also one that is left out; None if it has none of that name."""
+    """Return a component's setting, or its default if it is left out; None if there is no such setting."""
     if name in component or "_target_" not in component:
         return component.get(name)
     parameter = _parameter(component, name)
@@ -166,42 +166,42 @@ def _value(component: Mapping[str, Any], name: str) -> Any:
 
 
 def _is_default(component: Mapping[str, Any], name: str) -> bool:
-    """True if leaving out this setting of a component of ours changes nothing."""
+    """Return whether an artdiff component has this setting at its default."""
     parameter = _parameter(component, name)
     return parameter is not None and parameter.default == component[name]
 
 
 def _parameter(component: Mapping[str, Any], name: str) -> inspect.Parameter | None:
-    """What a component of ours takes by this name."""
+    """Return the constructor parameter of this name; None for a component from outside artdiff."""
     if not is_built_in(component):
         return None
     return inspect.signature(get_class(component["_target_"])).parameters.get(name)
 
 
 def earlier(path: Path, *, name: str = "ckpt") -> Earlier:
-    """Read the checkpoint that training resumes from. Raises `UserError`, which calls the setting `name`."""
+    """Read the checkpoint that training resumes from. Raises `UserError`, in which the setting is called `name`."""
     found = _load(path, name)
     if "hyper_parameters" not in found or ("global_step" not in found and name == "ckpt"):
-        raise UserError(f"{name}={path} holds weights alone; carrying on needs a checkpoint of artdiff.train")
+        raise UserError(f"{name}={path} holds only weights; resuming needs a checkpoint of artdiff.train")
     task = found.get("artdiff", {}).get("task")
     return Earlier(path, found.get("global_step", 0), _upgraded(found["hyper_parameters"]), task)
 
 
 class Trained(NamedTuple):
-    """A part of a checkpoint that others are built on, as Hydra builds it, and its weights."""
+    """A trained part of a checkpoint that other models use: its settings for Hydra, and its weights."""
 
     settings: dict[str, Any]
     weights: dict[str, Any]
     classes: list[str] | None
-    """The labels it knows; None if it has none, as a codec."""
+    """The labels that it was trained with; None for a codec."""
     shrink: int = 1
-    """Of a refiner: it works at this part of the sides."""
+    """For a refiner: it works at 1/shrink of width and height."""
 
 
 def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[str, Trained]:
-    """The `codec`, `refiner` and `enlarger` that a checkpoint trained or paints with, as far as there are any.
+    """Return those of `codec`, `refiner` and `enlarger` that a checkpoint holds, because it trained or uses them.
 
-    Raises `UserError`, which calls the setting `name`, also if neither has weights and the setting is `codec`.
+    Raises `UserError`, in which the setting is called `name`; for `codec` also if no part has weights.
     """
     found = _load(path, name)
     kind, settings = found.get("artdiff", {}).get("task"), found.get("hyper_parameters", {})
@@ -225,7 +225,7 @@ def trained_parts(path: Path, *, trust_code: bool, name: str = "codec") -> dict[
 
 
 def _built(kind: type[Model], settings: dict[str, Any], state: dict[str, Any], given: str) -> Model:
-    """The task with its weights, in evaluation mode."""
+    """Build the task, load its weights, and set evaluation mode."""
     try:
         task = kind(**settings)
         task.load_state_dict(state)
@@ -236,7 +236,7 @@ def _built(kind: type[Model], settings: dict[str, Any], state: dict[str, Any], g
 
 
 def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """The task's settings as this version names them; version 0.1 preconditioned inside the networks of ours."""
+    """Rename the task's settings as in this version. In version 0.1, the networks did the preconditioning."""
     network = dict(settings["network"])
     if str(network["_target_"]).startswith(f"{HOMES['network'][0]}."):
         old = {name: new for name, new in NETWORK_RENAMED.items() if new not in network}
@@ -248,7 +248,7 @@ def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_ours(name: str, settings: dict[str, Any]) -> bool:
-    """True if a component is a class defined in its home, with numbers only as arguments."""
+    """Return whether a component is a class from its modules in `HOMES`, with only numbers as arguments."""
     component = settings[name]
     arguments = [value for key, value in component.items() if key != "_target_"]
     numbers = [one for value in arguments for one in (value if isinstance(value, list) else [value])]
@@ -267,8 +267,8 @@ def _is_ours(name: str, settings: dict[str, Any]) -> bool:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its model, without weights: `artdiff`, `hyper_parameters`,
-    `datamodule_hyper_parameters` and `data`. Raises `UserError`.
+    """Read a checkpoint's metadata, without weights: `artdiff`, `hyper_parameters`, `datamodule_hyper_parameters` and
+    `data`. Raises `UserError`.
     """
     found = _load(path)
     if "hyper_parameters" not in found:  # a bare state_dict
@@ -281,7 +281,7 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def _manifest(found: Mapping[str, Any]) -> str | None:
-    """The digest of the list of pictures, which the state of a data module has; None where a file does not say."""
+    """Return the hash of the pictures' manifest from the data module's state; None if the file does not contain it."""
     listed = (part.get("manifest") for part in found.values() if isinstance(part, dict))
     return next((digest for digest in listed if isinstance(digest, str)), None)
 
@@ -292,7 +292,7 @@ def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:
         found = exported.read(path) if is_exported else torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # a strange file can make torch's readers raise anything
+    except Exception as error:  # for an unknown file torch's readers can raise anything
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise UserError(f"{name}={path} cannot be read as a checkpoint: {reason}") from None
     if not isinstance(found, dict):
@@ -300,7 +300,7 @@ def _load(path: Path, name: str = "ckpt") -> dict[str, Any]:
     about = found.get("artdiff")
     if isinstance(about, dict) and about.get("format", 1) != FORMAT:
         raise UserError(
-            f"{name}={path} was written by artdiff {about.get('version')} in a format that this version does not know, "
-            f"{__version__}: use a newer artdiff"
+            f"{name}={path} was written by artdiff {about.get('version')} in a format that {__version__} cannot read: "
+            f"use a newer artdiff"
         )
     return found

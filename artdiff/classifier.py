@@ -1,4 +1,4 @@
-"""A classifier or detector of the user's, as an ONNX file, that says which pictures it refuses."""
+"""The user's own classifier or detector, an ONNX file, which decides what pictures are refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,23 +12,23 @@ from artdiff.files import user_path
 from artdiff.settings.passing import RefuseSettings
 
 BOX = 4
-"""Numbers of a detector's box, which come before its scores."""
+"""How many numbers describe a detector's box; its scores follow them."""
 
 
 class Verdict(NamedTuple):
-    """The output with the highest score among those that count, and that score."""
+    """The output with the highest score among the selected ones, and that score."""
 
     output: int
     score: float
 
 
 class Classifier:
-    """Looks at pictures with a model of `refuse.model`, on the CPU.
+    """Classifies pictures with the model of `refuse.model`, on the CPU.
 
-    It gets a picture (1,3,H,W), RGB, fitted into its square without distortion, black around it. Its first output is
-    either scores (1,K), or boxes of a detector (1,4+K,N) as YOLO has them: then the highest score of any box counts.
+    Its input is an RGB picture (1,3,H,W), scaled without distortion and padded with black. Its first output is either
+    scores (1,K), or boxes of a detector (1,4+K,N) in the format of YOLOv8, of which the highest score counts.
 
-    Raises `UserError` if there is no ONNX Runtime, the file is no such model, or it lacks a wanted output.
+    Raises `UserError` if ONNX Runtime is missing, the file is no such model, or it lacks a selected output.
     """
 
     def __init__(self, settings: RefuseSettings) -> None:
@@ -40,33 +40,33 @@ class Classifier:
         self.settings = settings
         self.path: Path = user_path(settings.model)
         quiet = onnxruntime.SessionOptions()
-        quiet.log_severity_level = 3  # errors, which are raised as well
+        quiet.log_severity_level = 3  # only errors; these are raised anyway
         try:
             self.session: Any = onnxruntime.InferenceSession(str(self.path), quiet, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has a class for each of its errors
+        except Exception as error:  # ONNX Runtime's errors have no common class
             raise self._no_use(f"it is no ONNX model ({_first_line(error)})") from None
         inputs = self.session.get_inputs()
         shape: Sequence[Any] = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, "3"):
-            raise self._no_use(f"it takes {', '.join(f'{one.name} {one.shape}' for one in inputs)}, and not (1,3,H,W)")
+            raise self._no_use(f"it takes {', '.join(f'{one.name} {one.shape}' for one in inputs)}, expected (1,3,H,W)")
         height, width = (side if isinstance(side, int) else settings.side for side in shape[2:])
         self.sides = (width, height)
         first = Image.new("RGB", (8, 8))
         self._check(self._answer(first))
-        self.judge(first)  # a wrong model shows before any painting
+        self.judge(first)  # find a wrong model before any painting
 
     def refused(self, picture: Image.Image) -> Verdict | None:
         """Why an RGB picture is refused; None if it passes. Raises `UserError`."""
         verdict = self.judge(picture)
-        return None if verdict.score < self.settings.above else verdict  # a score that is no number does not pass
+        return None if verdict.score < self.settings.above else verdict  # NaN does not pass
 
     def judge(self, picture: Image.Image) -> Verdict:
-        """The verdict on an RGB picture. Raises `UserError` if the model does not answer as it should."""
+        """The verdict on an RGB picture. Raises `UserError` if the model's output has another shape."""
         scores = self._scores(self._answer(picture))
         wanted = range(len(scores)) if self.settings.outputs is None else self.settings.outputs
         if max(wanted) >= len(scores):
             raise UserError(f"refuse.outputs={self.settings.outputs}: {self.path} has outputs 0 to {len(scores) - 1}")
-        output = wanted[int(np.argmax(scores[list(wanted)]))]  # the first that is no number, if there is one
+        output = wanted[int(np.argmax(scores[list(wanted)]))]  # the first NaN, if there is one
         return Verdict(output, float(scores[output]))
 
     def _answer(self, picture: Image.Image) -> np.ndarray:
@@ -77,18 +77,18 @@ class Classifier:
         try:
             return np.asarray(self.session.run(None, {name: normal.transpose(2, 0, 1)[None]})[0])
         except Exception as error:  # as above
-            raise self._no_use(f"it cannot look at a picture ({_first_line(error)})") from None
+            raise self._no_use(f"it fails on a picture ({_first_line(error)})") from None
 
     def _check(self, answer: np.ndarray) -> None:
-        """Raise `UserError` if boxes may be the rows: they are the columns, and there are more of them than scores."""
+        """Raise `UserError` if boxes seem to be the rows: they must be the columns, of which there are more."""
         if answer.ndim == 3 and answer.shape[1] > BOX and 0 < answer.shape[2] <= answer.shape[1]:
             raise self._no_use(
-                f"its first output is {answer.shape}, which looks like boxes (1,N,5+K) as YOLOv5 has them, expected "
+                f"its first output is {answer.shape}, which looks like the boxes (1,N,5+K) of YOLOv5, expected "
                 f"(1,4+K,N): export a detector with the output of YOLOv8"
             )
 
     def _scores(self, answer: np.ndarray) -> np.ndarray:
-        """One score for each output (K,)."""
+        """The scores, (K,)."""
         if answer.ndim == 2 and len(answer) == 1:
             scores = answer[0]
             if self.settings.logits and len(scores) == 1:
@@ -98,8 +98,8 @@ class Classifier:
                 scores = scores / scores.sum()
             return scores
         if answer.ndim == 3 and len(answer) == 1 and answer.shape[1] > BOX:
-            return answer[0, BOX:].max(axis=1, initial=0.0)  # without a box it has found nothing
-        raise self._no_use(f"its first output is {answer.shape}, and neither scores (1,K) nor boxes (1,4+K,N)")
+            return answer[0, BOX:].max(axis=1, initial=0.0)  # 0 without a box: it has found nothing
+        raise self._no_use(f"its first output is {answer.shape}, expected scores (1,K) or boxes (1,4+K,N)")
 
     def _no_use(self, reason: str) -> UserError:
         return UserError(f"refuse.model={self.settings.model} cannot be used: {reason}")

@@ -1,4 +1,4 @@
-"""What the commands share: they compose `conf/`, and a user's mistake ends in one line and exit code 1."""
+"""Shared code of the commands: compose `conf/`, and report a user's mistake in one line with exit code 1."""
 
 import errno
 import logging
@@ -34,10 +34,10 @@ from artdiff.sweeps import Jobs
 log = logging.getLogger(__name__)
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-"""Errors of the disk, besides a full one, that the user can mend."""
+"""Errors of the disk, besides a full one, that the user can fix."""
 
 BY_SIGNAL = 128
-"""Added to a signal's number for the exit code of what it ended, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
+"""Added to a signal's number for the exit code, as shells do: 130 for Ctrl-C, 143 for SIGTERM."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 COMMANDS = ("train", "generate", "evaluate", "gallery", "export", "audit", "pack", "prune", "sweep")
@@ -46,37 +46,37 @@ NOISE = (
     "LeafSpec",
     "does not have many workers",
     "The dirpath has changed",
-    "exists and is not empty",  # a run that is carried on in its own folder
+    "exists and is not empty",  # a run that is resumed in its own folder
     "smaller than the logging interval",
-    "in eval mode at the start of training",  # the averaged weights are, on purpose
+    "in eval mode at the start of training",  # the EMA network is, on purpose
     "broadcast_buffers",  # torch's new name for it came with version 2.14
-    "It is recommended to use `self.log",  # what we log is that of all ranks already
-    "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes by itself
+    "It is recommended to use `self.log",  # what we log is already reduced over all ranks
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our loader resumes within an epoch
 )
-"""Parts of warnings by Lightning that need nothing from the user."""
+"""Parts of Lightning's warnings that are hidden: the user need not act on them."""
 
 
 def typed(module: str, *words: object) -> str:
-    """The command line that runs `module`, as it works in the shell that started this program."""
+    """Return a command line that runs `module` in the shell that started this program."""
     same = shutil.which("python") == sys.executable
     python = "python" if same else str(shortest(Path(sys.executable)))
     return shlex.join([python, "-m", module, *(str(word) for word in words)])
 
 
 def given() -> list[str]:
-    """The overrides that this job was started with, as they may be typed; none if they were composed in Python."""
+    """Return the overrides of this job's command line, as the user may type them; none for a call from Python."""
     return [unquoted(word) for word in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
 def given_names() -> set[str]:
-    """The names of the settings that were typed."""
+    """Return the names of the settings on this job's command line."""
     return {word.partition("=")[0].lstrip("+") for word in given()}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """`cfg` in plain Python values with every reference resolved: no DictConfig goes further than this.
+    """Convert `cfg` to plain Python values with all references resolved. The rest of the code sees no DictConfig.
 
-    Raises `UserError` for a value that must be given, and for a reference to nothing.
+    Raises `UserError` for a required value that is missing, and for a reference to a missing value.
     """
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
@@ -88,23 +88,23 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
                 OmegaConf.update(cfg, key, _as_text(key, value))
         _rename(cfg)
         config = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:  # a reference to nothing
+    except OmegaConfBaseException as error:  # a reference to a missing value
         raise UserError(" ".join(str(error).split())) from None
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """A value of `TEXTS` as text; warns if a file of settings has a number there, which may have looked otherwise."""
+    """Convert a value of `TEXTS` to text. Warns if a YAML file has a number there: its spelling may be lost."""
     if OmegaConf.is_list(value):
         return [_as_text(key, item) for item in value]
     if not isinstance(value, str):
-        log.warning("%s: %s is read as a number, not as a name; put it in quotes in the file of settings", key, value)
+        log.warning("%s: %s is read as a number, not as a name; put it in quotes in the YAML file", key, value)
     return str(user_path(value)) if key in HOMED else str(value)
 
 
 def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
-    """`conf/CONFIG.yaml` with overrides as they are typed, in plain values. Raises `UserError`."""
+    """Compose `conf/CONFIG.yaml` with overrides as typed, and return plain values. Raises `UserError`."""
     if GlobalHydra.instance().is_initialized():  # inside a command, or a notebook that uses Hydra itself
         GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -117,9 +117,9 @@ def composed(config: str, words: Sequence[str] = ()) -> dict[str, Any]:
 def command(
     job: Callable[[DictConfig], Any], *, config: str, words: Callable[[Sequence[str]], Sequence[str]] = list
 ) -> Callable[[], None]:
-    """Make `job` a program that composes `conf/CONFIG.yaml` with the command line, as `words` changes what is typed.
+    """Return a program that composes `conf/CONFIG.yaml` with the command line, as changed by `words`, and calls `job`.
 
-    In a multirun, a job that ends in a `UserError` does not stop the others; the exit code tells at the end.
+    In a multirun, a job that ends in a `UserError` does not stop the others; the exit code at the end is then 1.
     """
     failures: list[UserError] = []
 
@@ -141,14 +141,14 @@ def command(
         except KeyboardInterrupt as error:
             log.error("interrupted")
             ended_by = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            sys.exit(BY_SIGNAL + ended_by if rank() == 0 else 0)  # Lightning kills the first one if another fails
+            sys.exit(BY_SIGNAL + ended_by if rank() == 0 else 0)  # Lightning kills rank 0 if another rank fails
 
     def main() -> None:
         try:
             sys.argv[1:] = for_hydra(words(sys.argv[1:]))
         except UserError as error:
             _exit(str(error))
-        if rank():  # its lines are those of the first one, which also writes the files
+        if rank():  # rank 0 logs the same lines and writes the files
             logging.disable(logging.WARNING)
             sys.argv += ["hydra/job_logging=console", "hydra.output_subdir=null"]
         if _is_multirun(sys.argv[1:]):
@@ -164,15 +164,15 @@ def command(
 
 
 def callable_module(name: str, function: Callable[..., Any]) -> None:
-    """Let a call of the module `name` be one of `function`: `artdiff.train` is both, for `python -m` and for Python."""
+    """Make the module `name` callable as `function`: `artdiff.train` is a module for `python -m` and a function."""
     kind = type("CallableModule", (ModuleType,), {"__call__": staticmethod(function)})
     sys.modules[name].__class__ = kind
 
 
 def _run(program: Callable[[], Any]) -> None:
-    """Run a Hydra program; a wrong override, and a run's folder that cannot be written to, are one line.
+    """Run a Hydra program. Report a wrong override or a folder that cannot be written to in one line.
 
-    `HYDRA_FULL_ERROR=1` shows where any error comes from.
+    `HYDRA_FULL_ERROR=1` shows tracebacks instead.
     """
     if os.environ.get(FULL_ERROR) == "1":
         program()
@@ -195,7 +195,7 @@ def _run(program: Callable[[], Any]) -> None:
 
 
 def _is_multirun(words: Sequence[str]) -> bool:
-    """Whether Hydra runs several jobs: as asked with `-m`, or as a file of `conf/sweep` says."""
+    """Return whether Hydra runs several jobs: because of `-m`, or because of a file of `conf/sweep`."""
     if not MULTIRUN.isdisjoint(words):
         return True
     given = dict(word.partition("=")[::2] for word in words)
@@ -212,7 +212,7 @@ def _check_folders(words: Sequence[str]) -> None:
 
 
 def _asked_folder() -> Path:
-    """Where the command line asks to write to."""
+    """Return the output folder that the command line sets."""
     words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     asked = (words[key] for key in ("out", "hydra.run.dir", "run_dir", "runs_dir") if key in words)
     return Path(next(asked, ".").strip("'"))
@@ -237,7 +237,7 @@ def main() -> None:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind `error`: Hydra wraps what is raised by the objects that it builds."""
+    """Return the `UserError` that caused `error`, if any: Hydra wraps errors raised by the objects it builds."""
     if isinstance(error, InstantiationException) and str(error).startswith("Error locating target"):
         return UserError(" ".join(str(error).split()))
     while error is not None and not isinstance(error, UserError):
@@ -246,9 +246,9 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 
 def _rename(cfg: DictConfig) -> None:
-    """Take over values that an experiment or an override sets under an old name; warns in one line of each.
+    """Move values that are set under an old name to the new name, with one line of warning for each.
 
-    Only of our networks: one from outside may call its arguments as it likes.
+    Only for networks of artdiff: a network from outside may use these names for its own arguments.
     """
     if not is_built_in(cfg.get("network") or {}):
         return

@@ -1,4 +1,4 @@
-"""torch.compile where it pays: in place, so that weights keep their names, and for one batch size."""
+"""torch.compile, if it pays. It is applied in place, so that weights keep their names, and for one batch size."""
 
 import logging
 import shutil
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 CALLS = 5_000
-"""Calls of a network from which on `auto` compiles it on a GPU, since compiling takes tens of seconds."""
+"""On a GPU, `auto` compiles from this many evaluations of a network on, since compiling takes tens of seconds."""
 
 
 def mode(asked: str, on: torch.device, *, calls: float) -> str | None:
-    """The torch.compile mode for a network that will be called about `calls` times; None does not compile.
+    """The torch.compile mode for a network with about `calls` evaluations ahead; None does not compile.
 
     `asked` is `auto`, `none` or a mode; `reduce-overhead` and `max-autotune` replay CUDA graphs.
     """
@@ -25,21 +25,21 @@ def mode(asked: str, on: torch.device, *, calls: float) -> str | None:
         return None
     can_compile = torch.cuda.get_device_capability(on) >= (7, 0) and find_spec("triton") is not None
     if not (can_compile and any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang"))):
-        log.info("nothing is compiled: that needs a GPU of compute capability 7.0 or more, triton and a C compiler")
+        log.info("not compiling: this needs a GPU of compute capability 7.0 or more, triton and a C compiler")
         return None
     return "default"
 
 
 def compile_in_place(module: nn.Module, how: str) -> None:
     """Compile `module(…)` at its first call; `module.forward(…)` stays as it is."""
-    log.info("compiling %s: its first call may take minutes (compile=none starts at once)", type(module).__name__)
+    log.info("compiling %s: its first call may take minutes (compile=none skips this)", type(module).__name__)
     module.compile(mode=how, dynamic=False)
 
 
 class FixedBatch:
-    """Calls a module compiled for batches of one size; all other batches, and evaluation, run without compiling.
+    """Calls a module, compiled for batches of one size. Other sizes, and evaluation, run the uncompiled module.
 
-    Every other batch size would be compiled anew, which takes minutes.
+    Each further batch size would be compiled separately, which takes minutes.
     """
 
     def __init__(self, module: nn.Module) -> None:

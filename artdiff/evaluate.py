@@ -22,7 +22,7 @@ from artdiff.settings.base import defaults
 from artdiff.settings.data import DATA
 from artdiff.settings.evaluation import EvaluateSettings
 
-if TYPE_CHECKING:  # slow to import: only once the settings are accepted
+if TYPE_CHECKING:  # slow to import, so only after the settings are validated
     from artdiff.data.base import PictureDataModule
     from artdiff.evaluation.results import Scores
     from artdiff.painter import Painter
@@ -34,8 +34,8 @@ def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
     """Score a model that paints or reconstructs.
 
     Args:
-        run: what `artdiff.train` returned, a run's folder, a checkpoint, or `"last"`.
-        settings: of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0`, `data="DIR"` or
+        run: what `artdiff.train` returned, a run's folder, a checkpoint, or `"last"` for the newest run.
+        settings: settings of `conf/evaluate.yaml`, such as `n=500`, `guidance=2.0`, `data="DIR"` or
             `compare={"guidance": [1.0, 2.0]}`.
 
     Raises `artdiff.UserError`.
@@ -49,7 +49,7 @@ def evaluate(run: Run | str | Path, **settings: Any) -> "Scores":
 
 
 def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
-    """Score as `settings` say, of which those in `asked` were set on purpose, be it to their defaults."""
+    """Score a model. `asked` has the names of the settings that the user gave, even if to their defaults."""
     if settings.data.root is not None and not is_url(settings.data.root):
         scan.check(user_path(settings.data.root))
     ckpt = runs.find_checkpoint(settings.ckpt, newest_in=user_path(settings.runs_dir), prefer=runs.BEST)
@@ -72,10 +72,10 @@ def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
         settings = fitted
         candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
     if not painter.paints and (settings.compare.asks or settings.store):
-        raise UserError(f"compare and store need a model that paints anew; {ckpt} reconstructs pictures")
+        raise UserError(f"compare and store need a model that paints new pictures; {ckpt} reconstructs pictures")
     data = _data(settings, run, painter)
     facts = run.metadata if run is not None else {}
-    trained_on = facts.get("data", {}).get("manifest") or painter.data  # a file alone says it itself
+    trained_on = facts.get("data", {}).get("manifest") or painter.data  # a checkpoint without a run has it itself
     is_own = data.manifest == trained_on
     settings = settings if is_own or not painter.paints else _for_other_pictures(settings)
     if not painter.paints:
@@ -98,7 +98,7 @@ def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
 
 
 def _as_made(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) -> EvaluateSettings:
-    """`settings` with those that the model is made for, such as a few steps, where nothing else was asked for."""
+    """Return `settings` with the values that the model was trained for, such as few steps, unless the user set them."""
     usual = defaults("evaluate")
     made_for = {name: value for name, value in painter.made_for.items() if name not in asked}
     return dataclasses.replace(
@@ -107,16 +107,16 @@ def _as_made(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) ->
 
 
 def _for_other_pictures(settings: EvaluateSettings) -> EvaluateSettings:
-    """What can be asked where the pictures are not those of training. Raises `UserError`."""
+    """Return `settings` without the checks that need the training pictures. Raises `UserError` if `store` is set."""
     if settings.store:
         raise UserError("store=true needs the pictures that the run was trained on, and these are others")
     if settings.originality or settings.representation:
-        log.warning("copies and preferences are not looked for: these are not the pictures that the run was trained on")
+        log.warning("no check for copies and preferences: these are not the pictures that the run was trained on")
     return dataclasses.replace(settings, originality=False, representation=0)
 
 
 def _data(settings: EvaluateSettings, run: Run | None, painter: "Painter") -> "PictureDataModule":
-    """The pictures that a run was trained on and those it held out, or those of another folder."""
+    """The data module of a run, with its training and held-out pictures, or the same for another folder."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -138,18 +138,21 @@ def _data(settings: EvaluateSettings, run: Run | None, painter: "Painter") -> "P
         size, fit, background = painter.transform
         known |= {"image_size": size, "fit": fit, "background": "#{:02x}{:02x}{:02x}".format(*background)}
     else:
-        raise UserError(f"ckpt={settings.ckpt} does not say which pictures it was trained on: give data.root=DIR")
+        raise UserError(f"ckpt={settings.ckpt} does not say which pictures it was trained on: set data.root=DIR")
     root = {} if settings.data.root is None else {"root": settings.data.root}
     try:
         data: PictureDataModule = instantiate(known | {"train_crop": None} | root)
-    except InstantiationException as error:  # Hydra's, around a mistake that we know
+    except InstantiationException as error:  # Hydra wraps our UserError
         raise (user_error(error) or error) from None
     data.setup()
     return data
 
 
 def _store(found: "Scores", run: Run) -> None:
-    """Keep the best of what was compared, for `artdiff.painter.load`. Raises `UserError` if it cannot be written."""
+    """Write the best candidate to `painting.json`, which `artdiff.painter.load` reads.
+
+    Raises `UserError` if it cannot be written.
+    """
     best = found.choices[0]
     distance = f"Fréchet distance {best.frechet.value:.4g} by {found.scored[0].features}"
     why = f"the best of {len(found.choices)} ways to paint, {distance}, {found.scored[0].count:,} pictures"
@@ -159,7 +162,7 @@ def _store(found: "Scores", run: Run) -> None:
 
 
 def _log(found: "Scores", run: Run) -> None:
-    """Show the scores on the board of the run, at the step of its checkpoint."""
+    """Write the scores to the run's TensorBoard log, at the step of its checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
     folder = runs.events(run.folder)
@@ -173,7 +176,7 @@ def _log(found: "Scores", run: Run) -> None:
 
 
 def _job(cfg: DictConfig) -> float:
-    """What the command does; a sweeper minimises the result, the best Fréchet distance."""
+    """Run the command. Returns what a sweeper minimises: the best Fréchet distance, or the negative PSNR."""
     found = _evaluate(EvaluateSettings.of(plain(cfg)), asked=given_names())
     best = (found.choices or found.scored)[:1]
     return best[0].frechet.value if best else -found.reconstruction["psnr"]

@@ -1,4 +1,4 @@
-"""Write a model as a folder to give away: `python -m artdiff.export ckpt=RUN to=DIR license=cc-by-4.0`.
+"""Export a model to a folder that can be shared: `python -m artdiff.export ckpt=RUN to=DIR license=cc-by-4.0`.
 
 `artdiff.load(DIR)` paints the same pictures as the run.
 """
@@ -16,7 +16,7 @@ from artdiff.origin import Origin
 from artdiff.runs import Run
 from artdiff.settings.sharing import ExportSettings
 
-if TYPE_CHECKING:  # torch is imported once the settings are accepted
+if TYPE_CHECKING:  # torch is imported only after the settings are validated
     from PIL import Image
 
     from artdiff.evaluation.results import Scores
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 CARD, SHEET = "README.md", "sheet.png"
 
 ROWS = 24
-"""Of the sheet, at most."""
+"""The most rows of the sheet."""
 
 
 def export(settings: ExportSettings) -> list[Path]:
-    """Write the model, its settings, its card and a sheet; returns the files. Raises `UserError`."""
+    """Write the model, its settings, its card and a sheet. Returns the files. Raises `UserError`."""
     to = user_path(settings.to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"to={to} is there already: choose a folder that is not, or an empty one")
+        raise UserError(f"to={to} is there already: choose a new folder, or an empty one")
     chosen = runs.to_paint(settings.ckpt, newest_in=user_path(settings.runs_dir))
 
     from artdiff import checkpoints, exported, model_card, onnx_export
@@ -60,7 +60,7 @@ def export(settings: ExportSettings) -> list[Path]:
         written.append(to / name)
         write(written[-1], content)
     log.info("written to %s: %s", to, ", ".join(path.name for path in written))
-    log.info("read its card before you give it away: %s", to / CARD)
+    log.info("read its card before you share it: %s", to / CARD)
     if settings.push is not None:
         log.info("pushed to %s", hub.push(to, settings.push, public=settings.public))
     log.info("next:\n  %s", typed("artdiff.generate", f"ckpt={to}", "out=DIR"))
@@ -68,7 +68,7 @@ def export(settings: ExportSettings) -> list[Path]:
 
 
 def _sheet(painter: "Painter", settings: ExportSettings) -> "Image.Image":
-    """A row of samples for each label, of the first ones if there are many."""
+    """A row of samples for each label, at most `ROWS` labels."""
     from artdiff import images
 
     sheet = images.Sheet(ROWS)
@@ -80,7 +80,7 @@ def _sheet(painter: "Painter", settings: ExportSettings) -> "Image.Image":
 
 
 def _scores(run: Run | None, painter: "Painter") -> "Scores":
-    """What `artdiff.evaluate` has found out about the checkpoint of a painter; empty if nothing."""
+    """The scores that `artdiff.evaluate` wrote for a painter's checkpoint; empty if there are none."""
     from artdiff.evaluation import results
 
     path = run.folder / runs.EVALUATION / runs.SCORES if run is not None else None

@@ -1,7 +1,8 @@
-"""The folder of a model that is given away: weights that load without running anything, and settings as plain text.
+"""The folder of an exported model: weights that load without running code, and settings as plain text.
 
-`model.safetensors` holds what paints: averaged weights, codec and refiners, but no optimizer. `config.json` holds the
-settings that build it, how pictures were made square, and how it paints best; no paths, nothing of how it was trained.
+`model.safetensors` holds what painting needs: EMA weights, codec and refiners, but no optimizer. `config.json` holds
+the settings that build the model, how pictures were made square, and the settings that it paints best with. It has no
+paths, and no settings of training.
 """
 
 import json
@@ -21,26 +22,26 @@ SETTINGS = runs.EXPORTED_SETTINGS
 SUFFIX = ".safetensors"
 
 SQUARE = ("image_size", "fit", "background")
-"""What is kept of the data's settings."""
+"""The settings of the data that are exported."""
 
 UNTRAINED: dict[str, Any] = {"optimizer": {}, "scheduler": None}
-"""Settings of the task that say how it was trained."""
+"""Settings of the task that only training needs, with the values that replace them."""
 
 AVERAGED, TRAINED, TEACHER = "ema.", "network.", "teacher."
-"""How the names of weights begin. A painter's trained weights, and those it learned from, are left out; its averaged
-ones stand in for them."""
+"""Prefixes of weight names. If there are EMA weights, the trained weights and a teacher's are not exported: the EMA
+weights take their place."""
 
 
 def save_to(
     folder: Path, content: Mapping[str, Any], state: Mapping[str, Tensor], stored: StoredSampling | None
 ) -> None:
-    """Write a model to a folder that is there. Raises `UserError`.
+    """Write a model to an existing folder. Raises `UserError`.
 
     Args:
         folder: where.
-        content: what a checkpoint says of it (`checkpoints.described`).
+        content: the checkpoint's settings and metadata (`checkpoints.described`).
         state: weights by name.
-        stored: how its run paints best, if that is known.
+        stored: the settings that its run paints best with, if they are known.
     """
     averages = any(name.startswith(AVERAGED) for name in state)
     used = {name: weight for name, weight in state.items() if not (averages and name.startswith((TRAINED, TEACHER)))}
@@ -55,9 +56,9 @@ def save_to(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a checkpoint with the weights of this file would hold. Raises `UserError` if its settings are not there.
+    """Read an exported model in the form of a checkpoint's content. Raises `UserError` if its settings are missing.
 
-    What else may be wrong raises whatever the readers raise.
+    Other problems raise the exceptions of the readers.
     """
     content, state = _settings(path), load_file(path)
     averages = {name: weight for name, weight in state.items() if name.startswith(AVERAGED)}
@@ -67,7 +68,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def stored_sampling(path: Path) -> StoredSampling | None:
-    """How the model of this file paints best; None if that was not known. Raises `UserError`."""
+    """The settings that the model of this file paints best with; None if they were not known. Raises `UserError`."""
     told = _settings(path).get("painting")
     return None if told is None else StoredSampling(path.name, "", "averaged", told["settings"], told["chosen_by"])
 

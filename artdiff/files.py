@@ -1,4 +1,4 @@
-"""Paths as a user types them, and files that are written whole or not at all."""
+"""Paths as a user types them, and atomic writing of files."""
 
 import errno
 import hashlib
@@ -16,13 +16,13 @@ UNFINISHED = "unfinished"
 """Extension of files that are being written."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors that more room on the disk remedies."""
+"""Errors that go away with more free disk space."""
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user types it: `~` is their home, `~NAME` that of NAME if there is such a user.
+    """A path as a user types it: `~` is their home folder, `~NAME` that of the user NAME, if there is one.
 
-    Raises `UserError` if they have no home, as in some containers.
+    Raises `UserError` if the user has no home folder, as in some containers.
     """
     path = Path(os.path.expanduser(text))  # noqa: PTH111  # Path.expanduser raises for a folder that is called ~NAME
     if path.parts[:1] == ("~",):
@@ -37,24 +37,24 @@ def sha256(path: Path) -> str:
 
 
 def is_url(text: str | Path) -> bool:
-    """Whether `text` names a place in an object store, such as `s3://bucket/art`, and not a folder."""
+    """Whether `text` is the URL of an object store, such as `s3://bucket/art`, and not a folder."""
     return "://" in str(text)
 
 
 def has_home() -> bool:
-    """Whether this user has a home folder: in a container there may be none."""
+    """Whether this user has a home folder; in a container there may be none."""
     return os.path.expanduser("~") != "~"  # noqa: PTH111
 
 
 def printable(text: str) -> str:
-    r"""`text` with `\xe9` in place of bytes of a file's name that are not UTF-8."""
+    r"""`text` with file-name bytes that are not UTF-8 escaped, such as `\xe9`."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Replace a file in one step. Text is written as UTF-8, undecodable bytes of file names unchanged.
+    """Replace a file atomically. Text is written as UTF-8, undecodable bytes of file names unchanged.
 
-    Raises `UserError`, as `writing` does.
+    Raises `UserError` as `writing` does.
     """
     with writing(path) as stream:
         stream.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
@@ -62,10 +62,10 @@ def write(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which replaces `path` once everything is on the disk.
+    """Open a new file that replaces `path` atomically when the block ends and everything is on disk.
 
-    Until then it lies beside `path` under another name. If anything fails, the old file stays, the new one is removed,
-    and a failure of the disk raises `UserError` with the folder's name.
+    Until then it has another name in the same folder. On any error the new file is removed and the old one stays. An
+    error of the disk raises a `UserError` that names the folder.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     unfinished = _beside(target)
@@ -85,15 +85,16 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         raise cannot_write(path, cause) from None
     finally:
         if stream is not None:
-            with suppress(OSError):  # what is left in its buffer is not needed
+            with suppress(OSError):  # the rest of its buffer is not needed
                 stream.close()
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
 def duplicate(path: Path, other: Path) -> None:
-    """Give the file `path` the second name `other`, in place of what lay there. The old content of `other` stays until
-    the new one is whole. Where the disk knows no second names, it is copied. Raises `UserError`, as `writing` does.
+    """Replace `other` atomically by a hard link to `path`, or by a copy if the disk has no hard links.
+
+    Raises `UserError` as `writing` does.
     """
     unfinished = _beside(other)
     try:
@@ -111,20 +112,20 @@ def duplicate(path: Path, other: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed programs were writing in a folder that nobody else writes to."""
+    """Remove unfinished files of killed programs. No other program may be writing to the folder."""
     for path in folder.glob(f"*.{UNFINISHED}"):
         with suppress(OSError):
             path.unlink()
 
 
 def _beside(target: Path) -> Path:
-    """A new name in the folder of `target`, and of a length that any disk takes."""
+    """A new name in the folder of `target`, short enough for any disk."""
     ending = f".{secrets.token_hex(8)}.{UNFINISHED}"
     return target.with_name((target.name if len(os.fsencode(target.name)) < 200 else "file") + ending)
 
 
 class _Watched:
-    """A new binary file that remembers the first error of the disk: whoever writes to it may report another one."""
+    """A new binary file that remembers the first disk error, because the writing code may raise another one."""
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("xb")
@@ -148,7 +149,7 @@ class _Watched:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk as well, where the system can."""
+    """Sync the folder, so that the new name is on disk as well, if the system can."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -158,20 +159,20 @@ def _sync_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """Why `path` cannot be written, with its folder and the remedy."""
+    """The error for a `path` that cannot be written, with the folder, the reason and the remedy."""
     remedy = "make room there" if error.errno in FULL else "choose another folder"
     reason, there = error.strerror or error, printable(str(path.absolute().parent))
     return UserError(f"{printable(path.name)} cannot be written to the folder {there}: {reason}; {remedy}")
 
 
 def shortest(path: Path) -> Path:
-    """`path` as one would type it here: relative to the current folder if it lies in it."""
+    """`path`, relative to the current folder if it is inside it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def make_folder(folder: Path, *, name: str) -> None:
-    """Make the folder that the setting `name` asks for. Raises `UserError` if that fails."""
+    """Make the folder that the setting `name` gives. Raises `UserError` if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,7 +180,7 @@ def make_folder(folder: Path, *, name: str) -> None:
 
 
 def free(path: Path) -> Path:
-    """`path` if nothing lies there, else `path` with the first free number behind its name."""
+    """`path` if it does not exist, else `path` with the first free number after its stem: `a.png`, `a_2.png`."""
     number, found = 1, path
     while found.exists():
         number += 1

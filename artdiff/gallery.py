@@ -1,4 +1,4 @@
-"""Paint, look and train in the browser: `python -m artdiff.gallery ckpt=RUN`."""
+"""Paint, browse and train in a web browser: `python -m artdiff.gallery ckpt=RUN`."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def gallery(settings: GallerySettings) -> None:
     """Serve the page until it is interrupted. Raises `UserError`."""
-    with tempfile.TemporaryDirectory(prefix="artdiff") as folder:  # for this user alone, and gone at the end
+    with tempfile.TemporaryDirectory(prefix="artdiff") as folder:  # only this user can read it; removed at the end
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         try:
             import gradio  # noqa: F401
@@ -55,7 +55,7 @@ def _serve(settings: GallerySettings) -> None:
             theme=THEME,
             css=CSS,
         )
-    except Exception as error:  # a port that is taken, a host that is none: each raises something else
+    except Exception as error:  # a port in use, an unknown host: each raises another class
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise UserError(
             f"the page cannot be served on {settings.host}:{settings.port} ({reason}): set port=0"
@@ -64,7 +64,7 @@ def _serve(settings: GallerySettings) -> None:
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one ends at once
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends it at once
         ended.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -72,7 +72,7 @@ def _serve(settings: GallerySettings) -> None:
     ended.wait()
     blocks.close(verbose=False)
     if training.running:
-        log.info("the training is saved first; a second Ctrl-C leaves it to itself")
+        log.info("waiting for the training to save; a second Ctrl-C leaves without waiting")
     training.end()
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def generate(settings: GenerateSettings) -> list[Path]:
-    """Paint what `settings` say; returns the files written: one for each picture, then the sheet."""
+    """Paint what `settings` ask for. Returns the files written: one for each picture, then the sheet."""
     out, newest_in = user_path(settings.out), user_path(settings.runs_dir)
     told = origin.settings_of(user_path(settings.repaint)) if settings.repaint is not None else {}
     if settings.repaint is None:
@@ -55,23 +55,23 @@ def generate(settings: GenerateSettings) -> list[Path]:
 
 
 def _stored(settings: GenerateSettings, painter: "Painter") -> GenerateSettings:
-    """`settings` with those that the run has stored, where nothing was set: neither typed nor changed otherwise."""
+    """`settings` with the painter's defaults wherever the user neither typed nor changed a setting."""
     usual = defaults("generate")
     open_ones = {name for name in painter.defaults.keys() - given_names() if getattr(settings, name) == usual[name]}
     return replace(settings, **{name: painter.defaults[name] for name in open_ones})
 
 
 def _check_alone() -> None:
-    """Raise `UserError` if settings were typed that a picture to paint again brings itself."""
+    """Raise `UserError` if the user typed a setting that `from=PICTURE` takes from the picture."""
     own = {*PaintSettings.REPAINTED, "n", "label", "prompt", "word_vectors", "interpolate", "trajectory", "sheet",
            "ranges"}  # fmt: skip
     twice = sorted(given_names() & own)
     if twice:
-        raise UserError(f"from=PICTURE paints with the settings of the picture: leave out {', '.join(twice)}")
+        raise UserError(f"from=PICTURE takes its settings from the picture: leave out {', '.join(twice)}")
 
 
 class _Files:
-    """Where pictures are written, and how: format, settings kept or not, signed or not, vetted before."""
+    """Writes the pictures: checks each one, signs it if a certificate is set, and picks the folder."""
 
     def __init__(self, painter: "Painter", settings: GenerateSettings, out: Path) -> None:
         from artdiff.signing import Signer
@@ -81,10 +81,13 @@ class _Files:
         self.signer = Signer(settings.sign) if settings.sign.certificate is not None else None
         self.vetting = Vetting(painter, settings)
         self.held: list[Path] = []
-        """Pictures that did not pass."""
+        """Paths of the pictures that were held back."""
 
     def write(self, made: "Painting") -> "tuple[Path, Image.Image]":
-        """Write a painting and its trajectory, apart if it does not pass; returns its path and what a sheet shows."""
+        """Write a painting and its trajectory, into `OUT/held_back` if it does not pass the checks.
+
+        Returns its path and the picture for the sheet, grey if it was held back.
+        """
         from PIL import Image
 
         from artdiff.vetting import held_back
@@ -103,7 +106,7 @@ class _Files:
         return path, Image.new("RGB", painting.picture.size, "grey")
 
     def write_sheet(self, picture: "Image.Image", said: Origin) -> Path:
-        """Write the sheet, always a PNG, and say what is not on it; returns its path."""
+        """Write the sheet, always as PNG, and log how many pictures were held back. Returns its path."""
         if self.held:
             log.warning("%s held back, grey on the sheet: %s", f"{len(self.held):,}", self.held[0].parent)
         return self._save(picture, self.out, "sheet", said, end="png")
@@ -115,7 +118,7 @@ class _Files:
 
 
 def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any], files: _Files) -> list[Path]:
-    """The picture `settings.repaint` once more; says whether it is the same."""
+    """Paint the picture `settings.repaint` again, and log whether it is the same."""
     from artdiff import images
 
     assert settings.repaint is not None
@@ -140,7 +143,7 @@ def _repaint(painter: "Painter", settings: GenerateSettings, told: dict[str, Any
 
 
 def _reconstruct(painter: "Painter", settings: GenerateSettings, files: _Files) -> list[Path]:
-    """What the model makes of each muse, and a sheet of muses over pictures."""
+    """Reconstruct each muse. Writes the pictures, and a sheet with each muse above its reconstruction."""
     from artdiff import images
 
     written, pairs = list[Path](), list[tuple["Image.Image", ...]]()
@@ -155,7 +158,7 @@ def _reconstruct(painter: "Painter", settings: GenerateSettings, files: _Files) 
 
 
 def _paint(painter: "Painter", settings: GenerateSettings, files: _Files) -> list[Path]:
-    """New pictures, from noise or from each muse, and a sheet with a row for each label, behind its muse."""
+    """Paint from noise or from each muse. Writes the pictures, and a sheet: a row starts with its muse, if any."""
     from artdiff import images
 
     parts, settings = painter.parts(settings)

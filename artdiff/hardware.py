@@ -1,4 +1,4 @@
-"""The device to compute on, its fastest precision, and how much it computes at once."""
+"""The device to compute on, its faster precision, and its batch sizes."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ def device(accelerator: str) -> torch.device:
     """The device for `auto` (the GPU if there is one), `cpu` or `gpu`. Raises `UserError` if there is no such GPU."""
     found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
     if found is None and accelerator == "gpu":
-        raise UserError("there is no GPU that torch can use: ask for auto or cpu instead of gpu")
+        raise UserError("there is no GPU that torch can use: set auto or cpu instead of gpu")
     return found or torch.device("cpu")
 
 
 def precision(on: torch.device) -> str:
-    """Lightning's name for the faster precision of two: `bf16-mixed` where that is faster than `32-true`."""
+    """Lightning's name of the faster precision: `bf16-mixed` if that is faster than `32-true`."""
     if on.type == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     elif on.type == "cpu":
@@ -33,14 +33,14 @@ def precision(on: torch.device) -> str:
 
 @cache
 def _faster_in_bf16() -> bool:
-    """True if a matrix product in bf16 is faster than in float32 on this CPU: instructions for it are no promise.
+    """True if a matrix product is faster in bf16 than in float32 on this CPU, which its instruction set does not tell.
 
-    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with it but without AMX. The
-    least time of six tells these apart on a busy machine too. Takes 20 ms.
+    Measured: twice as fast on an AMD EPYC with AVX-512 bf16, half as fast on an Intel Xeon with AVX-512 bf16 but
+    without AMX. The minimum of six times tells these apart on a busy machine too. Takes 20 ms.
     """
     least = dict[torch.dtype, float]()
     parts = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    for _ in range(6):  # the first is a warm-up, and never the least
+    for _ in range(6):  # the first is a warm-up, and never the fastest
         for dtype, part in parts.items():
             begun = time.perf_counter()
             part @ part
@@ -49,10 +49,10 @@ def _faster_in_bf16() -> bool:
 
 
 def pictures_at_once(on: torch.device, height: int, width: int) -> int:
-    """How many pictures or latents of this size to compute at once; always the same on the same machine.
+    """Batch size for pictures or latents of this size; always the same on the same machine.
 
-    On a GPU, 32 KiB of its memory per pixel, several times what the networks here need. On a CPU larger groups would be
-    somewhat faster, but a few pictures, which are padded to a whole group, slower.
+    On a GPU, 32 KiB of its memory per pixel, several times what the networks here need. On a CPU, a larger batch would
+    be somewhat faster per picture, but slower for a few pictures, which are padded to a full batch.
     """
     if on.type == "cuda":
         pixels = torch.cuda.get_device_properties(on).total_memory // 2**15
@@ -61,9 +61,9 @@ def pictures_at_once(on: torch.device, height: int, width: int) -> int:
 
 
 def in_groups(compute: Callable[..., Tensor], *parts: Tensor, together: int) -> Tensor:
-    """`compute(*parts)` of parts (B,…), always called with `together` pictures; the last one is repeated to fill up.
+    """Call `compute(*parts)` on parts (B,…) in groups of exactly `together`; the last group is padded by repetition.
 
-    Matrix products of other sizes round differently, so a picture would depend on how many are computed with it.
+    Matrix products of another size round differently. So with a variable size, a picture would depend on its batch.
     """
     count = len(parts[0])
     padded = torch.arange(-(-count // together) * together, device=parts[0].device).clamp(max=count - 1)

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: fetched with `ckpt=hf://USER/NAME`, given away with `artdiff.export push=USER/NAME`.
+"""Models on the Hugging Face Hub: download with `ckpt=hf://USER/NAME`, upload with `artdiff.export push=USER/NAME`.
 
 Needs the extra `hub`. `HF_ENDPOINT`, `HF_TOKEN` and the other variables of huggingface_hub apply.
 """
@@ -12,11 +12,13 @@ from artdiff import UserError
 
 SCHEME = "hf://"
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""Of a model: USER/NAME."""
+"""A model's name, USER/NAME."""
 
 
 def fetch(address: str, files: list[str]) -> Path:
-    """The folder with these files of the model at `hf://USER/NAME`, fetched once. Raises `UserError`."""
+    """Download these files of the model `hf://USER/NAME` and return their folder. The hub's library caches them. Raises
+    `UserError`.
+    """
     name = named(address.removeprefix(SCHEME), address)
     hub = _library()
     try:
@@ -26,14 +28,14 @@ def fetch(address: str, files: list[str]) -> Path:
 
 
 def push(folder: Path, name: str, *, public: bool) -> str:
-    """Write a folder to the model USER/NAME, which is made if it is not there → its address.
+    """Upload a folder to the model USER/NAME, which is created if it does not exist, and return its address.
 
-    Raises `UserError`, also if the model is there and is not as `public` says: nothing is uploaded then.
+    Raises `UserError`, also if the model exists and its visibility is not `public`: then nothing is uploaded.
     """
     hub = _library()
     try:
         api = hub.HfApi()
-        api.create_repo(name, private=not public, exist_ok=True)  # one that is there stays as it is
+        api.create_repo(name, private=not public, exist_ok=True)  # does not change one that exists
         if bool(api.repo_info(name).private) == public:
             there, wanted = ("private", "public") if public else ("public", "private")
             raise UserError(
@@ -49,7 +51,7 @@ def push(folder: Path, name: str, *, public: bool) -> str:
 
 
 def named(name: str, given: str) -> str:
-    """`name` if it is USER/NAME. Raises `UserError`, which quotes what was given."""
+    """Return `name` if it is USER/NAME. Raises `UserError`, which quotes the setting as `given`."""
     if not NAME.fullmatch(name):
         raise UserError(f"{given} names no model; expected USER/NAME")
     return name
@@ -61,7 +63,7 @@ def _library() -> Any:
     except ImportError:
         raise UserError("models on a hub need huggingface_hub: pip install 'artdiff[hub]'") from None
     for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # it has a line for each request
+        logging.getLogger(name).setLevel(logging.WARNING)  # it logs every request
     return huggingface_hub
 
 

@@ -1,4 +1,4 @@
-"""Pictures: conversions between ranges, which happen only here, grids and sheets.
+"""Pictures: conversions between value ranges (done only here), grids and sheets.
 
 Ranges: `uint8` [0,255] on disk and in loaders; *signed* float [-1,1] inside artdiff; *unit* float [0,1], the output of
 a sigmoid and the input of metrics; *ImageNet-normalised* float (about -2.1 to 2.6), the input of VGG16 and of the
@@ -23,13 +23,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CELL_LEAST, CELL = 64, 256
-"""Smallest and largest side in pixels of the square that a picture is fitted into on a sheet."""
+"""Smallest and largest width of a sheet's square cells, in pixels."""
 
 CAPTION = 18
 """Height of a caption in pixels."""
 
 SHEET_COLUMNS = 16
-"""Pictures side by side on a `Sheet`, at most."""
+"""Most pictures per line of a `Sheet`."""
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -66,24 +66,24 @@ def imagenet_denormalise(image: Tensor) -> Tensor:
 
 @lru_cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # cached, and an inference tensor could not be used in training
+    with torch.inference_mode(False):  # the result is cached, and training cannot use an inference tensor
         mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
     return mean, std
 
 
 def signed_to_imagenet(image: Tensor) -> Tensor:
-    """Signed [-1,1] (…,3,H,W) → ImageNet-normalised, as losses take it."""
+    """Signed [-1,1] (…,3,H,W) → ImageNet-normalised (…,3,H,W), the input of losses."""
     return imagenet_normalise(signed_to_unit(image))
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last pixels until H and W of (B,3,H,W) are multiples of `multiple`; `[..., :H, :W]` crops back."""
+    """Pad (B,3,H,W) by repeating its last pixels until H and W are multiples; `[..., :H, :W]` crops back."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def grid(lines: Sequence[Tensor], *, max_side: int) -> Tensor:
-    """Lines of signed pictures, each (B,3,H,W) → one signed picture (3, lines·h, B·w); h and w at most `max_side`."""
+    """Rows of signed pictures, each (B,3,H,W) → one signed picture (3, rows·h, B·w); h and w at most `max_side`."""
     height, width = lines[0].shape[-2:]
     shrink = max(height, width) / max_side
     if shrink > 1:
@@ -93,7 +93,7 @@ def grid(lines: Sequence[Tensor], *, max_side: int) -> Tensor:
 
 
 class Colours(NamedTuple):
-    """Per channel (3,), of pictures in [0,1]: the mean, and the mean standard deviation within a picture."""
+    """Statistics of pictures in [0,1], per channel (3,): the mean, and the mean standard deviation within a picture."""
 
     mean: Tensor
     spread: Tensor
@@ -106,7 +106,7 @@ def colours(image: Tensor) -> Colours:
 
 
 def captioned(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
-    """A grid with a caption above each of its lines, which are equally high; as it is without captions."""
+    """A grid with a caption above each of its equally high rows. Without captions, the grid unchanged."""
     if not captions:
         return picture
     height = picture.height // len(captions)
@@ -120,14 +120,14 @@ def captioned(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
 
 
 def thumbnail(picture: Image.Image) -> Image.Image:
-    """A copy that fits into a cell of a sheet."""
+    """A copy that fits into a sheet's largest cell, `CELL` pixels wide and high."""
     small = picture.copy()
     small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
     return small
 
 
 def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Image.Image:
-    """Stacks of RGB pictures of any size side by side; in each, the same number of pictures one above the other."""
+    """Place stacks side by side. A stack holds RGB pictures of any size one above the other; all are equally long."""
     largest = max(max(picture.size) for stack in stacks for picture in stack)
     side = min(CELL, max(CELL_LEAST, largest))
     columns, height = min(columns, len(stacks)), len(stacks[0])
@@ -142,7 +142,10 @@ def sheet(stacks: Sequence[tuple[Image.Image, ...]], *, columns: int = 8) -> Ima
 
 
 class Sheet:
-    """Small copies of rows of pictures, each behind its muse if it has one; at most so many lines of 16 pictures."""
+    """A contact sheet: rows of thumbnails, each starting with its muse if it has one.
+
+    A long row continues on the next line. At most `lines` lines of 16 pictures; further pictures are left out.
+    """
 
     def __init__(self, lines: int) -> None:
         self.most = lines
@@ -150,7 +153,7 @@ class Sheet:
         self.full = False
 
     def begin(self, muse: Image.Image | None) -> None:
-        """Begin a row."""
+        """Start a row."""
         self.full = len(self.lines) == self.most
         if not self.full:
             self.lines.append([] if muse is None else [thumbnail(muse)])
@@ -181,7 +184,7 @@ def to_pillow(image: Tensor) -> Image.Image:
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
-    """The largest difference between pixels of two RGB pictures, of 255; 255 if their sides differ."""
+    """The largest difference between pixels of two RGB pictures, in [0,255]; 255 if their sizes differ."""
     if one.size != other.size:
         return 255
     return max(high for _, high in ImageChops.difference(one, other).getextrema())  # type: ignore[misc]

@@ -1,11 +1,12 @@
-"""A lock between programs that share a folder, also on network disks that refuse `flock`.
+"""A lock between programs that share a folder, also on network disks without `flock`.
 
-There the holder makes a *marker*, a file that only one program can create, and writes a new number to it every few
-seconds. A marker is abandoned if its process on this machine is gone, or if it has not changed for a minute by the
-clock of the program that waits: clocks of other machines, or one that is set back, do not matter. The holder notices if
-its marker was taken over after all (its machine was asleep), and `check` then keeps it from writing.
+There the holder creates a *marker*: a file that only one program can create. It writes a new number to the marker every
+few seconds. A marker counts as abandoned if its process on this machine has ended, or if it has not changed for a
+minute. The waiting program measures that minute with its own monotonic clock, so the clocks of other machines do not
+matter. If the marker is taken over although its holder still runs (its machine was asleep), the holder notices, and
+`check` stops it from writing.
 
-All programs that share the folder must get the same answer from `flock`.
+`flock` must work for all programs that share the folder, or for none.
 """
 
 import errno
@@ -24,7 +25,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What `flock` answers on disks without locks."""
+"""Errors of `flock` on disks without locks."""
 
 POLL = 0.05
 """Seconds between two attempts."""
@@ -33,13 +34,13 @@ BEAT = 5.0
 """Seconds between two changes of a marker."""
 
 ABANDONED = 60.0
-"""Seconds without a change after which a marker no longer counts."""
+"""Seconds without a change after which a marker counts as abandoned."""
 
 
 class Lock:
-    """The lock that a file stands for. Its holder, a thread, may take it again. Raises `OSError` if it cannot be taken.
+    """A lock on the file `path`, which is not removed on release. Reentrant for the thread that holds it.
 
-    The file stays when the lock is released.
+    Raises `OSError` if the disk does not allow the lock to be taken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +51,7 @@ class Lock:
         self._stream = -1
 
     def take(self) -> bool:
-        """Take the lock → whether that was possible without waiting."""
+        """Try to take the lock without waiting → True on success."""
         if not self._thread.acquire(blocking=False):
             return False
         try:
@@ -64,7 +65,7 @@ class Lock:
         return True
 
     def wait(self) -> None:
-        """Take the lock as soon as nobody else has it."""
+        """Wait for the lock and take it."""
         while not self.take():
             time.sleep(POLL)
 
@@ -79,7 +80,7 @@ class Lock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait for the lock and hold it."""
+        """Wait for the lock and hold it within the `with` block."""
         self.wait()
         try:
             yield
@@ -178,9 +179,9 @@ class _Marker:
                     self._write(beats)
 
     def _says_ours(self) -> bool:
-        """Whether the marker is ours. What another program has written to it stays known: it has taken the lock over.
+        """Read whether the marker is ours. If another program has written to it, the lock is lost for good.
 
-        A marker that cannot be read is not ours for now.
+        A marker that cannot be read counts as not ours, until it can be read again.
         """
         content = self._content()
         is_ours = content.startswith(self._owner + b"\n")
@@ -193,7 +194,7 @@ class _Marker:
         self._last = _now()
 
     def _content(self) -> bytes:
-        """What the marker says; opened each time, because network disks then look at the server."""
+        """The content of the marker. It is opened each time, so that a network disk asks the server."""
         try:
             return self.path.read_bytes()
         except OSError:
@@ -212,7 +213,7 @@ class _Marker:
         return now - self._seen[1] > ABANDONED
 
     def _remove_abandoned(self) -> None:
-        """Move the marker aside first: if it is another one by now, it is put back."""
+        """Remove the marker. It is renamed first, and put back if it turns out to be a new one."""
         aside = self.path.with_name(f".{secrets.token_hex(8)}.abandoned")
         with suppress(FileNotFoundError):
             if self._seen is None or self._content() != self._seen[0]:
@@ -227,12 +228,12 @@ class _Marker:
 
 
 def _now() -> float:
-    """Seconds, with those that this machine was asleep where the system counts them: `time.monotonic` stands still."""
+    """Monotonic seconds, including sleep where the system counts it; `time.monotonic` does not."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _machine() -> str:
-    """This start of this machine, and the numbering of its processes (containers have their own)."""
+    """An identifier of this machine since its last boot, and of the PID namespace (containers have their own)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
@@ -241,7 +242,7 @@ def _machine() -> str:
 
 
 def _begun(process: int) -> str:
-    """When a process of this machine began, to tell it from a later one with the same number; empty if it is gone."""
+    """When a process of this machine started, to detect a reused PID; empty if the process has ended."""
     try:
         state, *rest = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
         return "" if state in (b"Z", b"X") else rest[18].decode()

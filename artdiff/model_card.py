@@ -1,4 +1,4 @@
-"""The card of a model that is given away: what it is, what it was trained on, how good it is, what it is not for.
+"""The model card of an exported model: what it is, what it was trained on, its scores, and its limits.
 
 A Markdown file with the front matter of a Hugging Face model card: https://huggingface.co/docs/hub/model-cards
 """
@@ -16,7 +16,7 @@ from artdiff.settings.sharing import ExportSettings
 UNKNOWN = "unknown"
 
 WORDS = 20
-"""Words of the captions that are named."""
+"""How many words of the captions the card names."""
 
 
 def text(
@@ -28,23 +28,23 @@ def text(
     scores: Scores,
     sheet: str | None,
 ) -> str:
-    """The card of the model called `name`.
+    """The model card as Markdown.
 
     Args:
         settings: licence and intended use.
-        name: of the model.
+        name: name of the model.
         painter: the model.
-        facts: what its run says of itself; may be empty.
-        scores: what `artdiff.evaluate` found; may be empty.
-        sheet: the file with samples.
+        facts: metadata of its run; may be empty.
+        scores: results of `artdiff.evaluate`; may be empty.
+        sheet: the file with samples, if there is one.
     """
     front = {"license": settings.license, "library_name": "artdiff", "tags": ["art", "diffusion", "generated"]}
     front |= {"pipeline_tag": "unconditional-image-generation"} if painter.paints else {}
     does = "paints new pictures" if painter.paints else "reconstructs pictures"
     parts = [
         f"# {shown(name)}",
-        f"A model that {does} of {painter.image_size} px, made with artdiff. Everything it writes says that a model "
-        f"made it.",
+        f"A model that {does} of {painter.image_size} px, made with artdiff. Each picture that it writes is marked "
+        f"as generated.",
         f"![Samples, not selected: a row for each label]({sheet})" if sheet is not None else "",
         "## Use",
         "```python\nimport artdiff\n\nfor painting in artdiff.load('DIR').paint(n=4):\n"
@@ -53,7 +53,7 @@ def text(
         else "```python\nimport artdiff\n\nartdiff.load('DIR').reconstruct(picture)\n```",
         *_way(painter),
         "## Intended use",
-        settings.intended_use or f"{UNKNOWN.capitalize()}: whoever gives this model away has not said.",
+        settings.intended_use or f"{UNKNOWN.capitalize()}: the author of this model has not stated it.",
         "## Data",
         *_data(painter, facts),
         "## Scores",
@@ -66,8 +66,8 @@ def text(
         *_cost(facts),
         "## Limits",
         "Scores compare sets of pictures and say nothing about a single one. A low share of copies does not show that "
-        "there are none. Whether a model may be trained on these pictures, and under which licence it may be given "
-        "away, this card cannot tell.",
+        "there are none. This card cannot tell whether a model may be trained on these pictures, and under which "
+        "licence it may be shared.",
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,10 +75,10 @@ def text(
 def _way(painter: Painter) -> Iterator[str]:
     made_for = painter.made_for
     stored = {name: value for name, value in painter.defaults.items() if made_for.get(name) != value}
-    for settings, why in ((made_for, "it was trained for that"), (stored, "that was best of what was compared")):
+    for settings, why in ((made_for, "it was trained for that"), (stored, "these scored best")):
         if settings:
             own = ", ".join(f"`{name}={value}`" for name, value in settings.items())
-            yield f"It paints with {own} where nothing else is asked for: {why}."
+            yield f"By default it paints with {own}: {why}."
 
 
 def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -89,9 +89,9 @@ def _data(painter: Painter, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"Labels: {', '.join(shown(label) for label in painter.classes)}."
     if painter.vocabulary:
         often = ", ".join(shown(word) for word in painter.vocabulary[:WORDS])
-        yield f"Captions with {len(painter.vocabulary):,} different words, the most frequent: {often}."
+        yield f"Captions with {len(painter.vocabulary):,} different words; the most frequent are: {often}."
         yield "`config.json` lists all of these words."
-    yield f"SHA-256 of the list of these pictures (the manifest of their data card): {painter.data or UNKNOWN}."
+    yield f"SHA-256 of the list of these pictures (the manifest in their data card): {painter.data or UNKNOWN}."
 
 
 def _scores(scores: Scores) -> Iterator[str]:
@@ -99,13 +99,13 @@ def _scores(scores: Scores) -> Iterator[str]:
     if scores.reconstruction:
         yield ", ".join(f"{name.upper()} {value:.4g}" for name, value in scores.reconstruction.items()) + "."
     elif found:
-        lines = ["| set | pictures | seen by | Fréchet distance | KID x 1000 | precision | recall |", "|" + "---|" * 7]
+        lines = ["| set | pictures | features | Fréchet distance | KID x 1000 | precision | recall |", "|" + "---|" * 7]
         for one in found:
             cells = (one.set, f"{one.count:,}", one.features, f"{one.frechet.value:.4g}", f"{1000 * one.kernel:.3g}",
                      f"{one.manifold.precision:.2f}", f"{one.manifold.recall:.2f}")  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
         yield "\n".join(lines)
-        yield "A smaller Fréchet distance is better; a perfect painter has about that of real pictures."
+        yield "A smaller Fréchet distance is better; a perfect painter has about that of training pictures."
     else:
         yield "Not evaluated."
 

@@ -1,4 +1,4 @@
-"""The networks of a painter as ONNX files, which paint without PyTorch: what `onnx_paint.py` needs beside itself."""
+"""Export the networks of a painter as ONNX files, for `onnx_paint.py`, which paints without PyTorch."""
 
 import importlib.util
 import json
@@ -25,9 +25,9 @@ SETTINGS, PROGRAM, WORDS = "onnx.json", "paint_onnx.py", "artdiff_words.py"
 
 
 class Denoise(nn.Module):
-    """The averaged network with its preconditioning: `(noisy (B,C,h,w), time (B,), label (B,)) → clean (B,C,h,w)`.
+    """The EMA network with its preconditioning: `(noisy (B,C,h,w), time (B,), label (B,)) → clean (B,C,h,w)`.
 
-    One that knows words takes them (B,W,P) behind the label.
+    With captions, words (B,W,P) come after the label.
     """
 
     def __init__(self, task: Generation) -> None:
@@ -41,7 +41,7 @@ class Denoise(nn.Module):
 
 
 class Decode(nn.Module):
-    """Latents (B,C,h,w) → drafts of pictures (B,3,H,W), signed but not clamped."""
+    """Latents (B,C,h,w) → drafts (B,3,H,W), signed but not clamped."""
 
     def __init__(self, task: Generation) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class Finish(nn.Module):
 
 
 def files(painter: Painter) -> dict[str, bytes]:
-    """The networks of a painter, what a program must know of them, and such a program, by the names of the files.
+    """The files of an ONNX export, by name: the networks, their settings (JSON), and a program that paints with them.
 
-    As many pictures at once as wanted, at the sides of training. Raises `UserError` if the model does not paint anew, a
+    The networks take any batch size, at the training resolution. Raises `UserError` if the model is not a painter, a
     library is missing, or a network cannot be written as ONNX.
     """
     task = painter.task
@@ -116,7 +116,7 @@ def files(painter: Painter) -> dict[str, bytes]:
 
 
 def _parts(task: Generation, side: int) -> Iterator[tuple[str, nn.Module, dict[str, Tensor]]]:
-    """The networks by name, each with inputs to try it on: two pictures of `side` pixels."""
+    """Yield the networks by name, each with example inputs: two pictures of `side` x `side` pixels."""
     picture = torch.zeros(2, 3, side, side, device=task.device)
     latent = task.encode_in_groups(picture)
     asked = {"time": picture.new_full((2,), 0.5), "label": picture.new_zeros(2, dtype=torch.int64)}
@@ -124,13 +124,13 @@ def _parts(task: Generation, side: int) -> Iterator[tuple[str, nn.Module, dict[s
     yield "denoise", Denoise(task), {"noisy": latent, **asked, **dict(zip(("words",), words, strict=False))}
     yield "decode", Decode(task), {"latent": latent}
     for number, refiner in enumerate(task.refiners, start=1):
-        noisy = shrunk(picture, refiner.shrink).clone()  # the exporter takes one tensor given twice for one input
+        noisy = shrunk(picture, refiner.shrink).clone()  # the exporter merges inputs that are the same tensor
         yield f"detail_{number}", Detail(refiner), {"noisy": noisy, "draft": picture, **asked}
         yield f"finish_{number}", Finish(refiner), {"difference": noisy, "draft": picture}
 
 
 def _as_onnx(name: str, module: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
-    """One network as a file. Raises `UserError`."""
+    """One network as the bytes of an ONNX file. Raises `UserError`."""
     batch = torch.export.Dim("batch", min=1)
     levels = {one: logging.getLogger(one).level for one in ("torch.onnx", "onnxscript", "onnx_ir")}
     for one in levels:
@@ -147,7 +147,7 @@ def _as_onnx(name: str, module: nn.Module, inputs: Mapping[str, Tensor]) -> byte
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # a network of one's own may use what ONNX does not know
+    except Exception as error:  # a user's network may use operators that ONNX lacks
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"onnx=true: {name} cannot be written as ONNX ({reason})") from None
     finally:

@@ -1,9 +1,9 @@
-"""Paint with a model that was exported as ONNX: NumPy, ONNX Runtime and Pillow are all that it needs.
+"""Paint with a model that was exported as ONNX. Needs only NumPy, ONNX Runtime and Pillow.
 
     python paint_onnx.py --label NAME --prompt "SOME WORDS" --n 4 --seed 0 --out pictures
 
-The same seed paints other pictures than artdiff does, since NumPy draws other noise. The samplers follow the straight
-path from noise, time 0, to the picture, time 1.
+A seed gives another picture than in artdiff, since NumPy draws other noise. The samplers follow the straight path from
+noise (time 0) to the picture (time 1).
 """
 
 import argparse
@@ -23,7 +23,7 @@ NO_LABEL = -1
 
 
 class Model:
-    """The networks of a folder. `run(NAME, **inputs)` calls one of them."""
+    """The networks and settings of an exported folder. `run(NAME, **inputs)` evaluates one network."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -51,8 +51,9 @@ def heun(denoise: Denoiser, noisy: Array, times: Sequence[float]) -> Array:
 
 
 def multistep(denoise: Denoiser, noisy: Array, times: Sequence[float], *, order: int) -> Array:
-    """Solve the path exactly for an estimate that goes on as a polynomial through its last `order` values, after
-    DPM-Solver++ (arXiv:2211.01095). Order 1 is Euler's method.
+    """Multistep method, after DPM-Solver++ (arXiv:2211.01095). Order 1 is Euler's method.
+
+    The estimate is extrapolated as a polynomial in time through its last `order` values, and the ODE is solved exactly.
     """
     known: list[tuple[float, Array]] = []
     for now, then in pairwise(times):
@@ -66,7 +67,7 @@ def multistep(denoise: Denoiser, noisy: Array, times: Sequence[float], *, order:
 
 
 def trusted(known: list[tuple[float, Array]], now: float, then: float) -> list[tuple[float, Array]]:
-    """Those of the last estimates that a step may be led by: it must not be long against the steps before."""
+    """The last estimates that may be extrapolated for a step from `now` to `then`: fewer for a long step."""
     for count in range(len(known), 1, -1):
         if then - now <= 1.2 * (now - known[count - 1][0]) / (count - 1):
             return known[:count]
@@ -74,7 +75,7 @@ def trusted(known: list[tuple[float, Array]], now: float, then: float) -> list[t
 
 
 def towards(noisy: Array, known: Sequence[tuple[float, Array]], now: float, then: float) -> Array:
-    """The place at time `then` of what is at `noisy` at time `now`; the first of the `known` estimates is of `now`."""
+    """Take one step from the state `noisy` at time `now` to `then`; the first `known` estimate is that at `now`."""
     start, end = 1 - now, 1 - then
     log = np.log(start / end) if end else 0.0
     place = end / start * noisy + (1 - end / start) * known[0][1]
@@ -95,7 +96,7 @@ SOLVERS: dict[str, Callable[[Denoiser, Array, Sequence[float]], Array]] = {
     "dpm_solver_2m": partial(multistep, order=2),
     "dpm_solver_3m": partial(multistep, order=3),
 }
-"""Ways to follow the path from noise (B,C,H,W), at the first of some times, to the last one, which is 1."""
+"""Samplers: from noise (B,C,H,W) at the first of `times` to the picture at the last one, which is 1."""
 
 
 def paint(
@@ -107,15 +108,15 @@ def paint(
     guidance: float,
     words: Array | None = None,
 ) -> Array:
-    """Pictures (B,3,H,W) in [-1,1].
+    """Paint pictures (B,3,H,W) in [-1,1].
 
     Args:
         model: the networks.
         label: int64 (B,); -1 is none.
-        noise: float32 (B,C,h,w), as `onnx.json` says under `latent`.
-        detail_noise: float32 (B,3,h,w) for each of the `details`.
-        guidance: how much closer to label and words; 1 is off.
-        words: int16 (B,W,P), for a model that knows words: what `numbers` of artdiff_words.py makes of prompts.
+        noise: float32 (B,C,h,w); (C,h,w) is `latent` in `onnx.json`.
+        detail_noise: float32 (B,3,h,w) for each refiner; (3,h,w) are the `details` in `onnx.json`.
+        guidance: classifier-free guidance scale; 1 is off.
+        words: int16 (B,W,P), for a model with captions: `numbers(prompts)` of artdiff_words.py.
     """
     told = model.told
     first, last = told["guidance_interval"]
@@ -149,12 +150,12 @@ def paint(
 
 
 def words_of(text: str | None) -> list[str]:
-    """A label or a prompt as part of a file's name."""
+    """A label or a prompt as part of a file name: a list of one, empty without text."""
     return [re.sub(r"[^\w.-]+", "_", text)[:40]] if text else []
 
 
 def free(folder: Path, name: str) -> Path:
-    """A file that is not there yet."""
+    """A path that does not exist yet."""
     names = (folder / f"{name}{end}.png" for end in ("", *(f"_{count}" for count in range(2, 10**6))))
     return next(path for path in names if not path.exists())
 
@@ -162,10 +163,10 @@ def free(folder: Path, name: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--label", help="one of the labels in onnx.json; none without")
-    parser.add_argument("--prompt", help="words, for a model that was trained with captions")
+    parser.add_argument("--prompt", help="a caption to follow, for a model that was trained with captions")
     parser.add_argument("--n", type=int, default=4, help="how many pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, help="how much closer to the label: 1 is off")
+    parser.add_argument("--guidance", type=float, help="how strongly to follow label and prompt: 1 is off")
     parser.add_argument("--out", type=Path, default=Path("pictures"))
     parser.add_argument("--model", type=Path, default=Path(__file__).parent, help="the folder with the networks")
     args = parser.parse_args()
@@ -177,7 +178,7 @@ def main() -> None:
         parser.error(f"unknown label {args.label}; expected one of {', '.join(classes)}")
     words = None
     if model.told["knows_words"]:
-        from artdiff_words import numbers  # lies beside this program
+        from artdiff_words import numbers  # in the folder of this program
 
         words = numbers([args.prompt] * args.n)
     elif args.prompt is not None:
@@ -190,7 +191,7 @@ def main() -> None:
     guidance = model.told["guidance"] if args.guidance is None else args.guidance
     painted = paint(model, label, noise, detail_noise, guidance=guidance, words=words)
     args.out.mkdir(parents=True, exist_ok=True)
-    generated = PngImagePlugin.PngInfo()  # says that a model made it
+    generated = PngImagePlugin.PngInfo()  # marks the picture as made by a model
     generated.add_itxt(
         "XML:com.adobe.xmp",
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

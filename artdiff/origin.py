@@ -1,8 +1,8 @@
-"""What a written picture says of itself: that a model made it, what shows through in it, and how to paint it again.
+"""Metadata of painted pictures: that a model made them, the muse, and the settings that repaint them.
 
-Two fields, apart. The XMP packet says what kind of picture it is (IPTC Digital Source Type, always) and names the muse
-and its rights. The settings are JSON, in the text `artdiff` of a PNG and in the XMP property `artdiff:settings` of a
-JPEG or WebP; they can be left out.
+There are two fields. The XMP packet holds the IPTC Digital Source Type (always), and the muse with its rights. The
+settings are JSON, in the text `artdiff` of a PNG, or in the XMP property `artdiff:settings` of a JPEG or WebP. They can
+be left out.
 """
 
 import html
@@ -20,26 +20,26 @@ from artdiff.files import write
 from artdiff.signing import Signer
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Kinds of files that say all this, by the ends of their names."""
+"""File formats that can hold this metadata, by suffix."""
 
 QUALITY = 95
-"""Of JPEG and WebP, which lose a little of a picture."""
+"""Quality of JPEG and WebP, which are lossy."""
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """The IPTC term for media made by a trained model."""
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""The IPTC term for media in which something else shows through."""
+"""The IPTC term for media that also contain something else: here, a muse."""
 
 TEXT = "artdiff"
-"""The text of a PNG that holds the settings."""
+"""Keyword of the PNG text that holds the settings."""
 
 MOST = 1_000_000
-"""Letters of settings that are read, at most."""
+"""Longest settings that are read, in characters."""
 
 
 class Origin(NamedTuple):
-    """`settings` paint the picture again. `source` names what shows through in it, such as a muse, with its rights."""
+    """The metadata of a picture: `settings` repaint it; `source` names its muse with its rights, or is None."""
 
     settings: Mapping[str, object] = {}
     source: str | None = None
@@ -48,9 +48,9 @@ class Origin(NamedTuple):
 def save(
     picture: Image.Image, path: Path, origin: Origin, *, keep_settings: bool = True, signer: Signer | None = None
 ) -> None:
-    """Write a picture in the format of its name's end (`FORMATS`; a PNG without one), with its origin.
+    """Write a picture with its metadata, in the format of its suffix (`FORMATS`; PNG without a suffix).
 
-    Raises `UserError` for another end, and if it cannot be signed or written; a file that was there stays.
+    Raises `UserError` for another suffix, and if it cannot be signed or written. Then an existing file stays as it is.
     """
     kind = FORMATS.get(path.suffix.lower()) if path.suffix else "PNG"
     if kind is None:
@@ -66,13 +66,13 @@ def save(
         how = {"xmp": _xmp(origin.source, settings).encode(), "quality": QUALITY}
     picture.save(content, format=kind, **how)
     file = content.getvalue()
-    if signer is not None:  # last: it speaks of everything before
+    if signer is not None:  # last: the signature covers everything else
         file = signer.signed(file, kind=kind, source_type=_source_type(origin.source), source=origin.source)
     write(path, file)
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The settings that a picture of ours was painted with. Raises `UserError` if it holds none."""
+    """Read the settings from the metadata of a painted picture. Raises `UserError` if it has none."""
     try:
         with Image.open(path, formats=[*set(FORMATS.values())]) as picture:
             told = picture.info.get(TEXT) or _in_xmp(picture.info.get("xmp", b""))
@@ -80,7 +80,7 @@ def settings_of(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror or "it is no PNG, JPEG or WebP"
         raise UserError(f"{path} cannot be read: {reason}") from None
-    except Exception as error:  # a strange file can make the readers raise anything
+    except Exception as error:  # a damaged file can make the readers raise anything
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}"[:300]) from None
     if not isinstance(found, dict):
         raise UserError(f"{path} does not say how it was painted: it is not artdiff's, or was saved by another program")
@@ -109,5 +109,5 @@ def _xmp(source: str | None, settings: str | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` as XML holds it: without control characters, which XML knows no way to write."""
+    """Escape `text` for XML, without control characters, which XML cannot represent."""
     return html.escape(re.sub("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text))

@@ -1,4 +1,4 @@
-"""Overrides as a user types them, made into what Hydra reads as the same: names are text, old names are new ones."""
+"""Translate overrides as typed into Hydra's syntax: names are quoted as text, renamed settings get their new names."""
 
 import re
 import sys
@@ -15,37 +15,37 @@ from artdiff.settings.base import CONF, RENAMED, TEXTS
 QUOTED = re.compile(r"'.*'|\".+\"", re.DOTALL)
 _QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 ITEM = re.compile(rf"\s*({_QUOTES}|\[(?:{_QUOTES}|[^\]])*\]|[^,]*?)\s*(,|\Z)")
-"""An item of a list, and the comma behind it."""
+"""An item of a list, and the comma after it."""
 
 SWEEP = re.compile(r"(range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
-"""Hydra's other ways to sweep over values."""
+"""Hydra's sweep functions, besides `choice` and plain commas."""
 
 OPTIONAL = ("experiment", "sweep", "debug")
-"""Groups of which nothing may be chosen."""
+"""Config groups that may be `null`."""
 
 COMPONENTS = ("callbacks", "logger", "trainer", "hydra")
 FOLDERS = ("dir", "subdir", "dirpath", "folder", "path", "filename", "save_dir", "default_root_dir", "name", "version")
 """Arguments of components that name a file or a folder."""
 
 ONE_ONLY = tuple(key for key in TEXTS if key not in ("label", "prompt", "muse", "refine"))
-"""Texts that are never lists: a folder may be called `[1]`."""
+"""Text settings that are never lists: a folder may be called `[1]`."""
 
 HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
-"""Folders that Hydra or Lightning makes, which know nothing of `~`."""
+"""Folders that Hydra or Lightning creates; neither expands `~`."""
 
 MULTIRUN = {"-m", "--multirun"}
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """Overrides as a user types them, as Hydra takes them. Raises `UserError`."""
+    """Translate overrides as typed into Hydra's syntax. Raises `UserError`."""
     return [literal(current_name(word)) for word in words]
 
 
 def literal(word: str) -> str:
     """Quote the value of an override for Hydra if the setting names a file, a folder, a colour, a class or a choice.
 
-    So `data.root=Photos (1)` and `label=[1990,1_000]` mean what they say. Stays unquoted: `null`, a reference (`${…}`),
-    and what Hydra reads as the same text. Raises `UserError` for a group without a choice.
+    So `data.root=Photos (1)` and `label=[1990,1_000]` stay text. Not quoted: `null`, a reference (`${…}`), and what
+    Hydra reads as the same text anyway. Raises `UserError` for `null` in a group that needs a choice.
     """
     key, equals, value = word.partition("=")
     if not equals or not _is_text(key.lstrip("+")):
@@ -68,7 +68,7 @@ def _is_text(key: str) -> bool:
 
 
 def _text(value: str, key: str) -> str:
-    """`value` as Hydra reads it as text; for what may be several, a list of such."""
+    """Return `value` so that Hydra reads it as text, or, if the setting may be a list, as a list of texts."""
     key = key.lstrip("+")
     if value.lower() == "null" or "${" in value or QUOTED.fullmatch(value):
         return value
@@ -89,7 +89,7 @@ def _plain_or_quoted(text: str) -> str:
 
 
 def _items(text: str) -> list[str]:
-    """The parts of `text` between commas outside quotes and brackets."""
+    """Split `text` at commas outside quotes and brackets."""
     items, at = [], 0
     while True:
         found = ITEM.match(text, at)
@@ -101,12 +101,12 @@ def _items(text: str) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """`text` in quotes that Hydra reads back as the same text."""
+    """Quote `text` so that Hydra reads back the same text."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def written(value: Any) -> str:
-    """A plain Python value as an override has it."""
+    """Format a plain Python value in the syntax of overrides."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -119,7 +119,7 @@ def written(value: Any) -> str:
 
 
 def with_search_path(words: Sequence[str]) -> list[str]:
-    """Overrides in which `--config-dir DIR`, which Hydra knows on a command line only, is one like all others."""
+    """Replace `--config-dir DIR`, which Hydra accepts only on a command line, by an override of its search path."""
     found, rest = list[str](), iter(words)
     for word in rest:
         name, _, folder = word.partition("=")
@@ -132,9 +132,9 @@ def with_search_path(words: Sequence[str]) -> list[str]:
 
 
 def current_name(word: str) -> str:
-    """An override of a setting that has been renamed, so that Hydra takes it although no file has it; see `cli.plain`.
+    """Prefix an override of a renamed setting with `++`, so that Hydra accepts the old name; `cli.plain` renames it.
 
-    `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint rather than one of `conf/codec`; so does
+    `codec=RUN` becomes `codec_from=RUN` if it names a run or a checkpoint and not a file of `conf/codec`; so does
     `codec=RUN,RUN` in a sweep.
     """
     sign, key, rest = re.fullmatch(r"([+~]*)([\w.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -146,14 +146,14 @@ def current_name(word: str) -> str:
 
 
 def _is_trained_codec(value: str) -> bool:
-    """True for a run or a checkpoint, false for one of `conf/codec`."""
+    """Return whether `value` is a run or a checkpoint, and not a file of `conf/codec`."""
     if QUOTED.fullmatch(value):
         value = str(OverridesParser.create().parse_override(f"x={value}").value())
     return not (CONF / "codec" / f"{value}.yaml").is_file() and (value == "last" or user_path(value).exists())
 
 
 def unquoted(word: str) -> str:
-    """An override without the quotes that `literal` adds."""
+    """Remove the quotes that `literal` adds to an override."""
     key, _, value = word.partition("=")
     typed = f"{key}={value[1:-1]}"
     return typed if literal(typed) == word else word

@@ -1,4 +1,4 @@
-"""Write decoded pictures into shards for `data=stream`: `python -m artdiff.pack data.root=DIR out=DIR_OR_URL`."""
+"""Write decoded pictures to shards for `data=stream`: `python -m artdiff.pack data.root=DIR out=DIR_OR_URL`."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ from artdiff.cli import command, plain, typed
 from artdiff.ingest import scan
 from artdiff.settings.data import PackSettings
 
-if TYPE_CHECKING:  # slow to import: only once the settings are accepted
+if TYPE_CHECKING:  # slow to import, so imported only after the settings are validated
     from artdiff.data.shards import ShardIndex
 
 log = logging.getLogger(__name__)
 
 
 def pack(settings: PackSettings) -> "ShardIndex":
-    """Write the pictures of a folder into shards in `settings.out`. Raises `UserError`."""
+    """Write the pictures of a folder to shards in `settings.out`. Raises `UserError`."""
     scan.check_root(settings.data)
 
     from dataclasses import asdict
@@ -29,7 +29,7 @@ def pack(settings: PackSettings) -> "ShardIndex":
         ArtDataModule(**asdict(settings.data)), storage(settings.out), megabytes=settings.shard_megabytes
     )
     total = sum(one.entry.bytes for one in found.shards)
-    log.info("written: %s shards of %.2f GB to %s", f"{len(found.shards):,}", total / 1e9, settings.out)
+    log.info("written: %s shards, %.2f GB in all, to %s", f"{len(found.shards):,}", total / 1e9, settings.out)
     size = f"data.image_size={settings.data.image_size}"
     crop = [f"data.random_crop={settings.data.random_crop}"] if settings.data.random_crop else []
     captions = ["data.captions=auto"] if settings.data.captions != "none" else []

@@ -1,4 +1,4 @@
-"""A trained model, ready to paint: the same for the command line, the notebooks and Python."""
+"""Load a trained model and paint with it. Used by the command line, the notebooks and Python."""
 
 import dataclasses
 import logging
@@ -33,10 +33,10 @@ __all__ = ["Emerging", "Painter", "Painting", "Watch", "load"]
 log = logging.getLogger(__name__)
 
 MOST_PAINTED, MOST_RECONSTRUCTED = 1_000_000, 12_000_000
-"""`max_pixels` where it is not set: a painter sees each picture dozens of times."""
+"""Default of `max_pixels`. It is lower for a painter, which evaluates its network dozens of times for a picture."""
 
 MUSES_AT_ONCE = 100_000_000
-"""Pixels of the muses that are in memory together, about: 300 MB."""
+"""Read muses in parts of about this many pixels (300 MB), to bound the memory."""
 
 
 def load(
@@ -49,20 +49,21 @@ def load(
     weights: Weights | None = None,
     as_stored: bool = True,
 ) -> "Painter":
-    """The painter of a run, of a checkpoint's file, or of a `.pth` that the article's program saved.
+    """Load the painter of a run, of a checkpoint file, or of a `.pth` that the article's program saved.
 
-    A run in which `artdiff.evaluate` has stored its best way to paint uses that, where nothing else is asked for.
+    If `artdiff.evaluate store=true` has stored the best painting settings in the run, they become the painter's
+    defaults.
 
     Args:
-        run: what `artdiff.train` returned, a run's folder (its best checkpoint is taken), a file, or `"last"`.
+        run: what `artdiff.train` returned, a run folder (its best checkpoint is used), a file, or `"last"`.
         device: where to paint.
-        ranges: what a reconstruction's output means, for a file that does not say.
+        ranges: how to interpret a reconstruction's output (see `Reconstruction`), for a file that does not say.
         trust_code: load a checkpoint that names code outside artdiff, which is then run.
         runs_dir: where `"last"` looks for the newest run.
-        weights: of a painter, `"averaged"` or `"raw"`; None is what the run has stored, or averaged.
-        as_stored: False passes over the settings of painting that a run or an exported model has stored.
+        weights: of a painter: `"averaged"` (EMA) or `"raw"`. None uses what the run has stored, else the EMA weights.
+        as_stored: False ignores the painting settings that a run or an exported model has stored.
 
-    Raises `artdiff.UserError` if there is no such file or it is no checkpoint.
+    Raises `artdiff.UserError` if the file does not exist or is not a checkpoint.
     """
     if not isinstance(run, ToPaint):
         run = runs.to_paint(str(run.folder if isinstance(run, Run) else run), newest_in=user_path(runs_dir))
@@ -72,23 +73,23 @@ def load(
     on, digest = hardware.device(device), sha256(path)
     task, transform, data = checkpoints.restore(path, ranges=ranges, trust_code=trust_code)
     if isinstance(task, Refinement):
-        raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; take the run that it is a stage of")
+        raise UserError(f"ckpt={path} is a refiner, which cannot paint alone; use the run that it is a stage of")
     if isinstance(task, Generation) and used == "raw":
         task.ema.load_state_dict(task.network.state_dict())
     if path.suffix == exported.SUFFIX:
         if used == "raw":
-            raise UserError(f"weights=raw: {path} has averaged weights alone; take the run itself")
+            raise UserError(f"weights=raw: {path} has only the EMA weights; use the run itself")
         stored = exported.stored_sampling(path)
     own = _stored_settings(path, stored if as_stored else None, trust_code=trust_code)
     return Painter(task.to(on), transform, path, own, weights=used, data=data, digest=digest)  # type: ignore[arg-type]
 
 
 def _stored_settings(path: Path, stored: "runs.StoredSampling | None", *, trust_code: bool) -> dict[str, Any]:
-    """The settings of painting that a run has stored for its checkpoint, which are shown. Raises `UserError`."""
+    """Check, log and return the painting settings that a run has stored for its checkpoint. Raises `UserError`."""
     if stored is None:
         return {}
     if not samplers.is_ours(stored.settings.get("solver", samplers.EARLIER)) and not trust_code:
-        raise UserError(f"{path} is painted with a solver that is code outside artdiff: pass trust_code=true if you "
+        raise UserError(f"the stored solver of {path} is code outside artdiff: pass trust_code=true if you "
                         f"trust it")  # fmt: skip
     try:
         unknown = set(stored.settings) - set(CompareSettings.STORED)
@@ -106,15 +107,16 @@ def _stored_settings(path: Path, stored: "runs.StoredSampling | None", *, trust_
 
 
 class Painter:
-    """Paints with a trained model. `load` makes one.
+    """Paints with a trained model. Create it with `load`.
 
     Attributes:
-        classes: the labels it knows by name; empty for a model without.
+        classes: names of the labels; empty for a model without classes.
         vocabulary: the words it knows, the most frequent first; empty for a model that was trained without captions.
-        image_size: side in pixels of the pictures that it was trained on.
-        multiple: it paints sides in pixels that are multiples of this; None if it paints the size of training only.
+        image_size: width and height in pixels of the training pictures.
+        multiple: width and height must be multiples of this, in pixels; None if only the training size works.
         paints: True if it paints new pictures, False if it reconstructs a muse.
-        defaults: settings of painting that it is made for or that its run has stored, by name.
+        defaults: painting settings, by name: those that the model was trained for, updated by those that its run has
+            stored.
     """
 
     def __init__(
@@ -143,16 +145,16 @@ class Painter:
 
     @property
     def made_for(self) -> dict[str, Any]:
-        """Settings of painting, by name, that the model was trained for; none if it takes any."""
+        """Painting settings, by name, that the model was trained for; empty if it works with any."""
         return self.task.made_for if isinstance(self.task, Generation) else {}
 
     @cached_property
     def known(self) -> dict[str, object]:
-        """What the settings of every picture say of the model, and of what computes its last bit."""
+        """The metadata of every picture that identifies the model, and what its last bit depends on: torch, device."""
         known: dict[str, object] = {"artdiff": __version__, "torch": str(torch.__version__)}
         known |= {"device": hardware.describe(self.task.device), "weights": self.weights}
         known |= {"checkpoint": self.path.name}
-        if self.digest is not None:  # a model that is being trained has none yet
+        if self.digest is not None:  # a model in training has no file yet
             known |= {"checkpoint_sha256": self.digest}
         return known if self.data is None else known | {"data_sha256": self.data}
 
@@ -181,32 +183,34 @@ class Painter:
         batch_size: int | None = None,
         compile: str | None = None,
     ) -> list[Painting]:
-        """Paint; what is None is as the run has stored it in `defaults`, or as in `conf/generate.yaml`.
+        """Paint pictures. An argument that is None takes its value from `defaults`, or else from `conf/generate.yaml`.
 
         Args:
-            n: pictures of each label: 8, or 1 of each muse.
-            label: a class by name, several, `"all"` or `"none"`; all without a muse or a prompt, none with one.
-            prompt: words, or several prompts, for a model that was trained with captions.
-            negative: words to stay away from, as far as `guidance` goes.
-            word_vectors: a file of them, such as GloVe's: words that the model has not learned are then taken for the
-                nearest that it has.
+            n: pictures of each label; by default 8, or 1 of each muse.
+            label: a class by name, several, `"all"` or `"none"`; by default all without a muse or a prompt, none with
+                one.
+            prompt: a caption to follow, or several, for a model that was trained with captions.
+            negative: a caption to avoid; needs `guidance` other than 1.
+            word_vectors: a file of word vectors, such as GloVe's. Each unknown word of a prompt is replaced by the
+                nearest known word.
             muse: a picture or pictures to start from: paths, folders or Pillow pictures of any mode.
-            strength: how far to leave the muse, 0 (the muse itself) to 1 (noise); a model that is made for few steps
-                leaves it by whole ones.
+            strength: how much of the muse to replace: 0 is the muse itself, 1 is pure noise. A few-step model rounds
+                it to whole steps.
             seed: of the first picture; the next one has the next number. A seed always gives the same picture.
             steps: from noise to picture.
-            solver: `"heun"` (two network calls a step), `"dpm_solver_3m"`, `"dpm_solver_2m"` or `"euler"` (one).
-            spacing: of the steps: `"uniform"`, `"karras"` (finer near the picture) or `"auto"`: karras on latents.
-            guidance: how much closer to the label; 1.0 is off, and twice as fast.
+            solver: `"heun"` (two evaluations per step), `"dpm_solver_3m"`, `"dpm_solver_2m"` or `"euler"` (one).
+            spacing: of the steps: `"uniform"`, `"karras"` (finer near noise and picture) or `"auto"`: karras on
+                latents.
+            guidance: classifier-free guidance scale; 1.0 is off, and twice as fast.
             guidance_interval: the times at which guidance acts; 0 is noise, 1 a picture.
-            interpolate: two seeds: `n` pictures on the way from one to the other.
-            trajectory: also keep a strip of each picture emerging from noise.
-            refine: a picture or pictures whose detail is painted anew, at their own size; instead of a muse.
+            interpolate: two seeds: `n` pictures that go from one to the other.
+            trajectory: also return a strip of each picture emerging from noise.
+            refine: a picture or pictures whose detail is repainted at their own size; instead of a muse.
             refine_steps: of the refiner, if the model has one; 0 leaves what the codec decodes.
             refine_solver: of the refiner, like `solver`.
-            size: `"192x128"` (width, height), `"own"` for the muse's own, or `"train"`. A muse is cropped to a width
-                and height. Of its own size a painter takes the nearest that its network can paint.
-            batch_size: pictures at once, by default what suits the memory; does not change them.
+            size: `"192x128"` (width, height; a muse is cropped to this shape), `"train"`, or `"own"`: the muse's size.
+                A painter rounds that to the nearest size that its network can paint.
+            batch_size: pictures at once, by default what fits into memory. Does not change the pictures.
             compile: torch.compile's mode, `"auto"` or `"none"`.
 
         Raises `artdiff.UserError` for an unknown label, a value out of range or a muse that cannot be read.
@@ -225,7 +229,7 @@ class Painter:
         return list(self.each(self.settings(asked)))
 
     def settings(self, asked: Mapping[str, Any]) -> PaintSettings:
-        """What is asked for, by the names of `paint`, as settings over the model's own; None is not asked for.
+        """Settings from arguments of `paint`, by name; an argument that is None takes the model's default.
 
         Raises `UserError`.
         """
@@ -241,15 +245,15 @@ class Painter:
         batch_size: int | None = None,
         compile: CompileMode = "auto",
     ) -> Painting:
-        """Paint a picture of this model again, by the settings in its file: on the same machine bit for bit.
+        """Paint a picture again, with the settings stored in its file. The same machine gives the same bits.
 
         Args:
             picture: a PNG, JPEG or WebP that was painted with this checkpoint.
-            muse: what it was painted from, if anything.
+            muse: the picture that it was painted from, if any.
             batch_size: as in `paint`; does not change the picture.
             compile: as in `paint`; on a GPU it may change the last bit.
 
-        Raises `artdiff.UserError`, which says what is missing: the settings, the checkpoint or the muse.
+        Raises `artdiff.UserError` if the file holds no settings, or the checkpoint or the muse is not the right one.
         """
         path = user_path(picture)
         told = origin.settings_of(path)
@@ -275,14 +279,14 @@ class Painter:
         return painting
 
     def interpolate(self, first: int, last: int, *, n: int = 8, **how: object) -> list[Painting]:
-        """`n` pictures on the way from the one of seed `first` to that of `last`; `how` as for `paint`.
+        """Paint `n` pictures that go from the one of seed `first` to the one of seed `last`; `how` as for `paint`.
 
-        With two labels, also on the way from one label to the other.
+        With two labels, they also go from one label to the other.
         """
         return self.paint(n=n, interpolate=(first, last), **how)  # type: ignore[arg-type]
 
     def reconstruct(self, picture: Image.Image) -> Image.Image:
-        """What a reconstruction model or a codec makes of an RGB picture of any size.
+        """Reconstruct a picture of any size with a reconstruction model or a codec.
 
         Raises `artdiff.UserError` for a painter.
         """
@@ -295,15 +299,16 @@ class Painter:
             return images.to_pillow(self.task(image)[0, :, : picture.height, : picture.width])
 
     def bounded(self, settings: Paints) -> Paints:
-        """`settings` with the most pixels that this model takes, if they do not say."""
+        """`settings` with this model's default of `max_pixels`, if they have none."""
         if settings.max_pixels is not None:
             return settings
         return dataclasses.replace(settings, max_pixels=MOST_PAINTED if self.paints else MOST_RECONSTRUCTED)
 
     def each(self, settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
-        """Paint what `settings` say, one after the other, in bounded memory. Raises `UserError` before the first.
+        """Yield the paintings that `settings` ask for, in bounded memory. Raises `UserError` before the first.
 
-        `watch` sees pictures emerge, those of very many muses part by part; a reconstruction is made in one go.
+        `watch` is called after each sampling step. If there are very many muses, they are painted in parts, and the
+        progress restarts with each. A reconstruction does not call it.
         """
         settings = self.bounded(settings)
         if self.paints:
@@ -311,7 +316,7 @@ class Painter:
         return self._reconstructions(settings)
 
     def check(self, settings: PaintSettings) -> None:
-        """Raise `UserError` if this model cannot do what `settings` ask for; nothing is read."""
+        """Raise `UserError` if this model cannot do what `settings` ask for. Reads no muse."""
         settings = self.bounded(settings)
         if settings.refine is not None and not (isinstance(self.task, Generation) and self.task.refiners):
             raise UserError("refine needs a model with a refiner, such as one of experiment=paint128")
@@ -325,11 +330,11 @@ class Painter:
         for name in ("n", "label", "prompt", "negative", "interpolate"):
             value = getattr(settings, name)
             if value is not None:
-                raise UserError(f"{name}={value} needs a model that paints anew; this one reconstructs its muse")
+                raise UserError(f"{name}={value} needs a model that paints new pictures; this one reconstructs")
 
     def understood(self, settings: Paints) -> tuple[Paints, list[str]]:
-        """`settings` with prompts as the model can read them, and a line for all that it cannot read as it stands, or
-        that will not be seen.
+        """`settings` with unknown words of prompts replaced, and warnings: one for each unknown word, one for each
+        setting without effect.
 
         Raises `UserError` if a file of word vectors cannot be read.
         """
@@ -339,16 +344,12 @@ class Painter:
         return settings, lines
 
     def planned(self, settings: Paints) -> tuple[list[Row], Paints]:
-        """The rows of pictures that `settings` ask of a model that paints, and the settings to `fill` them with; reads
-        the muses.
-        """
+        """The rows to paint, and the settings to `fill` them with. For a painter only. Reads the muses."""
         parts, settings = self.parts(settings)
         return [row for part in parts for row in part], settings
 
     def parts(self, settings: Paints) -> tuple[Iterator[list[Row]], Paints]:
-        """The same rows, those of some muses at a time: each part is read when it is asked for, so that memory is
-        bounded.
-        """
+        """As `planned`, but yields the rows of some muses at a time. Muses are read lazily, to bound the memory."""
         settings = self.bounded(settings)
         self.check(settings)
         settings, remarks = self.understood(settings)
@@ -382,6 +383,6 @@ class Painter:
             yield from self.fill(rows, settings, watch=watch)
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
-        """Paint rows of canvases with a model that paints; their company does not change them."""
+        """Paint rows of canvases, with a painter only. A picture does not depend on the others in its batch."""
         assert isinstance(self.task, Generation)
         return Filler(self.task, self.image_size, self.known).fill(rows, settings, watch=watch)

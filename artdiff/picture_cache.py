@@ -1,7 +1,7 @@
-"""What is computed once from pictures that never change: their perceptual features, their latents.
+"""Caches tensors of pictures that never change: perceptual features and latents.
 
-On a CPU it is kept on disk under the content keys of the pictures, for later runs as well; on a GPU in its memory,
-by index. What is read is bit for bit what was computed.
+On a CPU they are stored on disk by the pictures' content keys, for later runs as well. On a GPU they stay in its
+memory, by index. Cached tensors are bit-identical to the computed ones.
 """
 
 import hashlib
@@ -21,29 +21,29 @@ from artdiff.store import Contents, RowStore
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Part of every file's name: increase it if the same recipe gives other features."""
+"""Part of every file's name: increase it if the same recipe gives other tensors."""
 
 GPU_SHARE = 0.1
-"""Share of a GPU's memory that a cache may take; if it needs more, nothing is cached, and training keeps the rest."""
+"""Fraction of a GPU's memory that a cache may take. If it needs more, nothing is cached."""
 
 IN_USE = 24 * 3600
-"""Files used in the last so many seconds are not removed to make room: another run may be using them."""
+"""Seconds since the last use in which a file is not removed to make room: another run may be using it."""
 
 
 class Backend(Protocol):
-    """Tensors of pictures by index, all of one shape."""
+    """Stores a tensor for each picture by index, all of the same shape."""
 
     def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
-        """The places in `index` whose tensors are there, and these tensors (K,…); None if there are none."""
+        """The places in `index` whose tensors are stored, and these tensors (K,…), or None if there are none."""
 
     def write(self, index: list[int], features: Tensor) -> None:
-        """Keep `features` (B,…), as far as there is room."""
+        """Store `features` (B,…), as many as fit."""
 
 
 class OnDisk:
-    """In a `RowStore` of at most `max_bytes`. Raises `OSError` if the file cannot be opened.
+    """Tensors in a `RowStore` of at most `max_bytes`. Raises `OSError` if the file cannot be opened.
 
-    A file that has no room left and holds mostly features of other pictures is begun anew.
+    A file that has no room left and holds mostly tensors of other pictures is deleted and started again.
     """
 
     def __init__(self, path: Path, keys: list[bytes], like: Tensor, *, max_bytes: float) -> None:
@@ -69,12 +69,12 @@ class OnDisk:
 
 
 class OnDevice:
-    """In the memory of the device of `like`, for `count` pictures."""
+    """Tensors of `count` pictures, like `like`, in the memory of its device."""
 
     def __init__(self, count: int, like: Tensor) -> None:
         with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
             self.features = torch.empty(count, *like.shape, dtype=like.dtype, device=like.device)
-        self.known = [False] * count  # on the CPU, to be looked up without waiting for the device
+        self.known = [False] * count  # on the CPU, so that a look-up does not synchronise
 
     def read(self, index: list[int]) -> tuple[list[int], Tensor | None]:
         if not all(self.known[one] for one in index):  # features of a part would be computed at another batch size
@@ -91,10 +91,10 @@ class OnDevice:
 
 
 class PictureCache:
-    """A tensor (C,H,W) for each of the pictures of `contents`, in at most `gigabytes`.
+    """A cache of a tensor (C,H,W) for each picture of `contents`, in at most `gigabytes`.
 
-    `recipe` names everything that the tensors depend on beside the pixels, `room` the folder of the cache that they are
-    kept in: `features` or `latents`.
+    `recipe` names everything that the tensors depend on besides the pixels. `room` is the subfolder of the cache:
+    `features` or `latents`.
     """
 
     def __init__(self, contents: Contents, recipe: str, gigabytes: float, *, room: str) -> None:
@@ -108,14 +108,14 @@ class PictureCache:
     def __call__(self, index: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
         """The tensors (B,C,H,W) of the pictures `index`, int64 (B,) on the CPU.
 
-        `compute` makes those of some places in the batch, and is called for what is not cached. The result is
-        channels-last, as convolutions leave it.
+        `compute` gets the places in the batch that are not cached, and returns their tensors. The result is
+        channels-last, as convolutions return it.
         """
         features = self._cached(index, lambda places: compute(places).permute(0, 2, 3, 1).contiguous())
         return features.permute(0, 3, 1, 2)
 
     def _cached(self, index: Tensor, compute: Callable[[list[int]], Tensor]) -> Tensor:
-        """The same as (B,H,W,C)."""
+        """As `__call__`, but (B,H,W,C)."""
         wanted = index.tolist()
         places, cached = self.backend.read(wanted) if self.backend is not None else ([], None)
         missing = sorted({*range(len(wanted))} - {*places})
@@ -133,7 +133,7 @@ class PictureCache:
         return result
 
     def _open(self, like: Tensor) -> Backend | None:
-        """Where tensors like `like` are kept, or None."""
+        """A backend for tensors like `like`; None if they cannot be cached."""
         if like.device.type == "cuda":
             return self._on_device(like)
         return self._on_disk(like) if like.device.type == "cpu" else None
@@ -142,7 +142,7 @@ class PictureCache:
         needed = len(self.contents.keys) * like.nbytes
         room = min(self.max_bytes, GPU_SHARE * torch.cuda.get_device_properties(like.device).total_memory)
         if needed > room:
-            log.info("%s are not cached: they take %.1f GB, room for %.1f", self.room, needed / 1e9, room / 1e9)
+            log.info("%s are not cached: they need %.1f GB, the limit is %.1f", self.room, needed / 1e9, room / 1e9)
             return None
         log.info("%s are cached in the memory of %s: %.1f GB", self.room, like.device, needed / 1e9)
         return OnDevice(len(self.contents.keys), like)
@@ -164,8 +164,9 @@ class PictureCache:
 
 
 def make_room(path: Path, most: float) -> float:
-    """Remove the files beside `path` that were unused for longest until the others take `most` bytes; returns what
-    they take then. Files in use stay.
+    """Remove the least recently used files beside `path` until the others take at most `most` bytes.
+
+    Files in use stay. Returns the bytes that the other files still take.
     """
     others = [one for pattern in ("*.rows", "*.features") for one in path.parent.glob(pattern) if one != path]
     total = sum(taken(one) for one in others)
@@ -183,13 +184,13 @@ def make_room(path: Path, most: float) -> float:
 
 
 def remove(path: Path) -> None:
-    """Remove a store, or a file of version 0.1. Raises `OSError`."""
+    """Remove a store, or a file of features of version 0.1. Raises `OSError`."""
     path.with_suffix(".keys").unlink(missing_ok=True)
     path.unlink()
 
 
 def taken(path: Path) -> int:
-    """Bytes that a file takes on the disk, without its holes; 0 if it does not exist."""
+    """Bytes that a file takes on disk, without holes; 0 if it does not exist."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""A painter that is called as pipelines of diffusers are, for programs that were written for those."""
+"""A painter with the call interface of diffusers pipelines, for programs that were written for those."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,16 +14,17 @@ from artdiff.settings.base import Accelerator
 
 
 class PipelineOutput(NamedTuple):
-    """Pictures, RGB, and the same as paintings, whose `save` writes files that say that a model made them."""
+    """RGB pictures, and the same pictures as paintings, whose `save` notes in the file that a model made it."""
 
     images: list[Image.Image]
     paintings: list[Painting]
 
 
 class Pipeline:
-    """Paints when it is called, with the names of arguments that pipelines of diffusers have.
+    """Paints when called, with the argument names of diffusers pipelines.
 
-    What is None is as for `Painter.paint`, which has more settings: it is at `pipeline.painter`.
+    An argument that is None has the default of `Painter.paint`. `pipeline.painter` is the painter, which has more
+    settings.
     """
 
     def __init__(self, painter: Painter) -> None:
@@ -33,9 +34,9 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(cls, model: str, *, device: Accelerator = "auto", **how: Any) -> Self:
-        """A pipeline with a run, a checkpoint, what `artdiff.export` wrote, or `hf://USER/NAME`; `how` as for `load`.
+        """Load a run, a checkpoint, a folder of `artdiff.export`, or `hf://USER/NAME`; `how` has arguments of `load`.
 
-        Raises `UserError` if there is no such model, or if it paints no new pictures.
+        Raises `UserError` if there is no such model, or if it does not paint new pictures.
         """
         return cls(load(model, device=device, **how))
 
@@ -56,9 +57,9 @@ class Pipeline:
     ) -> PipelineOutput:
         """Paint `num_images_per_prompt` pictures of each prompt and label, from noise or from `image`.
 
-        They come label by label, those of each prompt by prompt. The first seed of each is drawn from `generator`, or
-        from torch's own; the settings of the paintings say it. `width` and `height` are in pixels, and one alone is a
-        square's side.
+        They are ordered by label, then by prompt. The first seed of each combination is drawn from `generator`, or from
+        torch's default generator; the settings of the paintings contain it. `width` and `height` are in pixels; if only
+        one is given, the picture is square.
 
         Raises `UserError` for an unknown label, a value out of range or an image that cannot be read.
         """

@@ -1,4 +1,4 @@
-"""Remove decoded pictures and features that were not used for a while: `python -m artdiff.prune unused_days=30`."""
+"""Remove cache entries that were not used for some days: `python -m artdiff.prune unused_days=30`."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def prune(settings: PruneSettings) -> int:
-    """Remove entries of the cache that were not used for `unused_days`; returns the bytes freed. Raises `UserError`."""
+    """Remove cache entries not used for `unused_days`; returns the bytes freed. Raises `UserError`."""
     folder = cache.chosen_folder(settings.cache_dir)
     if not folder.is_dir():
         raise UserError(f"there is no cache in {folder}; set cache_dir or ARTDIFF_CACHE to where it is")

@@ -1,39 +1,39 @@
-"""A training on several devices: which of its processes this is, and which pictures of a batch are its own.
+"""Training on several devices: the rank of this process, and its part of each batch.
 
 Each process, a *rank*, has a device and a part of every batch: of ranks 0 to W-1, rank r takes the pictures r, r+W, ….
-So the pictures of all ranks together are those of the batch that a single process would have.
+All ranks together see the batch that a single process would see.
 """
 
 import os
 from typing import NamedTuple
 
 TOGETHER = ("RANK", "SLURM_PROCID")
-"""Variables of the environment that number processes which are started together: torchrun's and SLURM's."""
+"""Environment variables with the rank, if torchrun or SLURM starts all processes."""
 
 ALONE = ("LOCAL_RANK",)
-"""The one that Lightning sets for processes that the first one starts."""
+"""The variable with the rank, if the first process starts the others: Lightning sets it."""
 
 SHELLS = ("bash", "interactive")
-"""Names of SLURM jobs in which somebody types: a process there has the shell's number, and starts the others itself."""
+"""Names of interactive SLURM jobs: there `SLURM_PROCID` is the shell's, and the first process starts the others."""
 
 
 def rank() -> int:
-    """The number of this process, before its process group exists; 0 for a training on one device."""
+    """Return the rank of this process, also before its process group exists; 0 for a training on one device."""
     names = TOGETHER if started_together() else ALONE
     return next((int(number) for name in names if (number := os.environ.get(name, "")).isdecimal()), 0)
 
 
 def started_together() -> bool:
-    """Whether torchrun or SLURM has started the processes; else the first one starts the others."""
+    """Return whether torchrun or SLURM has started the processes. Otherwise the first one starts the others."""
     by_slurm = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in SHELLS
     tasks = int(os.environ.get("SLURM_NTASKS", "1")) if by_slurm else 1
     return "RANK" in os.environ or tasks > 1
 
 
 class Share(NamedTuple):
-    """The part of a batch that is on this rank: `counted` of the `total` pictures of the batch.
+    """This rank's part of a batch: `counted` of the `total` pictures.
 
-    It counts none if the batch has too few for all ranks; this one then repeats a picture of another.
+    `counted` is 0 if the batch has fewer pictures than there are ranks and this rank repeats a picture of another.
     """
 
     counted: int
@@ -41,16 +41,16 @@ class Share(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The ranks of a training, `world` in all, of which this is number `rank`."""
+    """The rank of this process, `rank`, and the number of ranks, `world`."""
 
     rank: int = 0
     world: int = 1
 
     def own(self, first: int, end: int) -> range:
-        """The places in [first, end) that this rank takes: one at least, which counts only if it is below `end`."""
+        """Return the positions in [first, end) that this rank takes: at least one, which counts only if below `end`."""
         return range(first + self.rank, max(end, first + self.rank + 1), self.world)
 
     def taken(self, length: int, batch_size: int) -> int:
-        """How many places of an epoch of `length`, in batches of `batch_size`, this rank takes."""
+        """Return how many positions of an epoch of `length`, in batches of `batch_size`, this rank takes."""
         whole, rest = divmod(length, batch_size)
         return whole * (batch_size // self.world) + (len(self.own(0, rest)) if rest else 0)

@@ -1,4 +1,4 @@
-"""What a value of a setting may be: each rule checks one value and raises `UserError` with one line."""
+"""Rules for the values of settings: each checks one value and raises `UserError` with one line."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from PIL import ImageColor
 from artdiff import UserError
 
 Rule = Callable[[str, Any], None]
-"""Checks the value of the setting of a name. Raises `UserError`."""
+"""Called with a setting's name and value; raises `UserError` if the value is not allowed."""
 
 
 def is_whole(value: Any) -> bool:
@@ -31,7 +31,7 @@ def whole(least: int, most: int | None = None) -> Rule:
 
 
 def none_or_some(name: str, value: Any) -> None:
-    """A number of pictures of which there is a spread, or none."""
+    """Rule: 0, or at least 2, as many pictures as a variance needs."""
     whole(0)(name, value)
     if value == 1:
         raise UserError(f"{name} must be 0 or at least 2, got 1")
@@ -76,7 +76,7 @@ def one_of(*choices: object) -> Rule:
 
 
 def numbers(rule: Rule, *, fewest: int) -> Rule:
-    """A list whose items all follow `rule`."""
+    """Return a rule for lists of at least `fewest` items that all follow `rule`."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, list | tuple) or len(value) < fewest:

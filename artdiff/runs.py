@@ -1,4 +1,4 @@
-"""What a run's folder holds and where: checkpoints, samples, lists of files, and the run's own description."""
+"""The layout of a run's folder: checkpoints, samples, lists of files, metadata; and how checkpoints are found."""
 
 import glob
 import json
@@ -25,30 +25,30 @@ SCORES = "scores.json"
 CONFIG = "config.yaml"
 METADATA = "metadata.json"
 PAINTING = "painting.json"
-"""How the run paints best: what `StoredSampling` holds."""
+"""Holds the run's `StoredSampling`: the settings with which it paints best."""
 
 EXPORTED, EXPORTED_SETTINGS = "model.safetensors", "config.json"
-"""Weights and settings in a folder that `artdiff.export` has written, which stands for a run's."""
+"""Weights and settings in a folder written by `artdiff.export`, which is accepted wherever a run's folder is."""
 
 EVALUATION = "evaluation"
-"""In a run's folder, where its scores go, and below it what is kept for the next call."""
+"""Folder in a run's folder for its scores, and for what is cached for the next evaluation."""
 
 REPORT = "report.html"
-"""In there, what was found, as a page."""
+"""Page in the folder `EVALUATION`."""
 
 LAST = f"{CHECKPOINTS}/last.ckpt"
-"""The checkpoint saved last. Those before it lie beside it, as `before` calls them."""
+"""The checkpoint saved last. Those saved before it lie beside it; `before` gives their names."""
 
 BEST = f"{CHECKPOINTS}/best.ckpt"
 
 EARLIER_EVENTS = "tensorboard"
-"""Where versions up to 0.2 wrote TensorBoard's event files, in a run's folder."""
+"""Folder in a run's folder where versions up to 0.2 wrote TensorBoard's event files."""
 
 
 @dataclass(frozen=True)
 class StoredSampling:
-    """The way to paint that a run has stored: the name and SHA-256 of its checkpoint, `averaged` or `raw` weights,
-    settings of painting by name, and in words why these.
+    """Sampling settings that a run has stored: name and SHA-256 of the checkpoint, `averaged` (EMA) or `raw` weights,
+    the settings by name, and a text on how they were chosen.
     """
 
     checkpoint: str
@@ -59,7 +59,7 @@ class StoredSampling:
 
 
 class ToPaint(NamedTuple):
-    """What to paint with: a checkpoint, and the way that its run has stored, if that is to be used."""
+    """What to paint with: a checkpoint, and its run's stored sampling settings if they are to be used."""
 
     checkpoint: Path
     stored: StoredSampling | None = None
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The checkpoint to carry on from."""
+        """The checkpoint to resume from."""
         return self.folder / LAST
 
     @property
@@ -83,32 +83,32 @@ class Run:
 
     @property
     def has_saved(self) -> bool:
-        """Whether there is a checkpoint to carry on from, in whichever stage of the run."""
+        """Whether there is a checkpoint to resume from, in any stage of the run."""
         return any(self.folder.glob(f"**/{LAST}"))
 
     @property
     def is_stage(self) -> bool:
-        """Whether this is a stage of a run, in whose folder it lies, and not the run itself."""
+        """Whether this folder is a stage inside a run's folder, and not the run itself."""
         try:
             return bool(self.metadata.get("is_stage"))
-        except (OSError, ValueError):  # it is damaged
+        except (OSError, ValueError):  # the metadata is damaged
             return False
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the run says of itself: device, precision, data, steps, scores; empty before it has begun."""
+        """The run's metadata: device, precision, data, steps, scores; empty before the run starts."""
         path = self.folder / METADATA
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @classmethod
     def of(cls, checkpoint: Path) -> Self | None:
-        """The run that a checkpoint lies in; None if it lies elsewhere."""
+        """Return the run whose folder holds this checkpoint; None if it lies elsewhere."""
         path = checkpoint.absolute()
         return cls(path.parents[1]) if path.parent.name == CHECKPOINTS else None
 
     @property
     def stored_sampling(self) -> "StoredSampling | None":
-        """How the run paints best; None if ways to paint were not compared. Raises `UserError` if it cannot be read."""
+        """The settings with which the run paints best; None if none are stored. Raises `UserError` if unreadable."""
         path = self.folder / PAINTING
         if not path.exists():
             return None
@@ -128,9 +128,10 @@ class Run:
 
 
 def to_paint(ckpt: str, *, newest_in: Path) -> ToPaint:
-    """The checkpoint that `ckpt` means, as for `find_checkpoint`, and how its run has stored that it paints best.
+    """Find the checkpoint `ckpt` (see `find_checkpoint`) and the sampling settings that its run has stored.
 
-    A file is taken as it is. What is stored counts only for the checkpoint that it was found with. Raises `UserError`.
+    Stored settings apply only to the checkpoint that they were chosen with, and not if `ckpt` names a file. Raises
+    `UserError`.
     """
     path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)
     run = Run.of(path)
@@ -139,23 +140,24 @@ def to_paint(ckpt: str, *, newest_in: Path) -> ToPaint:
         return ToPaint(path)
     chosen = run.folder / CHECKPOINTS / stored.checkpoint
     if not chosen.is_file() or sha256(chosen) != stored.sha256:
-        log.warning("%s is of another checkpoint than the run has now, and is not used: evaluate the run again",
+        log.warning("%s belongs to a checkpoint that the run no longer has, and is ignored: evaluate the run again",
                     run.folder / PAINTING)  # fmt: skip
         return ToPaint(path)
     return ToPaint(chosen, stored)
 
 
 def painted_with(told: Mapping[str, Any], ckpt: str | None, *, name: str, newest_in: Path) -> Path:
-    """The checkpoint that a picture called `name` was painted with, whose settings are `told`.
+    """Find by its hash the checkpoint that painted the picture called `name`; `told` are the settings stored in it.
 
-    It is the file `ckpt`, or lies in that run, or without one in a run below `newest_in`. Raises `UserError`.
+    Looks at the file or in the run `ckpt`, or, if `ckpt` is not given, in all runs below `newest_in`. Raises
+    `UserError`.
     """
     file, digest = told.get("checkpoint"), told.get("checkpoint_sha256")
     if not isinstance(file, str) or not isinstance(digest, str) or Path(file).name != file:
         raise UserError(f"{name} was painted by artdiff {told.get('artdiff')}, which did not note its checkpoint")
     path = newest_in
     if ckpt is not None and ckpt != "last":
-        path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)  # which says what is wrong with it
+        path = find_checkpoint(ckpt, newest_in=newest_in, prefer=BEST)  # raises if ckpt is wrong
         path = user_path(ckpt) if user_path(ckpt).is_dir() else path
     found = [path] if path.is_file() else sorted(path.glob(f"**/{glob.escape(file)}"))
     for one in found:
@@ -166,11 +168,11 @@ def painted_with(told: Mapping[str, Any], ckpt: str | None, *, name: str, newest
 
 
 def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str, name: str = "ckpt") -> Path:
-    """The checkpoint that `ckpt` means: `last`, a run's folder, or a file.
+    """Find the checkpoint that `ckpt` names: `last`, a run's folder, a file, an exported folder or hf://USER/NAME.
 
-    `last` is the one saved last in the folders that match the pattern `runs` below `newest_in`; a stage of a run counts
-    only where a codec is looked for. In a run's folder, `prefer` (`LAST` or `BEST`) is taken if it exists. A damaged
-    one is warned of and passed over. Raises `UserError`, which calls the setting `name`.
+    `last` is the newest run in the folders that match the pattern `runs` below `newest_in`; a stage of a run counts
+    only for a codec. In a run's folder, `prefer` (`LAST` or `BEST`) is taken if it exists. Damaged checkpoints are
+    skipped with a warning. Raises `UserError`, in which the setting is called `name`.
     """
     if ckpt == "last":
         saved = sorted(newest_in.glob(f"{runs}/{LAST}"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -193,24 +195,25 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
 
 
 def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",), is_first: bool = True) -> Path | None:
-    """What a training in the folder `run` starts from; None for a new run.
+    """Find what a training in the folder `run` resumes from; None for a new run.
 
-    A checkpoint's file, or for a run in several `stages` (their folders below the run's) the folder of the run.
-    `last` is the run itself if it has begun, else the newest run beside it. Raises `UserError`, also if `run` holds a
-    run already and `ckpt` does not ask to carry it on. Of several processes only the first one looks for such a run:
-    it may write there before the others look.
+    Returns a checkpoint's file, or the run's folder if the run has several `stages` (folders below the run's). `last`
+    is the run itself if it has started, else the newest run beside it.
+
+    Raises `UserError`, also if `run` already holds a run and `ckpt` does not resume it. Of several processes only the
+    first one checks this, because it may write there before the others look.
     """
     checkpoints = [f"{stage}/{LAST}".lstrip("/") for stage in stages]
     own = any((run / name).exists() for name in checkpoints)
     found = None if ckpt is None else _asked_for(ckpt, run, checkpoints, own=own)
     is_own = found is not None and found.resolve().is_relative_to(run.resolve())
     if own and not is_own and (is_first or ckpt is None):
-        raise UserError(f"{run} holds a run already: carry it on with ckpt=last, or choose another folder")
+        raise UserError(f"{run} holds a run already: resume it with ckpt=last, or choose another folder")
     return found
 
 
 def _asked_for(ckpt: str, run: Path, checkpoints: Sequence[str], *, own: bool) -> Path:
-    """What `to_carry_on` starts from, of a run whose stages save these `checkpoints`; `own` is whether it has begun."""
+    """Resolve `ckpt` for `to_carry_on`. `checkpoints`: paths of the stages' checkpoints; `own`: `run` has started."""
     if len(checkpoints) == 1:
         asked = str(run) if own and ckpt == "last" else ckpt
         return find_checkpoint(asked, newest_in=run.parent, runs="*", prefer=LAST)
@@ -227,15 +230,15 @@ def _asked_for(ckpt: str, run: Path, checkpoints: Sequence[str], *, own: bool) -
 
 
 def before(last: Path, number: int) -> Path:
-    """The checkpoint that was saved `number` saves before `last`: `last-1.ckpt`, `last-2.ckpt`, …"""
+    """Return the path of the checkpoint saved `number` saves before `last`: `last-1.ckpt`, `last-2.ckpt`, …"""
     return last.with_stem(f"{last.stem}-{number}") if number else last
 
 
 @contextmanager
 def keeping(last: Path, count: int) -> Iterator[None]:
-    """While `last` is replaced, keep it and those saved before it, `count` with the new one; if that fails, all stay.
+    """Keep the previous checkpoints while `last` is replaced: `count` in all, with the new one.
 
-    Raises `UserError` if the disk does not let it.
+    If writing the new one fails, all previous ones stay. Raises `UserError` if the old one cannot be copied.
     """
     old = last.with_name(f"{last.name}.{UNFINISHED}")
     if count > 1 and last.exists():
@@ -252,15 +255,15 @@ def keeping(last: Path, count: int) -> Iterator[None]:
 
 
 def newest(run: Path) -> Path | None:
-    """The newest checkpoint to carry on the run in this folder from; None if it has saved none.
+    """Return the newest checkpoint to resume the run in this folder from; None if it has saved none.
 
-    Damaged ones are warned of and passed over, unless all are.
+    Damaged ones are skipped with a warning, unless all are damaged.
     """
     return _undamaged(_saved(run))
 
 
 def _saved(run: Path) -> list[Path]:
-    """`last.ckpt` and those before it, the newest first."""
+    """Return `last.ckpt` and those saved before it, newest first."""
     last = run / LAST
     ends = [path.stem.removeprefix(f"{last.stem}-") for path in last.parent.glob(f"{last.stem}-*{last.suffix}")]
     numbers = sorted(int(end) for end in ends if end.isdecimal())
@@ -268,26 +271,26 @@ def _saved(run: Path) -> list[Path]:
 
 
 def _undamaged(checkpoints: Sequence[Path]) -> Path | None:
-    """The first of these that is whole, else the first; warns of those that are passed over."""
+    """Return the first undamaged checkpoint, else the first; None if there are none. Warns of skipped ones."""
     whole = next((path for path in checkpoints if _is_whole(path)), None)
     if whole is None:
         return next(iter(checkpoints), None)
     for path in checkpoints[: checkpoints.index(whole)]:
-        log.warning("%s is damaged: going on with %s", path, whole.name)
+        log.warning("%s is damaged: using %s", path, whole.name)
     return whole
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every part of a checkpoint has the checksum that was written with it."""
+    """Return whether every part of a checkpoint matches its checksum."""
     try:
         with zipfile.ZipFile(path) as content:
             return content.testzip() is None
-    except Exception:  # a damaged file can make the reader raise anything
+    except Exception:  # for a damaged file the reader can raise anything
         return False
 
 
 def events(run: Path) -> Path:
-    """Where the event files of a run's folder are."""
+    """Return the folder of a run's TensorBoard event files."""
     earlier = run / EARLIER_EVENTS
     return earlier if earlier.is_dir() else run
 

@@ -1,7 +1,7 @@
-"""Weights that are shared out over the devices of a training, so that each holds a part of every one (FSDP2).
+"""Weights sharded over the devices of a training, so that each holds a part of every tensor (FSDP2).
 
-With them their gradients and the optimizer's averages are shared out. A layer's weights are put together when it is
-called, and its gradients are averaged over the devices part by part.
+Gradients and optimizer state are sharded with them. A layer's weights are gathered when it is called, and its gradients
+are reduce-scattered.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(network: nn.Module, mesh: DeviceMesh, *, methods: Iterable[str] = ()) -> None:
-    """Share out the weights of `network`: those of each layer of its lists by themselves, the others together.
+    """Shard the weights of `network`: one group for each layer in its `ModuleList`s, and one for all others.
 
-    It is then called as a whole, or by one of these `methods`.
+    Afterwards call only `network` itself or one of these `methods`.
     """
-    network.to(memory_format=torch.contiguous_format)  # others cannot be shared out
+    network.to(memory_format=torch.contiguous_format)  # FSDP2 cannot shard other formats
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     for layer in (layer for found in reversed(lists) for layer in found):  # inner layers first
         if next(layer.parameters(), None) is not None:
@@ -29,17 +29,17 @@ def shard(network: nn.Module, mesh: DeviceMesh, *, methods: Iterable[str] = ()) 
 
 
 def is_shared_out(network: nn.Module) -> bool:
-    """Whether `shard` has shared out its weights."""
+    """Return whether the weights of `network` are sharded."""
     return isinstance(next(network.parameters(), None), DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor, put together if it is shared out; then all devices must call this."""
+    """Return the whole tensor. If it is sharded, all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shared_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A tensor that all devices hold whole, shared out as `other` of the same shape is, and as it lies in memory."""
+    """Shard a tensor that all ranks hold whole like `other`, which has the same shape; unchanged if that is whole."""
     if not isinstance(other, DTensor):
         return tensor
     laid_out = tensor.to(other.device).contiguous()

@@ -1,7 +1,7 @@
-"""Content Credentials: pictures that carry a signed statement of how they were made (C2PA, https://c2pa.org).
+"""Sign pictures with Content Credentials: a signed statement of how they were made (C2PA, https://c2pa.org).
 
-The user's certificate signs, through the library of the standard's authors. Whoever trusts that certificate can see
-that nothing was changed since.
+The user's certificate signs, with the C2PA library. Whoever trusts that certificate can verify that the picture was not
+changed since.
 """
 
 import io
@@ -15,7 +15,7 @@ from artdiff.files import user_path
 from artdiff.settings.passing import SignSettings
 
 VALID = ("Valid", "Trusted")
-"""What the library says of a signature that fits. `Trusted` also means that it knows who issued the certificate."""
+"""The library's states for a valid signature. `Trusted` also means that it trusts the issuer of the certificate."""
 
 
 class Signer:
@@ -33,18 +33,18 @@ class Signer:
         self.c2pa: Any = c2pa
         tried = io.BytesIO()
         Image.new("RGB", (8, 8)).save(tried, format="PNG")
-        self.signed(tried.getvalue(), kind="PNG", source_type="", source=None)  # wrong files show before any painting
+        self.signed(tried.getvalue(), kind="PNG", source_type="", source=None)  # fail before painting, not after
 
     def signed(self, content: bytes, *, kind: str, source_type: str, source: str | None) -> bytes:
-        """A picture's file with a signed manifest, which is read again.
+        """Return a picture's file with a signed manifest. The signature is verified.
 
         Args:
-            content: the file.
-            kind: its format, as Pillow calls it.
+            content: the bytes of the file.
+            kind: Pillow's name of its format.
             source_type: the IPTC term for how it was made.
-            source: what shows through in it.
+            source: the muse and its rights, if it has one.
 
-        Raises `UserError` if it cannot be signed, or does not hold.
+        Raises `UserError` if it cannot be signed, or the signature is not valid.
         """
         made = {"action": "c2pa.created", "digitalSourceType": source_type}
         made |= {} if source is None else {"description": f"shows through: {source}"}
@@ -68,5 +68,5 @@ class Signer:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"sign.certificate={asked.certificate} cannot sign: {reason}") from None
         if state not in VALID:
-            raise UserError(f"sign.certificate={asked.certificate} signs, but what it signed does not hold: {state}")
+            raise UserError(f"sign.certificate={asked.certificate} signs, but its signature is not valid: {state}")
         return signed.getvalue()

@@ -1,7 +1,7 @@
-"""Jobs that SLURM begins anew carry on their runs: the run's folder is found again by the job's number.
+"""Resume the run of a requeued SLURM job: the run's folder is found by the job's id.
 
-SLURM can send a signal before it takes a machine away (`sbatch --requeue --signal=USR1@120`). The run saves and stops,
-the job goes back into the queue, and when it starts again `SLURM_RESTART_COUNT` is set and the same command is called.
+SLURM can send a signal before it ends a job (`sbatch --requeue --signal=USR1@120`). The run saves and stops, and the
+job goes back into the queue. When it restarts, SLURM sets `SLURM_RESTART_COUNT` and calls the same command.
 """
 
 import logging
@@ -25,30 +25,30 @@ from artdiff.runs import Run
 log = logging.getLogger(__name__)
 
 NOTE = "slurm"
-"""In a run's metadata: the job, and the command that began the run in it."""
+"""Key in a run's metadata: the job, and the command that started the run in it."""
 
 RUN_DIRS = ("run_dir", "hydra.run.dir")
-"""Settings that choose the folder of a run."""
+"""Settings that set the folder of a run."""
 
 
 def job() -> str | None:
-    """The number of this job, which stays the same when it is begun anew; None outside SLURM."""
+    """Return the id of this job, which stays the same when it is requeued; None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def note(run: Run) -> None:
-    """Note in the run's metadata which job began it, and with which command. Raises `UserError`."""
+    """Store in the run's metadata which job started it, and with which command. Raises `UserError`."""
     if job() is not None and rank() == 0:
         make_folder(run.folder, name="run_dir")
         run.note(**{NOTE: _here()})
 
 
 def carrying_on(words: Sequence[str]) -> list[str]:
-    """The overrides `words` of a training as they are typed; in a job begun anew, so that its run is carried on.
+    """Return the overrides `words` of a training; in a restarted job, changed so that they resume its run.
 
-    Its own checkpoint takes the place of one that they carry on, which it began with. Not if they ask for several runs,
-    or for `ckpt=last`, which finds it. Ends the program if the run is finished.
+    The run's own checkpoint then replaces a `ckpt` in `words`, which the run started from. Nothing changes for a sweep,
+    or for `ckpt=last`, which finds the run by itself. Ends the program if the run is finished.
     """
     given = dict(word.partition("=")[::2] for word in words)
     begun_anew = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
@@ -60,9 +60,9 @@ def carrying_on(words: Sequence[str]) -> list[str]:
     if run is None:
         return [*words]
     if run.metadata.get("finished"):
-        log.warning("SLURM has begun job %s anew, and this run of it is finished: %s", job(), run.folder)
+        log.warning("SLURM has restarted job %s, but its run is finished: %s", job(), run.folder)
         sys.exit(0)
-    log.warning("SLURM has begun job %s anew: its run goes on in %s", job(), run.folder)
+    log.warning("SLURM has restarted job %s: resuming its run in %s", job(), run.folder)
     here = quoted(str(run.folder))
     replaced = (*RUN_DIRS, "ckpt") if run.has_saved else RUN_DIRS
     others = [word for word in words if word.partition("=")[0] not in replaced]
@@ -71,9 +71,9 @@ def carrying_on(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In a job, SIGUSR1 raises `Interrupted` inside, where it would end the program without a word.
+    """In a SLURM job, make SIGUSR1 raise `Interrupted`; by default it would kill the program silently.
 
-    A training has a handler of its own while it takes steps, which saves first.
+    While a training takes steps, its own handler replaces this one and saves first.
     """
     if job() is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -81,7 +81,7 @@ def interruptible() -> Iterator[None]:
     ours = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == ours:  # processes that load pictures have it too
+        if os.getpid() == ours:  # processes that load pictures inherit this handler
             signal.signal(number, signal.SIG_IGN)
             raise Interrupted(number)
 
@@ -93,18 +93,18 @@ def interruptible() -> Iterator[None]:
 
 
 def requeue() -> None:
-    """Put this job back into the queue; outside SLURM do nothing."""
+    """Put this job back into SLURM's queue; does nothing outside SLURM."""
     number, scontrol = job(), shutil.which("scontrol")
     if number is None or rank() > 0:
         return
     if scontrol is None:
-        log.warning("job %s is not put back into the queue: there is no scontrol", number)
+        log.warning("job %s is not put back into the queue: scontrol was not found", number)
         return
     done = subprocess.run([scontrol, "requeue", number], capture_output=True, text=True, check=False)
     if done.returncode:
         log.warning("job %s is not put back into the queue: %s", number, " ".join(done.stderr.split()))
     else:
-        log.info("job %s is back in the queue; its run goes on when it starts again", number)
+        log.info("job %s is back in the queue; its run resumes when the job restarts", number)
 
 
 def _here() -> dict[str, object]:
@@ -112,7 +112,7 @@ def _here() -> dict[str, object]:
 
 
 def _begun(folders: Iterable[Path]) -> Run | None:
-    """The run in one of these folders that this command began in this job."""
+    """Return the run in one of these folders that this command started in this job; None if there is none."""
     for folder in folders:
         with suppress(OSError, ValueError):
             if Run(folder).metadata.get(NOTE) == _here():

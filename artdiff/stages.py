@@ -1,8 +1,8 @@
-"""A run in stages: what each stage trains, and its share of the run's time. Free of torch.
+"""A run in stages: what each stage trains, and its share of the run's time. Does not import torch.
 
 `stages` of the configuration maps the name of each stage to the settings that differ in it, and to its `share` of
 `trainer.max_time`. A share of 0 leaves the stage out. Other limits, such as `trainer.max_steps`, hold for each stage.
-The last stage trains what the run is for, in the run's own folder. The others have folders of their own in it.
+The last stage trains the run's final model, in the run's own folder. The others have subfolders of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from artdiff.rules import not_negative
 from artdiff.settings.training import ENLARGE, ReconstructionSettings, TrainSettings, refiner_shrink, seconds
 
 TASK_PARTS = ("optimizer", "scheduler")
-"""Components that stand both beside the task and in it."""
+"""Components that the configuration holds twice: at the top level and in the task."""
 
 CHANGEABLE = ("data", "task", "loss", *TASK_PARTS, "trainer", "callbacks", "logger", "compile")
-"""Settings that may differ in a stage; what it trains is set for the whole run."""
+"""Settings that may differ in a stage. All others hold for the whole run."""
 
 TRAINS = {"codec": "codec", "enlarge": "enlarger", "refine": "refiner"}
-"""What stages train, by the names they have in `conf/stages`, before the painter that is built on it."""
+"""Stage names of `conf/stages` → the part that the stage trains. The painter, trained last, uses these parts."""
 
 
 class Stage(NamedTuple):
@@ -32,10 +32,11 @@ class Stage(NamedTuple):
 
 
 def planned(settings: TrainSettings) -> list[Stage]:
-    """The stages of a run in their order: one if it names none. Raises `UserError`.
+    """Return the stages of a run in their order; a single one if it names none. Raises `UserError`.
 
-    The codec is not trained if another run's is given, unless it is to be trained further; nor are the refiners of a
-    run that begins with the weights of another one, unless its codec is, which they follow.
+    The stage of the codec is skipped if `codec=RUN` or `init=RUN` gives one. The stages of the refiners are skipped if
+    the run starts from the weights of another run. With `finetune_codec=true` none is skipped: refiners must follow
+    their codec.
     """
     given = settings.codec_from is not None or settings.init is not None
     if settings.finetune_codec and not given:
@@ -65,7 +66,7 @@ def planned(settings: TrainSettings) -> list[Stage]:
 
 
 def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
-    """Raise `UserError` if the task is built on something of ours that no stage trains."""
+    """Raise `UserError` if the task uses a network of artdiff that no stage trains."""
     for stage, part in TRAINS.items():
         if stage not in stages and needs_training(settings.config["task"].get(part)):
             remedy = "set codec=identity" if part == "codec" else f"set {part}=none"
@@ -77,12 +78,12 @@ def _check_trained(settings: TrainSettings, stages: Sequence[str]) -> None:
 
 
 def needs_training(component: Mapping[str, Any] | None) -> bool:
-    """Whether a part that a painter is built on is a network of ours, whose weights must have been trained."""
+    """Return whether a part of a painter is a network of artdiff, whose weights must be trained before."""
     return str((component or {}).get("_target_", "")).startswith("artdiff.networks.")
 
 
 def _check_enlarged(config: Mapping[str, Any], stages: Sequence[str]) -> None:
-    """Raise `UserError` unless the refiner learns at the sides that an enlarger leaves to it."""
+    """Raise `UserError` unless the refiner is trained at the resolution that the enlarger expects."""
     enlarger = config["task"].get("enlarger")
     has_one, needed = enlarger is not None, refiner_shrink(enlarger)
     if "enlarge" in stages and not has_one:
@@ -94,7 +95,7 @@ def _check_enlarged(config: Mapping[str, Any], stages: Sequence[str]) -> None:
     factor = config["stages"].get("enlarge", {}).get("task", {}).get("codec", {}).get("factor", ENLARGE)
     if "enlarge" in stages and factor != ENLARGE:
         raise UserError(
-            f"stages.enlarge.task.codec.factor must be {ENLARGE}, got {factor}: an enlarger doubles the sides"
+            f"stages.enlarge.task.codec.factor must be {ENLARGE}, got {factor}: an enlarger doubles width and height"
         )
 
 
@@ -124,7 +125,7 @@ def _settings(config: Mapping[str, Any], name: str, folder: str, share: float) -
 
 
 def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with `changes`; mappings are merged, but a component with another `_target_` replaces the one there."""
+    """Return `config` with `changes`. Mappings are merged, but one with a `_target_` replaces the old one."""
     result = dict(config)
     for key, value in changes.items():
         old = result.get(key)
@@ -137,7 +138,7 @@ def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """A configuration whose paths in the folder `old` lead into the folder `new`."""
+    """Return a configuration in which paths in the folder `old` point to the folder `new`."""
     if isinstance(value, Mapping):
         return {key: _moved(item, old, new) for key, item in value.items()}
     if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
@@ -146,6 +147,6 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def time_limit(length: float) -> str:
-    """So many seconds as `trainer.max_time` takes them, DD:HH:MM:SS; at least one."""
+    """Format seconds, at least one, as DD:HH:MM:SS, the format of `trainer.max_time`."""
     whole = max(1, round(length))
     return f"{whole // 86400:02d}:{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"

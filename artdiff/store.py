@@ -1,4 +1,4 @@
-"""Fixed-size rows in one file, each under a 32-byte key: decoded pixels, perceptual features.
+"""A key-value store of fixed-size rows under 32-byte keys, for decoded pixels, perceptual features and latents.
 
 A store is two files:
 
@@ -8,7 +8,7 @@ A store is two files:
 Entries are only appended, each after its row was written. Incomplete entries and those that fail their CRC are ignored,
 later entries for a key replace earlier ones, and a row without an entry is free. So a killed program loses at most what
 it was writing. All writers hold the lock `NAME.lock`. After a build both files are synced to disk and a *seal* is
-appended: rows before it are trusted, rows after it are checked against their CRC when the next build starts.
+appended. Rows before the seal are trusted; rows after it are checked against their CRC when the next build starts.
 """
 
 import errno
@@ -34,14 +34,13 @@ KEY_BYTES = 32
 ENTRY = np.dtype([("row", "<i8"), ("crc", "<u4"), ("key", f"V{KEY_BYTES}"), ("check", "<u4")])
 _PLAIN_ENTRY = struct.Struct(f"<qI{KEY_BYTES}s")  # without its CRC
 DROPPED, SEAL = -1, -2
-"""Row numbers with a meaning: the key has no row any more; everything before this entry is on disk."""
+"""Special row numbers: the key no longer has a row; everything before this entry is on disk."""
 
 
 class Contents(NamedTuple):
-    """The pictures of a data set whose pixels never change.
+    """The pictures of a data set whose pixels never change, so that what is computed from them can be cached.
 
-    `keys` has 32 bytes for each index, the same for the same pixels. What is derived from the pixels may be kept in
-    `folder`, the cache.
+    `keys` has 32 bytes for each index, equal for equal pixels. `folder` is the cache folder.
     """
 
     keys: Sequence[bytes]
@@ -51,8 +50,8 @@ class Contents(NamedTuple):
 class RowStore:
     """Rows of `row_bytes` bytes in the file `path` (`NAME.rows`), which is created if it does not exist.
 
-    `append` keeps no more rows than fit into `max_bytes`. A store in a folder that may only be read can be read. Raises
-    `OSError` if the files cannot be opened.
+    `append` stops at `max_bytes`. A store in a read-only folder can be read. Raises `OSError` if the files cannot be
+    opened.
     """
 
     def __init__(self, path: Path, row_bytes: int, *, max_bytes: float | None = None) -> None:
@@ -79,9 +78,9 @@ class RowStore:
         self._load()
 
     def find(self, keys: Sequence[bytes], *, sealed: bool = False) -> np.ndarray:
-        """The row of each key, int64 (K,); -1 for a key that is absent.
+        """The row number of each key, int64 (K,); -1 for an absent key.
 
-        With `sealed`, rows count as absent while they may be incomplete: after a crash, or in another program's build.
+        With `sealed`, rows that may be incomplete count as absent: after a crash, or while another program builds.
         """
         rows = self._rows_of(keys)
         if (rows < 0).any() and self._load():
@@ -91,12 +90,12 @@ class RowStore:
         return rows
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The row of each key; None where it is absent or fails its CRC, which is checked the first time it is read."""
+        """The row of each key; None if it is absent or fails its CRC, which is checked at the first read."""
         return [self._read(key, row) if row >= 0 else None for key, row in zip(keys, self.find(keys), strict=True)]
 
     @property
     def rows(self) -> np.ndarray:
-        """All rows, uint8 (N, row_bytes), mapped into memory for reading. Rows are not checked against their CRC."""
+        """All rows, uint8 (N, row_bytes), memory-mapped, read-only. CRCs are not checked."""
         count = self._rows_in_file()
         if self._map is None or len(self._map) != count:
             if not count:
@@ -105,9 +104,9 @@ class RowStore:
         return self._map
 
     def append(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
-        """Keep rows, except those whose key is there already → how many of the keys have a row now.
+        """Store the rows of new keys → how many of `keys` have a row now.
 
-        A full disk or `max_bytes` keeps fewer; that is logged once.
+        If the disk is full or `max_bytes` is reached, fewer are stored; that is logged once.
         """
         try:
             with self._locked():
@@ -119,15 +118,15 @@ class RowStore:
 
     @contextmanager
     def building(self, waiting: str) -> Iterator[None]:
-        """Hold the lock for `reserve` and `record`; seal the store if no error is raised.
+        """Hold the lock for `reserve` and `record`; seal the store at the end unless an error is raised.
 
-        Logs `waiting` if another program holds the lock. Rows that an interrupted build left are checked first: those
-        that fail their CRC are dropped.
+        Logs `waiting` if another program holds the lock. First checks the rows of an interrupted build and drops those
+        that fail their CRC.
         """
         with self._locked(waiting):
             self._wait_for_writers(waiting)
             self._check_unsealed()
-            self._cut()  # room that a killed build took
+            self._cut()  # disk space of a killed build
             used = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
             self._free = np.setdiff1d(np.arange(self._end), used).tolist()
             self._is_building = True
@@ -141,11 +140,11 @@ class RowStore:
 
     @property
     def reusable(self) -> int:
-        """How many rows `reserve` gives without taking room on the disk."""
+        """The number of free rows, which `reserve` returns before it takes more disk space."""
         return len(self._free)
 
     def reserve(self, count: int) -> list[int]:
-        """Rows that may be written to in place while `building`, with room on the disk. Raises `OSError`."""
+        """Reserve rows to write in place while `building`; allocates disk space. Raises `OSError`."""
         reused, self._free = self._free[:count], self._free[count:]
         fresh = list(range(self._end, self._end + count - len(reused)))
         if fresh:
@@ -153,7 +152,7 @@ class RowStore:
         return reused + fresh
 
     def record(self, key: bytes, row: int, crc: int) -> None:
-        """Note that a reserved row has been written for this key."""
+        """Record that a reserved row has been written for this key."""
         self._add_entries([(row, crc, key)])
 
     def _rows_of(self, keys: Sequence[bytes]) -> np.ndarray:
@@ -198,7 +197,7 @@ class RowStore:
         self._end = max(self._end, int(entries["row"].max(initial=-1)) + 1)
 
     def _add_entries(self, entries: Sequence[tuple[int, int, bytes]]) -> None:
-        """Append entries (row, CRC, key) to the key file, all or none."""
+        """Append entries (row, CRC, key) to the key file: all of them or, on an error, none."""
         self._lock.check()
         packed = [_PLAIN_ENTRY.pack(*entry) for entry in entries]
         content = b"".join(entry + zlib.crc32(entry).to_bytes(4, "little") for entry in packed)
@@ -218,7 +217,7 @@ class RowStore:
             self._end = max(self._end, row + 1)
 
     def _append(self, new: dict[bytes, bytes]) -> None:
-        """Write rows behind the last one in use: those that fit."""
+        """Write as many of the rows as fit after the last row in use."""
         self._lock.check()
         room = len(new) if self.max_bytes is None else int(self.max_bytes / self.row_bytes) - self._end
         fitting = list(new.items())[: max(room, 0)]
@@ -229,7 +228,7 @@ class RowStore:
         except OSError as error:
             self._say_full(error.strerror or str(error))
         if len(fitting) < len(new):
-            self._say_full(f"it may take {(self.max_bytes or 0) / 1e9:.2f} GB")
+            self._say_full(f"its limit is {(self.max_bytes or 0) / 1e9:.2f} GB")
         done = fitting[: written // self.row_bytes]
         if done:
             self._add_entries([(self._end + place, zlib.crc32(row), key) for place, (key, row) in enumerate(done)])
@@ -242,7 +241,7 @@ class RowStore:
 
     @contextmanager
     def _locked(self, waiting: str | None = None) -> Iterator[None]:
-        """Hold the lock, with all that other programs have written."""
+        """Hold the lock, after loading what other programs have written."""
         if not self._lock.take():
             if waiting:
                 log.info(waiting)
@@ -271,9 +270,9 @@ class RowStore:
         return False
 
     def _wait_for_writers(self, waiting: str) -> None:
-        """Wait until no process of a killed program can still write to a row that it was given.
+        """Wait until no child process of a killed program can still write to its reserved rows.
 
-        Whoever writes rows in place holds a shared `flock` on the file with the rows.
+        A process that writes rows in place holds a shared `flock` on the file of rows.
         """
         stream = self._payload.fileno()
         with suppress(OSError):  # a disk without locks
@@ -294,7 +293,7 @@ class RowStore:
         self._end = max(self._row_of.values(), default=-1) + 1
 
     def _cut(self) -> None:
-        """Give back the room behind the last row in use."""
+        """Free the disk space after the last row in use."""
         os.ftruncate(self._payload.fileno(), self._end * self.row_bytes)
 
     def _seal(self) -> None:
@@ -305,7 +304,7 @@ class RowStore:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """The file for reading and writing, or only for reading where writing is not allowed."""
+    """Open or create a file for reading and writing, or, without permission to write, for reading only."""
     try:
         return open(path, "r+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))
     except OSError as error:
@@ -314,7 +313,7 @@ def _opened(path: Path) -> IO[bytes]:
         try:
             return path.open("rb", buffering=0)
         except FileNotFoundError:
-            raise error from None  # the reason why it was not created
+            raise error from None  # why it could not be created
 
 
 def _write(stream: int, content: bytes, offset: int) -> None:
@@ -323,7 +322,7 @@ def _write(stream: int, content: bytes, offset: int) -> None:
 
 
 def _allocate(stream: int, size: int) -> None:
-    """Make the file at least `size` bytes long and take the room on the disk at once, where the system can."""
+    """Make the file at least `size` bytes long; allocate the disk space at once if the system can."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(stream, 0, size)
@@ -345,7 +344,7 @@ _CRC_TABLE = _crc_table()
 
 
 def _checks(entries: np.ndarray) -> np.ndarray:
-    """The CRC-32 of each entry without its last field, uint32 (N,): `zlib.crc32` for all of them at once."""
+    """The CRC-32 of each entry without its last field, uint32 (N,): a vectorised `zlib.crc32`."""
     data = np.ascontiguousarray(entries).view(np.uint8).reshape(-1, ENTRY.itemsize)[:, :-4]
     crc = np.full(len(data), 0xFFFFFFFF, np.uint32)
     for column in np.ascontiguousarray(data.T):

@@ -1,7 +1,7 @@
 """Search for the best settings of a training: `python -m artdiff.sweep search=painting experiment=paint32 …`.
 
-Or for those to paint with: `python -m artdiff.sweep search=guidance ckpt=RUN`. Settings below `search` are those of the
-search, all others those of each training or evaluation. Needs the extra `sweep`.
+Or for the best sampling settings: `python -m artdiff.sweep search=guidance ckpt=RUN`. Settings that begin with
+`search.` are the search's, all others are passed to each training or evaluation. Needs the extra `sweep`.
 """
 
 import json
@@ -35,25 +35,25 @@ from artdiff.settings.training import TrainSettings
 log = logging.getLogger(__name__)
 
 TOLD = "validations.jsonl"
-"""In a trial's folder: what its validations found (`artdiff.training.trial`)."""
+"""File in a trial's folder with the value of each validation (written by `artdiff.training.trial`)."""
 
 MONITORED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
-"""What an evaluation can be judged by."""
+"""Scores that a search over evaluations can optimise."""
 
 OWN_FOLDER = {"train": ("run_dir", "hydra.run.dir"), "evaluate": ("out",)}
-"""Settings of each command that name its folder: each trial has one of its own in that of the search."""
+"""Settings that name the folder of each command. The search sets them, so that each trial has its own folder."""
 
 FOLDER, PROCESS, REASON = "folder", "process", "reason"
-"""What the study notes of a trial: its folder in that of the search, the number of its process, and why it failed."""
+"""Attributes of a trial in the study: its folder in that of the search, its process id, and why it failed."""
 
 LOOK = 0.5
-"""Seconds between two looks at the trainings."""
+"""Seconds between two checks of the running trials."""
 
 PATIENCE = 120
-"""Seconds to wait for a training that is to save and stop."""
+"""Seconds to wait for a training to save and stop."""
 
 FEWEST = 5
-"""Trials that end before others may be stopped early."""
+"""Trials that must end before others may be stopped early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class SearchSettings(Settings):
 
     @property
     def ranges(self) -> dict[str, Any]:
-        """The settings that vary, by their full names, and their values."""
+        """The settings that vary: full name → range or choices."""
         return dict(_flat(self.space))
 
 
@@ -109,19 +109,19 @@ def _flat(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _choices(values: Any) -> list[Any]:
-    """The values to choose from; none for a range."""
+    """Return the values to choose from; empty for a range."""
     given = values.get("choices") if isinstance(values, Mapping) else values
     return given if isinstance(given, list) else []
 
 
 def _is_whole(values: Mapping[str, Any]) -> bool:
-    """Whether a range is one of whole numbers."""
+    """Return whether a range is of whole numbers."""
     return all(isinstance(values[end], int) for end in ("low", "high"))
 
 
 @dataclass
 class Running:
-    """A trial that is going on: its entry in the study, its folder and process, and the validations read so far."""
+    """A running trial: its entry in the study, its folder and process, and the number of validations read so far."""
 
     trial: Any
     run: Run
@@ -131,10 +131,10 @@ class Running:
 
 
 def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
-    """Search with trainings or evaluations of these overrides, and carry on the study in `search.out` if there is one.
+    """Run a search over trainings or evaluations with the overrides `words`; resume the study in `search.out`, if any.
 
-    Returns the file of the best settings: for a training, an experiment that composes. Raises `UserError`, and
-    `Interrupted` when all trials have been told to save and stop.
+    Returns the file of the best settings; for trainings, an experiment for Hydra. Raises `UserError`, and `Interrupted`
+    after all trials have saved and stopped.
     """
     optuna = _optuna()
     for word in words:
@@ -144,13 +144,13 @@ def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
     folder = "run_dir=/unused" if is_training else "out=/unused"
     config = composed(settings.command, [*words, folder])
     each: TrainSettings | EvaluateSettings
-    each = TrainSettings.of(config) if is_training else EvaluateSettings.of(config)  # a mistake ends here
+    each = TrainSettings.of(config) if is_training else EvaluateSettings.of(config)  # raises for a mistake
     out = _folder(settings, words, config["runs_dir"])
     if each.data.root is not None:
         refuse_inside("search.out", str(out), each.data.root)
     for name, values in settings.ranges.items():
         first = _choices(values)[0] if _choices(values) else values["low"]
-        composed(settings.command, [*words, folder, f"{name}={written(first)}"])  # so does a setting that there is not
+        composed(settings.command, [*words, folder, f"{name}={written(first)}"])  # raises for an unknown setting
     make_folder(out, name="search.out")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -180,13 +180,13 @@ def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
             one.process.send_signal(signal.SIGTERM)
         for one in running:
             one.process.wait()
-        log.warning("stopped; the same command with search.out=%s carries on", out)
+        log.warning("stopped; the same command with search.out=%s resumes", out)
         raise
     return _report(study, optuna, settings, words, out)
 
 
 def _folder(settings: SearchSettings, words: Sequence[str], runs_dir: str) -> Path:
-    """Where the search writes to."""
+    """Return the folder of the search."""
     if settings.out is not None:
         return user_path(settings.out)
     experiment = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
@@ -203,15 +203,15 @@ def _optuna() -> Any:
 
 
 def _ended(study: Any) -> list[Any]:
-    """The trials that came to an end: all but those that run, wait, or were taken up again."""
+    """Return the trials that have ended: not those that run or wait, nor those that `_take_up` started again."""
     trials = study.get_trials(deepcopy=False)
     return [one for one in trials if one.state.is_finished() and (one.state.name != "FAIL" or REASON in one.user_attrs)]
 
 
 def _take_up(study: Any, optuna: Any) -> None:
-    """Trials that a killed search left running are begun again with the same values, in the same folders.
+    """Start again the trials that a killed search left running, with the same values and folders.
 
-    In the study they have failed, without a reason.
+    In the study, the old entries fail without a reason.
     """
     for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         _wait_for(left.user_attrs.get(PROCESS), left.user_attrs.get(FOLDER))
@@ -220,12 +220,12 @@ def _take_up(study: Any, optuna: Any) -> None:
 
 
 def _wait_for(process: int | None, folder: str | None) -> None:
-    """Wait for a trial whose search is gone: a training sees that, saves and stops."""
+    """Wait for a trial whose search has died: a training notices this, saves and stops."""
     command = Path(f"/proc/{process}/cmdline")
     waited = 0.0
     while process is not None and folder is not None and command.exists() and waited < PATIENCE:
         try:
-            if folder.encode() not in command.read_bytes():  # another program has got its number
+            if folder.encode() not in command.read_bytes():  # the process id belongs to another program now
                 return
         except OSError:  # it has just ended
             return
@@ -242,7 +242,7 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
     chosen = [f"{name}={written(value)}" for name, value in values.items()]
     is_training = settings.command == "train"
     own = _training(run, settings) if is_training else [f"out={quoted(str(run.folder))}"]
-    usual = [] if is_training else ["representation=0", "originality=false"]  # a trial needs its scores alone
+    usual = [] if is_training else ["representation=0", "originality=false"]  # a trial needs only its scores
     command = [sys.executable, "-m", f"artdiff.{settings.command}", *usual, *words, *chosen, *own]
     log.info("trial %s: %s", trial.number, " ".join(chosen))
     with (run.folder / "output.log").open("ab") as output:
@@ -253,8 +253,8 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
 
 
 def _training(run: Run, settings: SearchSettings) -> list[str]:
-    """Overrides of a training that is a trial."""
-    told_to = f"${{run_dir}}/{TOLD}"  # which each stage of a run has in its own folder
+    """Return the overrides that make a training a trial."""
+    told_to = f"${{run_dir}}/{TOLD}"  # each stage of a run has its own
     callback = {"_target_": "artdiff.training.trial.Trial", "path": told_to, "monitor": settings.monitor}
     told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
     carried = ["ckpt=last"] if run.has_saved else []
@@ -269,27 +269,27 @@ def _suggested(trial: Any, name: str, values: Any) -> Any:
 
 
 def _listen(one: Running, settings: SearchSettings) -> None:
-    """Pass on what the validations of a trial found, and stop it if it is far behind."""
+    """Report the new validations of a trial to the study, and stop the trial if the study prunes it."""
     found = _validations(one.run, settings)
     for place, (step, value) in list(enumerate(found))[one.read :]:
         if not math.isnan(value):
-            one.trial.report(value, place)  # by their number: in runs that are limited by time the steps differ
+            one.trial.report(value, place)  # by number of validation, since steps differ in runs limited by time
             log.info("trial %s: %s %.4g at step %s", one.trial.number, settings.monitor, value, f"{step:,}")
     is_new, one.read = len(found) > one.read, len(found)
-    can_stop = settings.command == "train"  # an evaluation has its score at its end only
+    can_stop = settings.command == "train"  # an evaluation has a score only at its end
     if can_stop and is_new and not one.is_pruned and one.process.poll() is None and one.trial.should_prune():
         one.is_pruned = True
         one.process.send_signal(signal.SIGTERM)
 
 
 def _validations(run: Run, settings: SearchSettings) -> list[tuple[int, float]]:
-    """(step, value) of each validation of a training, or of the evaluation once it is done."""
+    """Return (step, value) of each validation of a training, or of an evaluation that has ended."""
     if settings.command == "evaluate":
         path = run.folder / runs.SCORES
         scores = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.exists() else []
         return [(1, float(_value(scores[0], settings.monitor)))] if scores else []
     path = run.folder / TOLD
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # the last may be half written
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # the last may be incomplete
     return [tuple(json.loads(line)) for line in lines]
 
 
@@ -298,7 +298,7 @@ def _end(one: Running, study: Any, optuna: Any, settings: SearchSettings) -> Non
     state = optuna.trial.TrialState
     if one.is_pruned:
         study.tell(one.trial, state=state.PRUNED)
-        log.info("trial %s: stopped, it is behind the others", one.trial.number)
+        log.info("trial %s: stopped, since it is behind the others", one.trial.number)
     elif one.process.returncode == 0 and values:
         best = (min if settings.mode == "min" else max)(values)
         study.tell(one.trial, best)
@@ -311,7 +311,7 @@ def _end(one: Running, study: Any, optuna: Any, settings: SearchSettings) -> Non
 
 
 def _value(scores: Mapping[str, Any], name: str) -> float:
-    """A score by name, of all pictures, by the first network and with the first weights."""
+    """Return a score of all pictures by name, from an entry of `scores.json`."""
     if name in scores["manifold"]:
         return scores["manifold"][name]
     return scores["frechet"]["value"] if name == "frechet" else scores["kernel"]
@@ -319,11 +319,13 @@ def _value(scores: Mapping[str, Any], name: str) -> float:
 
 def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[str], out: Path) -> Path:
-    """Write the table, the plots and the best settings; returns the file of these. Raises `UserError` without any."""
+    """Write the table, the plots and the best settings, and return the file of the latter. Raises `UserError` if no
+    trial has succeeded.
+    """
     trials = _ended(study)
     heading = ("trial", "state", settings.monitor, *settings.ranges, "folder", "reason")
     lines = [(str(one.number), one.state.name.lower(), "" if one.value is None else f"{one.value:.6g}",
@@ -331,7 +333,7 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
               one.user_attrs.get(FOLDER, ""), one.user_attrs.get(REASON, "")) for one in trials]  # fmt: skip
     write(out / "trials.tsv", tables.table(heading, lines))
     if not any(one.state.name == "COMPLETE" for one in trials):
-        raise UserError(f"no trial of the search came to its end: see {out}/trials.tsv")
+        raise UserError(f"no trial of the search succeeded: see {out}/trials.tsv")
     _plot(study, optuna, out)
     best = study.best_trial
     log.info("best: trial %s, %s %.4g: %s", best.number, settings.monitor, best.value, best.params)
@@ -349,13 +351,13 @@ def _report(study: Any, optuna: Any, settings: SearchSettings, words: Sequence[s
 
 
 def _best(words: Sequence[str], out: Path) -> str:
-    """The command that trains with the best settings, which also finds what the search found with `--config-dir`."""
+    """Return the command that trains with the best settings, with the search's own `--config-dir` folders."""
     places = [word for word in with_search_path(words) if word.startswith("hydra.searchpath=")]
     return typed("artdiff.train", "--config-dir", out.absolute(), "experiment=best", *places)
 
 
 def _plot(study: Any, optuna: Any, out: Path) -> None:
-    """Optuna's plots as web pages that need no network."""
+    """Write Optuna's plots as web pages that work offline."""
     kinds = {"history": "plot_optimization_history", "slices": "plot_slice", "parallel": "plot_parallel_coordinate",
              "courses": "plot_intermediate_values"}  # fmt: skip
     for name, plot in kinds.items():
@@ -364,7 +366,7 @@ def _plot(study: Any, optuna: Any, out: Path) -> None:
 
 
 def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> Path:
-    """The overrides and the best values as an experiment, `OUT/experiment/best.yaml`."""
+    """Write the overrides and the best values as an experiment, `OUT/experiment/best.yaml`."""
     defaults: list[Any] = []
     values: dict[str, Any] = {}
     base = None
@@ -393,7 +395,7 @@ def _experiment(params: Mapping[str, Any], words: Sequence[str], out: Path) -> P
 
 
 class _signals:  # noqa: N801 (reads as `with _signals()`)
-    """Makes SIGTERM what Ctrl-C is."""
+    """Makes SIGINT and SIGTERM raise `Interrupted`."""
 
     def __enter__(self) -> None:
         self.before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""What became of the jobs of a sweep: told when it ends, as a table, and kept beside them in `sweep.tsv`."""
+"""Results of a sweep's jobs, logged as a table when the sweep ends and saved beside the jobs as `sweep.tsv`."""
 
 import json
 import logging
@@ -20,16 +20,16 @@ from artdiff.ingest import tables
 log = logging.getLogger(__name__)
 
 JOB = "job.json"
-"""In the folder of a job: its settings, why it failed, and its score. Jobs may run on other machines."""
+"""File in a job's folder: its overrides, why it failed, and its score. A file, since jobs may run on other machines."""
 
 OF_THE_LOSS = re.compile(r"\+*loss[.=]")
-"""How an override of the loss begins."""
+"""Matches the beginning of an override of the loss."""
 
 HEADING = ("job", "status", "score", "settings", "folder", "reason")
 
 
 class Job(NamedTuple):
-    """A job of a sweep: its overrides, why it failed, and its score, which is the best `val/loss`, lower is better."""
+    """A job of a sweep: its overrides, why it failed, and its score (the best `val/loss`: lower is better)."""
 
     overrides: list[str]
     reason: str | None
@@ -37,18 +37,18 @@ class Job(NamedTuple):
 
 
 class Jobs(Callback):
-    """Hydra's callback that keeps what became of each job, and shows it when all have ended.
+    """Hydra callback that saves each job's result, and logs a table when all jobs have ended.
 
-    A mistake of the user does not end a job in an exception, since the others go on: it is told by `failed`.
+    A `UserError` does not end a job in an exception, since the other jobs continue. It is reported by `failed`.
     """
 
     reason: str | None = None
     has_failures = False
-    """Whether any job of the sweep that ended in this process failed, wherever it ran."""
+    """Whether any job of the sweep failed, also one that ran in another process."""
 
     @classmethod
     def failed(cls, reason: str) -> None:
-        """Remember why the job of this process failed."""
+        """Store why the current job failed."""
         cls.reason = reason
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -85,7 +85,7 @@ class Jobs(Callback):
 
 
 def _read(folder: Path) -> Job | None:
-    """The job of a folder; None if it was killed before it said anything."""
+    """Read the job of a folder; None if it was killed before it wrote its result."""
     try:
         return Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -93,14 +93,14 @@ def _read(folder: Path) -> Job | None:
 
 
 def _shared(jobs: Sequence[Job]) -> list[str]:
-    """The settings that every job has; none of a single job's."""
+    """Return the overrides that all jobs have in common; empty for a single job."""
     return [one for one in jobs[0].overrides if all(one in job.overrides for job in jobs)] if len(jobs) > 1 else []
 
 
 def _line(folder: Path, job: Job | None, shared: Sequence[str] = ()) -> list[str]:
-    """The cells of a job under `HEADING`, without the settings that it shares."""
+    """Return the cells of a job under `HEADING`, without the `shared` overrides."""
     if job is None:
-        return [folder.name, "ended", "", "", str(shortest(folder)), "it said nothing; see its train.log"]
+        return [folder.name, "ended", "", "", str(shortest(folder)), "no result was written; see its train.log"]
     status = "failed" if job.reason is not None else "done"
     score = "" if job.score is None else f"{job.score:.4g}"
     own = " ".join(one for one in job.overrides if one not in shared)
@@ -112,6 +112,6 @@ def _number(folder: Path) -> tuple[int, str]:
 
 
 def _aligned(lines: list[Any]) -> list[str]:
-    """The cells of a table under each other; the last column is as long as it is."""
+    """Format a table as lines with aligned columns; the last column is not padded."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -28,9 +28,9 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
 
     Args:
         experiment: the experiment's name.
-        words: overrides as they are typed behind the command, such as `"data.root=DIR"`.
-        overrides: the same as Python values. A mapping sets values of a group: `data={"root": "DIR"}`; text chooses an
-            option of a group: `network="vit"`.
+        words: overrides as on the command line, such as `"data.root=DIR"`.
+        overrides: overrides as Python values. A mapping sets values of a group: `data={"root": "DIR"}`; text chooses
+            an option of a group: `network="vit"`.
 
     The run's folder is `runs/EXPERIMENT/TIME` unless `run_dir` says otherwise. Raises `artdiff.UserError`.
 
@@ -60,7 +60,7 @@ def train(experiment: str = "baseline", *words: str, **overrides: Any) -> Run:
                 "each process of a training on several devices must know the run's folder: give run_dir=DIR"
             )
         return _train(settings)
-    except InstantiationException as error:  # Hydra's, around a mistake that we know
+    except InstantiationException as error:  # Hydra wraps a UserError raised by an object that it builds
         mistake = user_error(error)
         raise (mistake or error) from None
 
@@ -82,24 +82,24 @@ def _train(settings: TrainSettings) -> Run:
 
 
 def _given(settings: TrainSettings, name: str, value: str | None) -> Path | None:
-    """The checkpoint that the setting `name` asks for."""
+    """Return the checkpoint that the setting `name` refers to; None if it is not set."""
     if value is None:
         return None
     return runs.find_checkpoint(value, newest_in=user_path(settings.runs_dir), prefer=runs.LAST, name=name)
 
 
 def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Python values as the overrides that Hydra reads; a run is its folder."""
+    """Yield Python values as Hydra overrides; a `Run` becomes its folder."""
     for name, value in overrides.items():
         if isinstance(value, Mapping):
             yield from _words(value, f"{prefix}{name}.")
         else:
-            sign = "++" if prefix else ""  # a group's values may be new to it, such as a library's own arguments
+            sign = "++" if prefix else ""  # also sets arguments that conf/ does not list, such as a library's own
             yield f"{sign}{prefix}{name}={written(value.folder if isinstance(value, Run) else value)}"
 
 
 def _job(cfg: DictConfig) -> float:
-    """What the command does; a sweeper minimises the result, the best `val/loss`."""
+    """Run the command and return the best `val/loss`, which a sweeper minimises."""
     settings = TrainSettings.of(plain(cfg))
     if settings.on_several_devices:
         _check_processes()
@@ -114,7 +114,7 @@ def _job(cfg: DictConfig) -> float:
 
 
 def _check_processes() -> None:
-    """Raise `UserError` if this command cannot be that of several processes."""
+    """Raise `UserError` if this command cannot run in several processes."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a painted picture must pass before it is written or shown: no near copy, nothing that a classifier refuses."""
+"""Checks of painted pictures before they are written or shown: for near copies, and by the user's own classifier."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ HELD_BACK = "held_back"
 
 
 class Vetted(NamedTuple):
-    """A painting, whose settings say what was found; whether it passed; sentences about it."""
+    """A painting with the results in its settings, whether it passed, and sentences about it."""
 
     painting: Painting
     passed: bool
@@ -25,17 +25,17 @@ class Vetted(NamedTuple):
 
 
 class Vetting:
-    """Looks at pictures of a model before anybody sees them.
+    """Checks the pictures of a model.
 
-    - Near copies of training pictures, as far as the run was evaluated: named, and held back if that is asked for.
-    - What a classifier of the user's refuses: held back.
+    - Near copies of training pictures are reported, and held back with `hold_back`. This needs an evaluated run.
+    - Pictures that the user's classifier refuses are held back.
 
     Args:
         painter: the model.
-        settings: what is looked for.
-        classifier: that of `settings`, if it is loaded already.
+        settings: which checks to make.
+        classifier: the classifier of `settings`, if it is loaded already.
 
-    Raises `UserError` if a check that was asked for cannot be made.
+    Raises `UserError` if a required check cannot be made.
     """
 
     def __init__(self, painter: Painter, settings: PassingSettings, classifier: Classifier | None = None) -> None:
@@ -43,11 +43,11 @@ class Vetting:
         self.reference = None if run is None else Reference.load(run.folder / runs.EVALUATION)
         if settings.hold_back and run is None:
             raise UserError(
-                f"hold_back=true compares with the training pictures, which are in a run's folder and not with "
-                f"{painter.path}: set ckpt=RUN, or leave hold_back out"
+                f"hold_back=true needs the training pictures in a run's folder, and {painter.path} is in none: set "
+                f"ckpt=RUN, or leave hold_back out"
             )
         if settings.hold_back and self.reference is None:
-            raise UserError(f"hold_back=true needs a run that was evaluated: {typed('artdiff.evaluate', 'ckpt=RUN')}")
+            raise UserError(f"hold_back=true needs an evaluated run: {typed('artdiff.evaluate', 'ckpt=RUN')}")
         if classifier is None and settings.refuse.model is not None:
             classifier = Classifier(settings.refuse)
         self.classifier = classifier
@@ -55,18 +55,20 @@ class Vetting:
 
     @property
     def may_hold(self) -> bool:
-        """Whether a picture may be held back, so that nothing of it is to be seen before."""
+        """Whether pictures may be held back, so that none is shown while it is painted."""
         return self.holds_copies or self.classifier is not None
 
     def __call__(self, painting: Painting) -> Vetted:
-        """Look at a painting. Raises `UserError` if the classifier fails."""
+        """Check a painting. Raises `UserError` if the classifier fails."""
         painting, copy_of = self._compared(painting)
         refusal = self._refusal(painting)
         passes = refusal is None and not (self.holds_copies and copy_of is not None)
         return Vetted(painting, passes, [remark for remark in (copy_of, refusal) if remark is not None])
 
     def _compared(self, painting: Painting) -> tuple[Painting, str | None]:
-        """The painting, which says how near it lies to a training picture, and a sentence if that is too near."""
+        """Compare a painting with the training pictures → it, with the ratio in its settings, and a sentence if it is
+        too near.
+        """
         if self.reference is None:
             return painting, None
         near, threshold = self.reference.nearness(painting.picture), self.reference.threshold
@@ -85,7 +87,7 @@ class Vetting:
 
 
 def held_back(out: Path) -> Path:
-    """The folder for what does not pass, made if it is not there. Raises `UserError` if that fails."""
+    """The folder for pictures that do not pass; it is created if needed. Raises `UserError` if that fails."""
     folder = out / HELD_BACK
     make_folder(folder, name="out")
     return folder

@@ -1,4 +1,4 @@
-"""Word vectors from a file, by which a word that a model has not learned stands for the nearest that it has."""
+"""Replace words that a model has not learned by the nearest known words, with word vectors from a file."""
 
 import gzip
 from collections.abc import Collection, Mapping
@@ -10,20 +10,20 @@ from artdiff import UserError
 from artdiff.words import words
 
 NEAR = 0.6
-"""Cosine from which on two words are taken for each other. In GloVe `ship` and `boat` have 0.89, `azure` and `dusky`
-0.47. Opposites are near as well: what was replaced has to be said."""
+"""Smallest cosine similarity at which a word replaces another. In GloVe, `ship` and `boat` have 0.89, `azure` and
+`dusky` 0.47. Opposites are near each other too, so callers must tell the user what was replaced."""
 
 FEWEST = 2
-"""Numbers of a vector, at least: a line with fewer is a title."""
+"""Smallest size of a vector: a line with fewer numbers is a header."""
 
 
 def nearest(strange: Collection[str], known: Collection[str], file: Path) -> dict[str, str]:
-    """For each strange word that has one, the known word whose vector points most nearly the same way.
+    """Map unknown words to the known words with the largest cosine similarity, at least `NEAR`. Others are left out.
 
     Args:
-        strange: words in small letters, as `artdiff.words.words` finds them.
-        known: as many others.
-        file: text, perhaps compressed with gzip: a word and its numbers in each line, as GloVe and fastText have it.
+        strange: unknown words in lower case, as `artdiff.words.words` returns them.
+        known: known words, in the same form.
+        file: text, or text compressed with gzip (`.gz`): a word and its numbers in each line, as in GloVe and fastText.
 
     Raises `UserError` if the file cannot be read or holds none of the words.
     """
@@ -40,13 +40,13 @@ def nearest(strange: Collection[str], known: Collection[str], file: Path) -> dic
 
 
 def replaced(prompt: str, by: Mapping[str, str]) -> str:
-    """A prompt with some of its words replaced; the same text if it has none of them."""
+    """A prompt with words replaced, reduced to its words; the text unchanged if there is nothing to replace."""
     found = words(prompt)
     return " ".join(by.get(word, word) for word in found) if by.keys() & set(found) else prompt
 
 
 def _read(file: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The vectors (D,) of those of the `wanted` words that the file has, of length 1."""
+    """The vectors (D,) of the `wanted` words that are in the file, normalised to length 1."""
     found, size = dict[str, np.ndarray](), 0
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8", errors="replace") as lines:

@@ -1,12 +1,13 @@
-"""What models make of a muse, against the article's claim that its pictures tilt to the art they were trained on.
+"""Test the article's claim that a reconstructed picture shifts towards the art that the model was trained on.
 
-The muses are pictures of the built-in sample art, which none of the models has seen. For each model: how near its
-picture stays to the muse (PSNR), and brightness, contrast and colour beside those of the muses and of the art in DIR.
+The muses are pictures of the built-in sample art, which none of the models has seen. For each model this prints the
+PSNR of its picture to the muse, and its brightness, contrast and colour, beside those of the muses and of the art in
+DIR.
 
     python benchmarks/article_claims.py --data DIR --sheet sheet.png article=RUN baseline=RUN painter=RUN
 
-A painter starts from the muse at each of --strengths. The sheet has a column for each muse: the muse, then a row for
-each model, in the order given.
+A painter starts from the muse with each of --strengths. The sheet has a column for each muse: the muse, then a picture
+of each model, in the given order.
 """
 
 import argparse
@@ -28,14 +29,14 @@ SHOWN = 10
 
 
 def muses(count: int, side: int) -> list[Image.Image]:
-    """So many pictures of each style."""
+    """`count` pictures of each style."""
     root = sample_art.folder(cache.chosen_folder(None))
     files = [path for style in sorted(root.iterdir()) if style.is_dir() for path in sorted(style.iterdir())[:count]]
     return [Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for path in files]
 
 
 def made(painter: Painter, muse: list[Image.Image], strengths: list[float]) -> Iterator[tuple[str, list[Image.Image]]]:
-    """What a model makes of the muses; a painter once for each strength."""
+    """The pictures that a model makes from the muses, for a painter once for each strength."""
     if not painter.paints:
         yield "", [painter.reconstruct(one) for one in muse]
         return

@@ -1,14 +1,14 @@
 """Programs to compare with: the article's, two libraries, and artdiff's steps in a bare loop.
 
-Run by train_speed.py, each in a process of its own, which prints images/s of its steps after the first few.
+train_speed.py runs each in its own process, which prints images/s of its steps after the first few.
 
-- `plain`: the article's program as published: float32, `ImageFolder` and transforms, one process that decodes
-  every file every epoch.
+- `plain`: the article's program as published: float32, `ImageFolder` and transforms, one process that decodes every
+  file in every epoch.
 - `bare`: the network, loss, optimizer, data and precision of an artdiff experiment, without Lightning: nothing is
   logged, validated or saved.
 - `ddpp`: denoising-diffusion-pytorch's own Trainer. `diffusers`: the steps of its example for unconditional training.
-  Both as wide as comes nearest to the experiment's number of weights, with its batches; float32 on a CPU and mixed
-  precision on a GPU, as their users run them (--peer-precision says otherwise).
+  Both use the experiment's batches, and the width whose number of weights is nearest to the experiment's. They compute
+  in float32 on a CPU and in mixed precision on a GPU, as their users run them (--peer-precision changes that).
 """
 
 import argparse
@@ -110,7 +110,7 @@ def bare(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def nearest(build: Callable[[int], nn.Module], parameters: int) -> nn.Module:
-    """The network whose number of weights is nearest to `parameters`, over widths that are multiples of 8."""
+    """The network whose number of weights is nearest to `parameters`, among widths that are multiples of 8."""
 
     def off(width: int) -> int:
         with torch.device("meta"):
@@ -196,14 +196,14 @@ def main() -> None:
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True, help="of the pictures, in pixels a side")
+    parser.add_argument("--size", type=int, required=True, help="width and height of the pictures in pixels")
     parser.add_argument("--batch", type=int, required=True, help="pictures a step")
     parser.add_argument("--trainer", required=True, choices=("cpu", "gpu"))
     parser.add_argument("--weights", default="random", help="of VGG16")
     parser.add_argument("--layer", default="relu3_3", help="where VGG16 is cut")
     parser.add_argument("--parameters", type=int, default=0, help="about how many weights a library's network has")
     parser.add_argument("--peer-precision", default="no", choices=("no", "bf16", "fp16"))
-    parser.add_argument("overrides", nargs="*", help="of the experiment that it stands beside")
+    parser.add_argument("overrides", nargs="*", help="of the experiment that it is compared with")
     args = parser.parse_args()
     torch.manual_seed(0)
     CONTENDERS[args.contender](args, hardware.device(args.trainer))

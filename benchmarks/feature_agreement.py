@@ -1,6 +1,6 @@
-"""Whether feature networks rank painters alike: the rank correlation of their Fréchet distances in one evaluation.
+"""Do feature networks agree on which painter is better? The rank correlation of their Fréchet distances.
 
-Train a painter and keep many of its checkpoints, let two networks see what each of them paints, then compare:
+Train a painter and keep many of its checkpoints, evaluate all of them with two feature networks, then compare:
 
     python -m artdiff.train experiment=paint32 data.root=DIR callbacks.every_ten_epochs.save_top_k=-1
     python -m artdiff.evaluate ckpt=RUN n=200 compare.checkpoints=all 'weights=[averaged,raw]' \\

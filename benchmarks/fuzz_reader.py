@@ -1,9 +1,9 @@
-"""Damages valid pictures of every format at random and reads them: each must be loaded or rejected.
+"""Damage valid pictures of every format at random and read them: each must be loaded or rejected.
 
     python benchmarks/fuzz_reader.py --count 20000 --seed 0
 
-Bit flips, truncations, zeroed and repeated stretches, splices of two files. Prints the outcomes by format, and each
-mutation on which a decoder crashed or ran out of time or memory; `--keep DIR` saves these.
+Mutations are bit flips, truncations, zeroed and repeated stretches, and splices of two files. Prints the outcomes by
+format, and each mutation on which a decoder crashed or ran out of time or memory; `--keep DIR` saves these files.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def mutated(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
         data[at:at] = data[at : at + length] * int(rng.integers(1, 9))
     elif way == 4:
         data[at:] = other[int(rng.integers(len(other))) :]
-    else:  # the header, where sizes are
+    else:  # the header, which holds sizes
         for place in rng.integers(min(len(data), 64), size=rng.integers(1, 5)):
             data[place] = rng.choice((0, 1, 127, 128, 255))
     return bytes(data)
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--gigabytes", type=float, default=2)
-    parser.add_argument("--keep", type=Path, help="folder for the files that cost a process")
+    parser.add_argument("--keep", type=Path, help="folder for files that crash a decoder or exceed a limit")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     valid = seeds(rng)
@@ -127,7 +127,7 @@ def main() -> None:
     seconds = time.perf_counter() - begun
     print(f"{len(results):,} of {args.count:,} mutations answered, in {seconds:.0f} s (seed {args.seed})")
     if len(results) != args.count:
-        raise SystemExit("a mutation escaped both places")
+        raise SystemExit("a mutation was neither loaded nor rejected")
 
 
 if __name__ == "__main__":

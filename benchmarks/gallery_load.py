@@ -1,9 +1,9 @@
-"""Whether the gallery loses requests or memory: clients that paint at once.
+"""Does the gallery lose requests or leak memory when many clients paint at once?
 
     python benchmarks/gallery_load.py --ckpt RUN
 
-Starts `artdiff.gallery` on a free port, lets 8 clients ask for 25 pictures each, and prints how many came, how long it
-took, and how much memory the page had after each tenth.
+Starts `artdiff.gallery` on a free port. 8 clients request 25 pictures each. Prints how many were answered, how long it
+took, and the memory of the page after each tenth of the requests.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CLIENTS, EACH, STEPS = 8, 25, 2
 
 
 def memory(process: int) -> int:
-    """What a process has in memory now, in MiB."""
+    """The resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * 4096 // 2**20
 
@@ -46,14 +46,14 @@ def main() -> None:
 
     def paint(number: int) -> None:
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
-        client.predict(args.ckpt, api_name="/known")  # as the page does when a run is chosen: it learns the labels
+        client.predict(args.ckpt, api_name="/known")  # as the page does when a run is chosen
         for request in range(EACH):
             started = time.perf_counter()
             try:
                 asked = (args.ckpt, label, "", "", 1, 1000 * number + request, None, 0.6, STEPS, 2.0, "train", None)
-                status, *_ = client.predict(*asked, api_name="/paint")  # the page's own order
+                status, *_ = client.predict(*asked, api_name="/paint")  # the order of the page's inputs
                 assert status.startswith("done"), status
-            except Exception as error:  # counted, whatever it is
+            except Exception as error:  # any failure counts
                 with lock:
                     lost.append(f"{type(error).__name__} {error}")
                 continue

@@ -1,12 +1,12 @@
-"""Pictures per second of artdiff and of two libraries, with equally large networks called equally often.
+"""Pictures per second of artdiff and of two libraries, with networks of equal size and equal numbers of evaluations.
 
     python benchmarks/generate_speed.py --n 64 --calls 50 --peers DIR experiment=paint32
     python benchmarks/generate_speed.py --n 256 --calls 50 --trainer gpu --peers DIR experiment=latent128
 
-Each paints from noise, without guidance, in one process, in turns: artdiff as artdiff.generate does it (Euler's steps),
-denoising-diffusion-pytorch by its own `sample` (DDIM), diffusers' UNet2DModel by its DDIM scheduler. Weights are as
-they begin, which changes nothing of the time. The libraries compute in float32 on a CPU and in bf16 on a GPU
-(--peer-precision says otherwise).
+All paint from noise without guidance, in turns, in one process: artdiff like artdiff.generate (with Euler's method),
+denoising-diffusion-pytorch with its `sample` (DDIM), diffusers' UNet2DModel with its DDIM scheduler. Weights are not
+trained, which does not change the time. The libraries compute in float32 on a CPU and in bf16 on a GPU
+(--peer-precision changes that).
 """
 
 import argparse
@@ -91,7 +91,7 @@ def main() -> None:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_fast):
                 program()
             wait(device)
-            if number:  # the first is to warm up
+            if number:  # the first is a warm-up
                 rates[name].append(args.n / (time.perf_counter() - begun))
     for name, found in rates.items():
         ratio = statistics.median(one / other for one, other in zip(rates["artdiff"], found, strict=True))

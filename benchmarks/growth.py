@@ -1,11 +1,11 @@
-"""How images per second and memory grow with the size of pictures, of batches and of the folder: two tables.
+"""Images per second and memory for different sizes of pictures, of batches and of the folder: two tables.
 
     python benchmarks/growth.py --data DIR --keep MADE
     python benchmarks/growth.py --data DIR --keep MADE --trainer gpu --batches 32 128 512 --megapixels 1000
 
-Each line is a training of its own: its steps alone, after the first, and its peak resident memory, and that of a GPU;
-every target's features are computed (loss.perceptual.keep=0). For the second table, of folders with so many small
-pictures, which this script makes, the training is the second one: nothing is left to decode.
+Each row is a separate training: images/s of its steps after the first, its peak resident memory, and that of a GPU. No
+target features are cached (loss.perceptual.keep=0). The second table is for folders of many small pictures, which this
+script makes. It times a second training on each, which has nothing left to decode.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from many_files import make
 from measure import STEPS_ALONE, Timed, timed
 
 WARM = 1
-"""Warm-up steps, not timed; few, since large ones take long."""
+"""Warm-up steps, not timed; few, since large pictures take long."""
 
 
 def train(args: argparse.Namespace, folder: Path, root: object, *, size: int, batch: int) -> Timed:
-    """A training of about --megapixels, or of a few steps."""
+    """Time a training on about --megapixels, at least three steps."""
     steps = WARM + max(3, round(args.megapixels * 1e6 / (batch * size**2)))
     fixed = ["experiment=baseline", f"trainer={args.trainer}", f"trainer.max_steps={steps}", f"runs_dir={folder}/runs"]
     fixed += [f"data.cache_dir={folder}/cache", "loss.perceptual.weights=random", "loss.perceptual.keep=0"]
@@ -37,13 +37,11 @@ def memory(done: Timed) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with class subfolders")
-    parser.add_argument("--keep", type=Path, help="where files are made, and left for the next time")
+    parser.add_argument("--keep", type=Path, help="folder to make the files in, and to keep them for the next time")
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128, 256])
     parser.add_argument("--batches", type=int, nargs="*", default=[8, 32, 128])
     parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
-    parser.add_argument(
-        "--megapixels", type=float, default=6.0, help="that each training sees, at least; more on a GPU"
-    )
+    parser.add_argument("--megapixels", type=float, default=6.0, help="for each training, about; take more on a GPU")
     parser.add_argument("--trainer", default="cpu", choices=("cpu", "gpu"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -1,9 +1,9 @@
-"""Kills trainings while they decode a folder, then trains: are the pixels right? And two at once on a cold cache.
+"""Kill trainings while they decode a folder: is the cache correct afterwards? Also start two at once on a cold cache.
 
     python benchmarks/killed_builds.py DIR --kills 10
 
-Each time the cache starts empty. A training is killed (SIGKILL) at a random moment of its decoding, a second one takes
-a step on what was left, and every row is compared with the file, decoded again.
+Each time the cache starts empty. A training is killed (SIGKILL) at a random moment of its decoding, and a second one
+takes a step with the cache that is left. Then every row is compared with the file, decoded again.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def decoded(log: str) -> str:
 
 
 def wrong_rows(folder: Path, home: Path) -> tuple[int, int, int]:
-    """How many rows differ from what the file decodes to, of how many pictures, and how many rows there are in all."""
+    """The number of rows that differ from their decoded file, the number of pictures, and the number of all rows."""
     config = composed("train", ["debug=two_steps", "run_dir=unused", *words(folder, home)])
     data = instantiate(config["data"])
     found = data.build_index()
@@ -49,12 +49,12 @@ def wrong_rows(folder: Path, home: Path) -> tuple[int, int, int]:
 
 
 def recorded(home: Path) -> int:
-    """Bytes of the keys that were recorded so far."""
+    """Bytes of the recorded keys."""
     return sum(path.stat().st_size for path in home.glob("cache/decoded/*.keys"))
 
 
 def kill_and_resume(folder: Path, home: Path, until: float) -> int:
-    """Kill a training once so many bytes of keys are recorded, train again → how many things went wrong."""
+    """Kill a training once `until` bytes of keys are recorded, then train again → the number of failures."""
     process = train(folder, home)
     while process.poll() is None and recorded(home) <= until:
         time.sleep(0.001)
@@ -70,7 +70,7 @@ def kill_and_resume(folder: Path, home: Path, until: float) -> int:
 
 
 def two_at_once(folder: Path, home: Path) -> int:
-    """Start two trainings on a cold cache → how many things went wrong."""
+    """Start two trainings on a cold cache → the number of failures."""
     both = [train(folder, home) for _ in range(2)]
     logs = [process.communicate()[1] for process in both]
     wrong, rows, stored = wrong_rows(folder, home)

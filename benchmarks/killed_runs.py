@@ -1,10 +1,10 @@
-"""Kills a training at random moments, carries it on each time, and compares its end with a run that was left alone:
+"""Kill a training at random moments, resume it each time, and compare its end with that of an undisturbed run:
 
     python benchmarks/killed_runs.py [--kills 50] [--experiment paint32] [--steps 200] [SETTING=VALUE …]
 
-Each kill is a SIGKILL to the program and all that it started. After each, the same command is called again, with
-`ckpt=last` once something is saved. A run that ends before all kills is compared, and another one begun. Compared are
-weights, averages, optimizer, schedules and counters, to the last bit.
+Each kill is a SIGKILL to the program and its child processes. The same command is then called again, with `ckpt=last`
+once a checkpoint is saved. If a run ends before all kills are done, it is compared, and another one is started.
+Weights, EMA weights, optimizer, schedules and counters must be equal bit for bit.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SMALL = (
     *("network.attention_resolutions=[]", "callbacks.grids=null", "trainer.accelerator=cpu"),
     *("callbacks.last.every_minutes=0.03", "callbacks.last.pause=0.5"),
 )
-"""Steps of a few milliseconds, saved often, so that kills hit everywhere."""
+"""Settings for steps of a few milliseconds and frequent checkpoints, so that kills hit every part of the program."""
 
 
 def main() -> None:
@@ -35,13 +35,13 @@ def main() -> None:
     parser.add_argument("--experiment", default="paint32")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds from a start to its kill, at most")
+    parser.add_argument("--longest", type=float, default=12.0, help="most seconds from a start to its kill")
     asked, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("ARTDIFF_CACHE", f"{home}/cache")
         words = (f"experiment={asked.experiment}", *SMALL, f"trainer.max_steps={asked.steps}", *more)
         whole, killed = Path(home) / "whole", Path(home) / "killed"
-        assert ended(start(whole, words), None) == 0, "the run that is left alone failed"
+        assert ended(start(whole, words), None) == 0, "the undisturbed run failed"
         chance, hits, saves, ends = random.Random(asked.seed), 0, 0, 0
         while True:
             before = saved(killed)
@@ -53,18 +53,18 @@ def main() -> None:
             if code == -signal.SIGKILL and not Run(killed).metadata.get("finished"):
                 continue
             if code not in (0, -signal.SIGKILL):
-                sys.exit(f"carrying on failed with exit code {code}:\n{killed.with_suffix('.log').read_text()[-2000:]}")
+                sys.exit(f"resuming failed with exit code {code}:\n{killed.with_suffix('.log').read_text()[-2000:]}")
             same(whole, killed)
             ends += 1
             if hits == asked.kills:
                 break
-            print(f"ended after {hits} kills, equal to the run that was left alone; begun anew", flush=True)
+            print(f"ended after {hits} kills, equal to the undisturbed run; starting another one", flush=True)
             killed = killed.with_name(f"killed_{hits}")
-        print(f"{hits} kills, {saves} of them after something new was saved; {ends} ends, equal to the last bit")
+        print(f"{hits} kills, {saves} of them after a new checkpoint; {ends} runs ended, equal bit for bit")
 
 
 def start(run: Path, words: tuple[str, ...]) -> "subprocess.Popen[bytes]":
-    """Train in the folder `run`, carrying on what is saved there."""
+    """Train in the folder `run`; resume what is saved there."""
     carried = ("ckpt=last",) if Run(run).has_saved else ()
     command = [sys.executable, "-m", "artdiff.train", *words, f"hydra.run.dir={run}", *carried]
     log = run.with_suffix(".log").open("ab")
@@ -72,7 +72,7 @@ def start(run: Path, words: tuple[str, ...]) -> "subprocess.Popen[bytes]":
 
 
 def ended(running: "subprocess.Popen[bytes]", seconds: float | None) -> int:
-    """The exit code; after so many seconds everything is killed."""
+    """Wait for the exit code; after `seconds` kill the process group."""
     try:
         return running.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -81,7 +81,7 @@ def ended(running: "subprocess.Popen[bytes]", seconds: float | None) -> int:
 
 
 def saved(run: Path) -> str:
-    """Which steps are saved, of each stage."""
+    """The saved step of each stage, as text."""
     found = {}
     for path in sorted(run.glob("**/checkpoints/last.ckpt")):
         found[str(path.relative_to(run).parent.parent)] = torch.load(path, weights_only=True, mmap=True)["global_step"]
@@ -89,7 +89,7 @@ def saved(run: Path) -> str:
 
 
 def same(whole: Path, killed: Path) -> None:
-    """Exit unless both runs ended in the same state."""
+    """Exit with an error unless both runs ended in the same state."""
     one, other = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, killed))
     for name in ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "artdiff"):
         if not equal(one[name], other[name]):

@@ -1,8 +1,8 @@
-"""Do painted pictures show the style they were painted as? A small classifier trained on real pictures decides.
+"""Do painted pictures show the style of their label? A small classifier that is trained on real pictures decides.
 
-The classifier, three convolutions and a linear layer, learns the classes from the pictures that the run was trained on;
-its accuracy on held-out ones is printed first. Then N pictures of each class are painted, with the settings that
-artdiff.generate has by default, and it says which of them it takes for what they were painted as.
+The classifier, three convolutions and a linear layer, is trained on the pictures that the run was trained on. Its
+accuracy on held-out pictures is printed first. Then N pictures of each class are painted, with the default settings of
+artdiff.generate, and the share that is classified as its label is printed.
 
     python benchmarks/label_control.py --ckpt RUN --n 100 [--data DIR]
 """
@@ -27,7 +27,7 @@ def classifier(classes: int) -> nn.Sequential:
 
 
 def trained(image: Tensor, label: Tensor, classes: int, epochs: int) -> nn.Sequential:
-    """Train a classifier on signed pictures (N,3,H,W), flipped at random."""
+    """Train a classifier on pictures (N,3,H,W) in [-1,1], flipped at random."""
     torch.manual_seed(0)
     network = classifier(classes).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -50,7 +50,7 @@ def judged(network: nn.Sequential, image: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
+    parser.add_argument("--data", help="the folder that the run was trained on; default: the built-in sample art")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args()
@@ -72,7 +72,7 @@ def main() -> None:
             + ", ".join(f"{other} {share:.0%}" for other, share in zip(painter.classes, shares, strict=True))
         )
     right = (taken == torch.arange(len(painter.classes))[:, None]).float().mean()
-    print(f"painted: {right:.1%} of {taken.numel()} pictures are taken for the style they were painted as")
+    print(f"painted: {right:.1%} of {taken.numel()} pictures are classified as their label")
 
 
 if __name__ == "__main__":

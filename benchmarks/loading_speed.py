@@ -1,14 +1,14 @@
-"""Images per second from disk to batch: the article's loader, artdiff's decode pass, and its cache, in turns.
+"""Images per second from disk to batch, measured in turns: the article's loader, artdiff's decode pass, and its cache.
 
     python benchmarks/loading_speed.py DIR [DIR ...] --image-size 128 --rounds 3
 
-- *article*: `ImageFolder` and transforms through a DataLoader, in one process on one core, as in each of its epochs.
-- *decode pass*: artdiff's whole first start on the folder (scan, hashes, decoding in child processes, writing the
-  store), on each number of cores in `--cores`.
-- *cache*: shuffled batches of 32 as in training, from the store, in one process with one thread.
+- *article*: `ImageFolder` and transforms through a DataLoader, in one process on one core, which it does every epoch.
+- *decode pass*: artdiff's first start on the folder (scan, hashes, decoding in child processes, writing the cache), on
+  each number of cores in `--cores`.
+- *cache*: shuffled batches of 32 as in training, from the cache, in one process with one thread.
 
-Also prints the mean difference of the decoded pixels from a full decode and full-quality resize, of 255. Every file
-must decode. Files are read once before timing starts, so that nothing waits for the disk.
+Also prints the mean difference of the decoded pixels from a full decode and full-quality resize, on a scale of 255.
+Every file must decode. Files are read once before timing starts, so that nothing waits for the disk.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def cached(folder: Path, size: int, cache: Path, seconds: float = 3.0) -> float:
 
 
 def difference(folder: Path, size: int, cache: Path, filter: Image.Resampling) -> float:
-    """The mean difference of the pixels from a full decode and resize, averaged over the pictures."""
+    """The mean absolute difference of the pixels from a full decode and resize, averaged over the pictures."""
     found = module(folder, size, cache).build_index()
     apart = []
     for one in found.used:

@@ -2,10 +2,9 @@
 
     python benchmarks/many_files.py --counts 10000 100000 --keep DIR
 
-For each count, each in a process of its own: listing the folder; the first start, which reads, decodes and compares
-everything; the second start, which does none of it; a start after one file was added. Then a training of some hundred
-steps, whose resident memory is sampled until it ends: all of it, and without pages of files, which the system takes
-back when it needs them.
+For each count this times, each in its own process: listing the folder; the first start, which reads, decodes and
+compares everything; the second start, which does none of that; and a start after one file was added. Then it samples
+the resident memory of a training until it ends: all of it, and without file pages, which the system can reclaim.
 """
 
 import argparse
@@ -61,7 +60,7 @@ def start(root: Path, cache: Path) -> dict[str, float]:
 
 
 def train(root: Path, cache: Path, steps: int) -> tuple[list[int], list[int]]:
-    """The resident memory of a training in MiB, twice a second: all of it, and without pages of files."""
+    """The resident memory of a training in MiB, sampled twice a second: all of it, and without file pages."""
     with tempfile.TemporaryDirectory() as runs:
         words = [f"data.root={root}", f"data.cache_dir={cache}", "data.image_size=32", f"runs_dir={runs}", "loss=mse"]
         words += ["trainer=cpu", f"trainer.max_steps={steps}", "trainer.limit_val_batches=10", "data.batch_size=64"]
@@ -85,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--keep", type=Path, help="folder to make the files in, and to leave them for the next time")
+    parser.add_argument("--keep", type=Path, help="folder to make the files in, and to keep them for the next time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as own:
         for count in args.counts:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: time and memory of a command, and the peak arithmetic of the machine."""
+"""Functions that the benchmarks share: time and memory of a command, and the peak FLOP/s of the machine."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 RESULT = "RESULT "
-"""Begins the line of a command's output that holds its own figures, as JSON."""
+"""Prefix of the line in a command's output that holds its figures as JSON."""
 
 BEGUN = "BENCHMARK_BEGUN"
 """Environment variable with the command's start time, in Unix seconds."""
@@ -24,11 +24,11 @@ STEPS_ALONE = (
     *("callbacks.every_ten_epochs=null", f"+callbacks.clock.warm={WARM}"),
     "+callbacks.clock._target_=step_clock.StepClock",
 )
-"""Overrides that leave only the steps of a training to be timed."""
+"""Overrides that switch off everything in a training but its steps."""
 
 
 class Timed(NamedTuple):
-    """Wall-clock `seconds` of a command, its peak resident memory in GiB, and what it printed of its own figures."""
+    """Wall-clock `seconds` of a command, its peak resident memory in GiB, and the figures that it printed."""
 
     seconds: float
     gib: float
@@ -38,7 +38,7 @@ class Timed(NamedTuple):
 def timed(command: list[str], log: Path, *, expect: int = 0, peers: tuple[str, ...] = (), **more: str) -> Timed:
     """Run `command`, whose exit code must be `expect`; its output goes to `log`.
 
-    `peers` are folders of packages to be found, and `more` is added to its environment.
+    `peers` are folders that are added to its module path, `more` is added to its environment.
     """
     paths = [str(Path(__file__).parent), *peers, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {BEGUN: str(time.time()), "PYTHONPATH": os.pathsep.join(path for path in paths if path), **more}
@@ -61,7 +61,7 @@ def tell(**figures: Any) -> None:
 
 
 def composed(config: str, *overrides: str) -> dict[str, Any]:
-    """`conf/CONFIG.yaml` with these overrides, in plain values."""
+    """Compose `conf/CONFIG.yaml` with these overrides → plain values."""
     from artdiff import cli
 
     return cli.composed(config, overrides)
@@ -74,7 +74,7 @@ def wait(device: torch.device) -> None:
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, the best of ten; in float32 on a GPU, without TF32."""
+    """FLOP/s of a large matrix product, the best of ten; float32 on a GPU is without TF32."""
     torch.set_float32_matmul_precision("highest")
     side = 8192 if device.type != "cpu" else 4096
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -89,7 +89,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class Clock:
-    """Counts steps as they begin; `rate` leaves out the first `warm`."""
+    """Times steps; the first `warm` ones do not count."""
 
     def __init__(self, device: torch.device, warm: int) -> None:
         self.device = device
@@ -103,6 +103,6 @@ class Clock:
         self.begun += 1
 
     def rate(self, batch: int) -> float:
-        """Images per second, once the last step is done."""
+        """Images per second; call it after the last step."""
         wait(self.device)
         return batch * (self.begun - self.warm) / (time.perf_counter() - self.started)

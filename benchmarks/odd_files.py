@@ -1,9 +1,9 @@
-"""Loads a folder of odd and broken files: each must be loaded or rejected, without an error.
+"""Read a folder of odd and broken files: each must be loaded or rejected, without an exception.
 
     python benchmarks/odd_files.py DIR [--index INDEX.tsv]
 
 With an index (columns `path` and `rgb`, which is `ok` if Pillow alone decodes the file to RGB) every disagreement is
-printed. Exits with 1 if a file is in neither place.
+printed. Exits with 1 if a file is neither loaded nor rejected, or both.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
             print(f"  {path}: {rejected.get(path, 'loaded')}")
     lost = there - loaded - rejected.keys()
     if lost or loaded & rejected.keys():
-        raise SystemExit(f"in neither place: {sorted(lost)}; in both: {sorted(loaded & rejected.keys())}")
+        raise SystemExit(f"neither loaded nor rejected: {sorted(lost)}; both: {sorted(loaded & rejected.keys())}")
 
 
 if __name__ == "__main__":

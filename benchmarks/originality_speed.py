@@ -1,9 +1,8 @@
-"""How long the check for copies takes, and how much memory: of 1,000 painted pictures against 1,000 and 10,000.
+"""Time and memory of the check for copies: 1,000 painted pictures against 1,000 and 10,000 training pictures.
 
     python benchmarks/originality_speed.py --data DIR --size 128
 
-Training pictures beyond those in DIR are these again, each shifted by some pixels: what is measured does not depend on
-what they show.
+If DIR has fewer pictures, they are repeated, each shifted by some pixels: the time does not depend on the content.
 """
 
 import argparse
@@ -51,7 +50,7 @@ def main() -> None:
         ended = time.perf_counter()
         print(
             f"{trained:,} training pictures of {args.size} px, {PAINTED:,} painted: "
-            f"{looked - begun:.0f} s to see them, {ended - looked:.0f} s to compare them; "
+            f"{looked - begun:.0f} s for features, {ended - looked:.0f} s to compare them; "
             f"{resident() / 2**30:.1f} GiB"
         )
 

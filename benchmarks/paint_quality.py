@@ -1,14 +1,14 @@
-"""How good a run paints: Fréchet distances to held-out pictures, contrast, nearest neighbours.
+"""How well a run paints: Fréchet distances to held-out pictures, contrast, and nearest neighbours.
 
-Paints N pictures without guidance, of each class its share of the training pictures, and compares them, and as many
-real training pictures, with all that are held out. A Fréchet distance is taken between pooled features: mean and spread
-of every ReLU of a VGG16 on pictures enlarged twice. That VGG16 is random up to relu3_3 (seed 0), so nobody trained on
-it; with --weights FILE also the one of that file, up to relu3_1. Distances depend on N.
+Paints N pictures without guidance, with classes in the proportions of the training pictures. Compares them, and N real
+training pictures, with all held-out ones. The Fréchet distance is that of pooled features: mean and standard deviation
+of every ReLU of a VGG16, on pictures enlarged twice. Its weights are random up to relu3_3 (seed 0), so no model was
+trained with them; with --weights FILE also those of that file, up to relu3_1. Distances depend on N.
 
     python benchmarks/paint_quality.py --ckpt RUN --data DIR --n 500 --save samples.npy
 
-With --painted, the folder that artdiff.generate wrote to, it only writes the sheet --nearest: those pictures, over the
-training picture (or its mirror image) nearest to each.
+With --painted, a folder that artdiff.generate wrote, it only writes the sheet --nearest: those pictures, each above the
+training picture (or its mirror image) nearest to it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Art(NamedTuple):
 
 
 def data_of(ckpt: Path, root: str | None) -> ArtDataModule:
-    """A run's data, read from `root` with the run's settings."""
+    """The data of a run, read from `root` with the run's settings."""
     settings = torch.load(ckpt, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]
     config = composed("train", "run_dir=unused")["data"]
     config |= {name: settings[name] for name in config if name in settings}
@@ -58,12 +58,12 @@ def real(ckpt: Path, root: str | None) -> Art:
 
 
 def pixels(part: Pictures) -> Tensor:
-    """All pictures of a part of the data, uint8 (N,3,H,W)."""
+    """All pictures of a split, uint8 (N,3,H,W)."""
     return torch.from_numpy(part.source.read(part.indices)[0]).permute(0, 3, 1, 2)
 
 
 def painted(ckpt: Path, shares: dict[str, float], args: argparse.Namespace) -> Tensor:
-    """Pictures of each class in proportion to its share, uint8 (N,3,H,W)."""
+    """Paint pictures of each class in proportion to its share, uint8 (N,3,H,W)."""
     painter, made, due = artdiff.load(ckpt), list[Tensor](), 0.0
     begun = time.perf_counter()
     for name, share in shares.items():
@@ -95,7 +95,7 @@ def unit(image: Tensor) -> Tensor:
 
 
 def nearest(image: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of uint8 (N,3,H,W): the least root mean square distance to a picture of `train`, and that picture."""
+    """For each picture, uint8 (N,3,H,W): the smallest RMS distance to a picture of `train`, and that picture."""
     both = torch.cat([train, train.flip(-1)])
     distances = torch.cdist(unit(image).flatten(1), unit(both).flatten(1)) / image[0].numel() ** 0.5
     least, which = distances.min(dim=1)
@@ -117,14 +117,14 @@ def write_nearest(folder: Path, train: Tensor, sheet: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--data", help="the folder that the run was trained on; the built-in sample art without")
+    parser.add_argument("--data", help="the folder that the run was trained on; default: the built-in sample art")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture")
-    parser.add_argument("--steps", type=int, help="of the small pictures or latents; those of artdiff.generate without")
+    parser.add_argument("--steps", type=int, help="of the painter; default: those of artdiff.generate")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--weights", help="of a trained VGG16, up to relu3_1 at least")
-    parser.add_argument("--save", type=Path, help="where to keep the pictures, uint8 (N,H,W,3)")
-    parser.add_argument("--pictures", type=Path, nargs="+", help="score such files instead of painting")
+    parser.add_argument("--save", type=Path, help="file to write the pictures to, uint8 (N,H,W,3)")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="score files of --save instead of painting")
     parser.add_argument("--painted", type=Path)
     parser.add_argument("--nearest", type=Path)
     args = parser.parse_args()

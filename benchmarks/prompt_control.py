@@ -1,8 +1,8 @@
-"""Does a painter follow its prompt? Small classifiers that were trained on real pictures decide.
+"""Does a painter follow its prompt? Small classifiers that are trained on real pictures decide.
 
-The sample art knows what it painted. A painter learns from its captions alone, without classes, and a few combinations
-of style and colours are left out of the training. Then it paints from prompts, and classifiers say how often what was
-asked for is to be seen: of the prompts whose combination it has seen, and of the others apart.
+The pictures are the built-in sample art, whose captions are exact. A painter is trained with captions only, without
+classes and without a few combinations of style and colours. Then it paints from prompts, and classifiers say how often
+the pictures show what the prompt says: for combinations of the training and, separately, for unseen ones.
 
     python benchmarks/prompt_control.py --out DIR --minutes 10 [--n 200] [--guidance 2.0] [--caption-layers 0]
 """
@@ -55,7 +55,7 @@ ATTRIBUTES: dict[str, Callable[[str], str | None]] = {"style": style, "colours":
 
 
 def painted_art(folder: Path, *, per_style: int, seed: int) -> list[tuple[Path, str]]:
-    """Sample art, and what each picture shows."""
+    """Paint sample art → its files and captions."""
     if not folder.exists():
         sample_art.paint(folder, per_style=per_style, seed=seed, captions=True)
     with (folder / sample_art.METADATA).open(encoding="utf-8", newline="") as stream:
@@ -63,7 +63,7 @@ def painted_art(folder: Path, *, per_style: int, seed: int) -> list[tuple[Path, 
 
 
 def flat_folder(art: Sequence[tuple[Path, str]], folder: Path) -> int:
-    """The pictures without classes and without the unseen combinations; returns how many there are."""
+    """Copy the pictures to a flat folder, without the unseen combinations → their number."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = [(path, text) for path, text in art if (style(text), colours(text)) not in UNSEEN]
     for path, _ in kept:
@@ -74,13 +74,13 @@ def flat_folder(art: Sequence[tuple[Path, str]], folder: Path) -> int:
 
 
 def small(pictures: Sequence[Image.Image]) -> Tensor:
-    """Signed (N,3,32,32)."""
+    """Pictures (N,3,32,32) in [-1,1]."""
     fitted = [ImageOps.fit(one.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS) for one in pictures]
     return torch.stack([images.from_pillow(one) for one in fitted])
 
 
 def classifiers(art: Sequence[tuple[Path, str]]) -> dict[str, tuple[torch.nn.Module, list[str]]]:
-    """One for each attribute, with the names of its answers; says how good they are on pictures they have not seen."""
+    """Train a classifier for each attribute → it and its class names. Prints its accuracy on held-out pictures."""
     seen, found = small([Image.open(path) for path, _ in art]), {}
     for name, attribute in ATTRIBUTES.items():
         answers = [attribute(text) for _, text in art]
@@ -91,7 +91,7 @@ def classifiers(art: Sequence[tuple[Path, str]]) -> dict[str, tuple[torch.nn.Mod
         cut = len(rows) // 5
         network = trained(seen[rows[cut:]], label[cut:], len(known), epochs=30)
         right = (judged(network, seen[rows[:cut]]) == label[:cut]).float().mean().item()
-        print(f"the classifier of {name} is right on {right:.1%} of {cut} pictures that it has not seen, of {known}")
+        print(f"the classifier of {name} is right on {right:.1%} of {cut} held-out pictures of {known}")
         found[name] = (network, known)
     return found
 

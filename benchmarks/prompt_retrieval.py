@@ -1,9 +1,9 @@
 """Does a painter of real art follow its prompts better than its labels? A small classifier of real pictures decides.
 
-DIR holds pictures and a metadata.csv with the columns file_name, text (a caption that names the label among other
-things) and label. One painter learns from the captions alone, another one from the labels alone, for as long and side
-by side, each on half of the cores. Both paint the most frequent labels, and the classifier says which of these it takes
-each picture for: its own accuracy on pictures that it has not seen is the most that can be expected.
+DIR holds pictures and a metadata.csv with the columns file_name, text (a caption that contains the label) and label.
+One painter is trained with captions only, another one with labels only. They are trained at the same time and equally
+long, each on half of the cores. Both paint the most frequent labels, and the classifier predicts the label of each
+picture. Its accuracy on held-out real pictures is the upper limit.
 
     python benchmarks/prompt_retrieval.py --data DIR --out DIR --minutes 20 [--labels 8] [--n 25] [--guidance 2.0]
 """
@@ -36,7 +36,7 @@ def read(folder: Path) -> list[Known]:
 
 
 def flat(art: Sequence[Known], folder: Path) -> None:
-    """The pictures with their captions and without labels."""
+    """Link the pictures in a folder with their captions and without labels."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (path, _, _) in enumerate(art):
         (folder / f"{number:05d}{path.suffix}").symlink_to(path.resolve())
@@ -46,14 +46,14 @@ def flat(art: Sequence[Known], folder: Path) -> None:
 
 
 def sorted_by_label(art: Sequence[Known], folder: Path) -> None:
-    """The pictures in a folder for each label."""
+    """Link the pictures in a folder for each label."""
     for number, (path, _, label) in enumerate(art):
         (folder / label).mkdir(parents=True, exist_ok=True)
         (folder / label / f"{number:05d}{path.suffix}").symlink_to(path.resolve())
 
 
 def train(out: Path, minutes: int) -> None:
-    """Both painters at once."""
+    """Train both painters at the same time."""
     limit, cores = f"trainer.max_time=00:{minutes // 60:02d}:{minutes % 60:02d}:00", max(1, (os.cpu_count() or 2) // 2)
     command = [sys.executable, "-m", "artdiff.train", "experiment=paint32", limit]
     started = [
@@ -90,7 +90,7 @@ def main() -> None:
     cut = len(label) // 5
     tested = trained(seen[cut:], label[cut:], len(known), epochs=30)
     right = (judged(tested, seen[:cut]) == label[:cut]).float().mean().item()
-    print(f"the classifier is right on {right:.1%} of {cut} pictures that it has not seen, of {', '.join(known)}")
+    print(f"the classifier is right on {right:.1%} of {cut} held-out pictures of {', '.join(known)}")
     print(f"chance: {1 / len(known):.1%}")
     judge = trained(seen, label, len(known), epochs=30)
     for name, setting in (("captions", "prompt"), ("labels", "label")):
@@ -102,7 +102,7 @@ def main() -> None:
             rows += [(picture.resize((96, 96)),) for picture in painted[:8]]
         sheet = args.out / f"{name}.png"
         images.save(images.sheet(rows, columns=8), sheet)
-        print(f"painted from {name}: {sum(hits) / len(hits):.1%} of {len(hits)} taken for what was asked; {sheet}")
+        print(f"painted from {name}: {sum(hits) / len(hits):.1%} of {len(hits)} classified as the label; {sheet}")
 
 
 if __name__ == "__main__":

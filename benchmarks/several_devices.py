@@ -1,10 +1,11 @@
-"""Images per second and weights of one training on one device, and on several that share every batch, in turns.
+"""Images per second and weights of a training on one device and on several, in turns.
 
     python benchmarks/several_devices.py --data DIR --steps 60 --rounds 3 experiment=paint32
     python benchmarks/several_devices.py --data DIR --devices 4 --trainer gpu experiment=latent128
 
-Rates are those of the steps alone. On a CPU the devices are processes, each with its part of the cores, so that several
-can be no faster than one: what they lose is what sharing costs. `memory` is that of the first process.
+Each batch is split over the devices. Rates are those of the steps alone. On a CPU the devices are processes that divide
+the cores, so several cannot be faster than one: the loss is the cost of communication. The memory in parentheses is
+that of the first process.
 """
 
 import argparse
@@ -23,7 +24,7 @@ STRATEGIES = ("ddp", "fsdp")
 
 
 def apart(ours: Path, theirs: Path) -> float:
-    """The largest difference of a weight of the two runs' last checkpoints."""
+    """The largest difference between weights in the two runs' last checkpoints."""
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (ours, theirs)]
     return max(float((states[0][name] - value).abs().max()) for name, value in states[1].items())
 
@@ -43,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = [*args.overrides, f"data.root={args.data}", f"data.cache_dir={folder}/cache", "trainer.max_time=null"]
-        # alike, so that weights can be compared: several processes on a CPU take float32
+        # several processes on a CPU use float32, so one process must too: weights are compared
         words += ["trainer.precision=32-true"] if device.type == "cpu" else []
         several = (f"trainer.accelerator={args.trainer}", f"trainer.devices={args.devices}")
         ways = {name: (f"trainer={name}", *several) for name in STRATEGIES} | {"one": (f"trainer={args.trainer}",)}

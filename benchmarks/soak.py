@@ -1,9 +1,9 @@
-"""Trains many epochs on the sample art and watches memory and open files: do they stay what they were?
+"""Train many epochs on the sample art and watch memory and open files: do they grow?
 
     python benchmarks/soak.py [--epochs 200] [--jobs 20] [SETTING=VALUE …]
 
-Samples the process every half second, and prints the means over each quarter of its time; then the same for a sweep of
-`--jobs` short jobs in one process. Linux only.
+Samples the process every half second, and prints the mean memory and the most open files in each quarter of its time.
+Then the same for a sweep of `--jobs` short jobs in one process. Linux only.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def watched(words: tuple[str, ...], home: str) -> list[tuple[float, int]]:
-    """Resident MiB and open files of a training, every half second."""
+    """Resident MiB and the number of open files of a training, every half second."""
     found = []
     with (Path(home) / "log").open("ab") as log:
         command = [sys.executable, "-m", "artdiff.train", *words]

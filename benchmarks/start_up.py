@@ -1,10 +1,10 @@
-"""Where the time goes until a training takes its first step, and until a mistake is answered.
+"""How long it takes until the first training step, and until an error in the settings is reported.
 
     python benchmarks/start_up.py --count 10000 --keep DIR
 
-Each figure is the median of some runs of a whole command, from its start: `--help`, a mistake in a configuration, and
-the first step of a second training on an unchanged folder of so many small pictures, which this script makes. What is
-imported on the way is timed by Python's -X importtime, in another run of its own, since that takes longer.
+Each figure is the median of some runs of a whole command, from its start: `--help`, an error in the settings, and the
+first step of a second training on an unchanged folder of `--count` small pictures, which this script makes. Imports are
+timed by Python's -X importtime in a separate run, since that is slower.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra", "omega
 
 
 def imports(log: Path) -> dict[str, float]:
-    """Seconds that the modules of each package took to import."""
+    """Import time of each package in seconds."""
     seconds: dict[str, float] = defaultdict(float)
     for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)", log.read_text(), re.MULTILINE):
         package = name.partition(".")[0]
@@ -34,7 +34,7 @@ def imports(log: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000, help="files")
-    parser.add_argument("--keep", type=Path, help="where the files are made, and left for the next time")
+    parser.add_argument("--keep", type=Path, help="folder to make the files in, and to keep them for the next time")
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

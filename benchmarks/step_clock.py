@@ -9,8 +9,9 @@ from measure import BEGUN, Clock, tell, wait
 
 
 class StepClock(L.Callback):
-    """Reports the seconds from the command's start to the start and the end of the first step, and the images/s of the
-    steps after the first `warm`, which is the training's rate only if it neither validates nor saves.
+    """Prints the seconds from the command's start to the start and to the end of the first step, and the images/s of
+    the steps after the first `warm`. The rate is that of the steps alone only if the training neither validates nor
+    saves.
     """
 
     def __init__(self, warm: int) -> None:

@@ -1,11 +1,10 @@
-"""Images per second and memory of shards that are streamed from a local object store, beside the store of pixels.
+"""Images per second and memory of shards that are streamed from a local object store, compared with a folder.
 
     python benchmarks/streaming.py --pictures 40000 --image-size 128 --cache-gigabytes 0.5
 
-Writes random pictures as shards to a folder, serves them by moto (which speaks S3, in a process of its own), and reads
-whole epochs of shuffled batches, as in training without the training. The cache is smaller than the set, so each epoch
-fetches everything again. Prints images/s and resident memory (without pages of mapped files) after each epoch, and
-images/s of the same shards read from the folder.
+Writes random pictures as shards to a folder and to moto, an S3 server in a separate process. Reads whole epochs of
+shuffled batches as a training does. The cache is smaller than the set, so each epoch downloads everything again. Prints
+images/s and resident memory (without mapped files) after each epoch, and the same for the shards in the folder.
 """
 
 import argparse
@@ -37,7 +36,7 @@ time.sleep(86400)
 
 
 def write(place: Storage, pictures: int, side: int, megabytes: float) -> None:
-    """Random pictures, in shards; one in a hundred is held out."""
+    """Write shards of random pictures; one in a hundred is held out."""
     each, generator = max(1, int(megabytes * 1e6 / (side * side * 3))), np.random.default_rng(0)
 
     def random(*shape: int):
@@ -79,7 +78,7 @@ def epoch(data: StreamDataModule) -> float:
 
 
 def own_memory() -> float:
-    """Resident memory of this process that no file backs, in MiB."""
+    """Anonymous resident memory of this process in MiB."""
     pages = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(pages["RssAnon"].split()[0]) / 1024
 

@@ -1,15 +1,15 @@
-"""Images per second of artdiff.train and of other programs, in turns: the article's, two libraries', a bare loop.
+"""Images per second of artdiff.train and of other programs, in turns: the article's, two libraries, a bare loop.
 
     python benchmarks/train_speed.py --data DIR --steps 80 --rounds 3
     python benchmarks/train_speed.py --data DIR --steps 300 --trainer gpu --json FILE
     python benchmarks/train_speed.py --data DIR --step-only --against bare --against ddpp experiment=paint32
 
-Each time is that of a whole command: imports included, and artdiff's also of its validations, grids and checkpoints. In
-the first round artdiff's cache is cold, so that its time includes decoding every file; from the second on it is warm:
-also the features of all targets that the first round saw are known then, since the order is the same.
-With --step-only it is that of the steps alone, after the first few. `contenders.py` says what the other programs do;
-the libraries are found in the folder --peers, or installed. The arithmetic of a step is counted by torch, and the
-machine's peak is that of a large matrix product in the same run.
+Each time is that of a whole command. It includes imports, and for artdiff also validation, grids and checkpoints. In
+the first round artdiff's cache is cold, so the time includes decoding every file. From the second round on it is warm,
+and also has the features of all targets of the first round, since the order is the same. With --step-only the time is
+that of the steps alone, after the first few. `contenders.py` describes the other programs; the libraries are installed,
+or in the folder --peers. torch counts the FLOP of a step, and the machine's peak is that of a large matrix product in
+the same run.
 """
 
 import argparse
@@ -35,14 +35,14 @@ def arithmetic(overrides: list[str], device: torch.device) -> float:
     """FLOP per image of a training step."""
     loop = Bare(composed("train", "run_dir=unused", *overrides), device)
     wire = next(loop.batches)
-    loop.step(wire)  # from here on its targets' features are known, if they are kept
+    loop.step(wire)  # now its targets' features are cached, if caching is on
     with FlopCounterMode(display=False) as counter:
         loop.step(wire)
     return counter.get_total_flops() / loop.batch
 
 
 def race(args: argparse.Namespace, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Run each program once per round; returns the figures of each round."""
+    """Run each program once per round → the figures of each round."""
     overrides = [*overrides, f"trainer.max_steps={args.steps}"]
     config = composed("train", "run_dir=unused", *overrides)
     batch, parameters = config["data"]["batch_size"], instantiate(config["task"]).facts()["parameters"]

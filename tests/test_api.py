@@ -103,12 +103,12 @@ def test_a_reconstruction_keeps_the_size_of_its_muse(runs):
         (0, lambda painter: painter.paint(steps=0), "steps must be a whole number of at least 1, got 0"),
         (0, lambda painter: painter.paint(label="etching"), "label=etching is not known to this model"),
         (0, lambda painter: painter.paint(muse=np.zeros((8, 8, 3))), "muse must be a path or a Pillow picture"),
-        (0, lambda painter: painter.paint(seed=2**63 - 1, n=2), "leaves no numbers for 2 pictures"),
+        (0, lambda painter: painter.paint(seed=2**63 - 1, n=2), "is too large for 2 pictures"),
         (0, lambda painter: painter.paint(refine="x.png", strength=0.9), "leave strength out"),
         (0, lambda painter: painter.paint(refine=""), "refine is empty"),
         (0, lambda painter: painter.paint(muse="nowhere.jpg"), "muse=nowhere.jpg does not exist"),
         (0, lambda painter: painter.reconstruct(Image.new("RGB", (8, 8))), "this model paints new pictures"),
-        (1, lambda painter: painter.paint(n=2), "n=2 needs a model that paints anew"),
+        (1, lambda painter: painter.paint(n=2), "n=2 needs a model that paints new pictures"),
     ],
 )
 def test_a_mistake_is_one_line(runs, index, call, message):

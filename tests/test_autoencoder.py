@@ -52,7 +52,7 @@ def test_every_weight_gets_a_gradient():
 
 
 def test_levels_of_encoder_and_decoder_must_agree():
-    with pytest.raises(UserError, match="codec.encoder and codec.decoder need as many levels"):
+    with pytest.raises(UserError, match="codec.encoder and codec.decoder need equally many levels"):
         Autoencoder(**TINY | {"encoder": [16, 16]})
 
 

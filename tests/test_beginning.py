@@ -97,7 +97,7 @@ def test_a_painter_without_words_teaches_none(monkeypatch):
     restored = SimpleNamespace(task=teacher, transform=SimpleNamespace(size=16))
     monkeypatch.setattr(beginning.checkpoints, "restore", lambda *of, **how: restored)
     config = {"data": {"image_size": 16, "captions": "auto"}, "task": {}}
-    with pytest.raises(UserError, match=r"init=run knows no words, and so cannot teach any: set data.captions=none"):
+    with pytest.raises(UserError, match=r"was trained without captions and cannot teach them: set data.captions=none"):
         beginning._learn_from(config, Path("run"), trust_code=False)
     beginning._learn_from(config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False)
 

@@ -189,7 +189,7 @@ def test_a_run_that_no_longer_improves_stops_early_and_says_why(art, tmp_path, c
     (line,) = [line for line in caplog.messages if line.startswith("stopped early")]
     assert re.fullmatch(r"stopped early: val/loss did not improve on [\d.]+ in the last 2 validations", line)
     assert "best val/loss at step 1, epoch 1: best.ckpt" in caplog.messages
-    (offer,) = [line for line in caplog.messages if line.endswith("# carries on")]
+    (offer,) = [line for line in caplog.messages if line.endswith("# resumes")]
     assert "callbacks.early_stopping.patience=4" in offer
     assert json.loads((tmp_path / "metadata.json").read_text())["finished"]
 

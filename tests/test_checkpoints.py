@@ -34,7 +34,7 @@ def test_a_state_dict_of_the_article_is_restored(article_file):
 
 
 def test_carrying_on_needs_more_than_weights(article_file):
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="holds only weights"):
         earlier(article_file)
 
 
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_a_newer_format_is_one_line(tmp_path):
     found["artdiff"] |= {"format": 2, "version": "9.1"}
     torch.save(found, path)
     for read in (restore, earlier):
-        with pytest.raises(UserError, match=r"was written by artdiff 9.1 in a format that this version does not know"):
+        with pytest.raises(UserError, match=r"was written by artdiff 9.1 in a format that .* cannot read: use a newer"):
             read(path)
 
 

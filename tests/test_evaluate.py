@@ -175,7 +175,7 @@ def test_another_folder_is_compared_with(run, tmp_path, caplog):
     assert found.protocol["data"]["manifest"] != run.metadata["data"]["manifest"]
     assert not found.originality  # whether the pictures of the run were copied cannot be said
     assert not found.representation
-    assert "copies and preferences are not looked for" in caplog.text
+    assert "no check for copies and preferences" in caplog.text
     assert "the data card" not in (tmp_path / "out/report.html").read_text()
     with pytest.raises(UserError, match="store=true needs the pictures that the run was trained on"):
         artdiff.evaluate(run, data={"root": str(tmp_path / "other")}, compare={"steps": [2]}, store=True, **QUICK)
@@ -298,7 +298,7 @@ def test_a_damaged_file_of_weights_is_one_line(tmp_path):
         ({"feature_weights": {"inception": "none"}, "features": ["inception"]}, "inception=none is no file"),
         ({"feature_weights": {"random_vgg16": "x"}}, "its weights are random"),
         ({"data": {"root": "nowhere"}}, "data.root=nowhere does not exist"),
-        ({"store": True}, "store=true keeps the best of what is compared: set compare.guidance="),
+        ({"store": True}, "store=true stores the best of the compared settings: set compare.guidance="),
         ({"compare": {"guidance": 2.0}}, r"compare.guidance must be a list, such as \[2.0\], got 2.0"),
         (
             {"compare": {"solver": ["rk4"]}},
@@ -500,7 +500,7 @@ def test_the_command_line_paints_as_stored_unless_it_says_otherwise(own, tmp_pat
     assert told("out=two", "steps=2")["steps"] == 2
     (own.folder / "painting.json").write_text(json.dumps(why | {"sha256": "0" * 64}))
     changed = in_process("artdiff.generate", f"ckpt={own.folder}", "n=1", "steps=2", "out=changed", cwd=tmp_path)
-    assert "painting.json is of another checkpoint than the run has now, and is not used" in changed
+    assert "painting.json belongs to a checkpoint that the run no longer has, and is ignored" in changed
     for damaged in ("{", "[]", json.dumps(why | {"sha256": sha256(own.last), "settings": {"steps": 0}})):
         (own.folder / "painting.json").write_text(damaged)
         with pytest.raises(UserError, match="painting.json is damaged"):
@@ -576,5 +576,5 @@ def test_a_reconstruction_has_lpips_if_weights_are_given(art, tmp_path):
     found = artdiff.evaluate(run, lpips=str(tmp_path / "vgg.pth"))
     assert found.reconstruction["lpips"] > 0
     assert found.protocol["lpips"].startswith("vgg.pth (SHA-256 ")
-    with pytest.raises(UserError, match="compare and store need a model that paints anew"):
+    with pytest.raises(UserError, match="compare and store need a model that paints new pictures"):
         artdiff.evaluate(run, compare={"steps": [1, 2]})

@@ -97,7 +97,7 @@ def test_scores_of_an_evaluation_stand_in_the_card(run, tmp_path):
     written(run, tmp_path / "model", "samples=0")
     text = (tmp_path / "model/README.md").read_text()
     assert "| averaged weights | 8 | random_vgg16 |" in text
-    assert "of 8 painted pictures are as near to a training picture as" in text
+    assert "of 8 painted pictures lie suspiciously near to a training picture" in text
     assert "Not looked at" not in text
 
 
@@ -119,7 +119,7 @@ def test_its_best_way_to_paint_goes_with_it(run, tmp_path):
     assert artdiff.load(tmp_path / "model", device="cpu").defaults == ours != {}
     assert f"`steps={ours['steps']}`" in (tmp_path / "model/README.md").read_text()
     (run / "painting.json").unlink()
-    with pytest.raises(UserError, match="has averaged weights alone"):
+    with pytest.raises(UserError, match="has only the EMA weights"):
         artdiff.load(tmp_path / "model", device="cpu", weights="raw")
 
 
@@ -158,7 +158,7 @@ def test_the_licence_must_be_given(run, tmp_path):
 
 def test_an_exported_model_is_not_carried_on(run, art, tmp_path):
     written(run, tmp_path / "model", "samples=0")
-    with pytest.raises(UserError, match="holds weights alone|cannot be read|no optimizer"):
+    with pytest.raises(UserError, match="holds only weights|cannot be read|no optimizer"):
         train(small(art, tmp_path / "more", *CASCADE, f"ckpt={tmp_path / 'model/model.safetensors'}"))
 
 

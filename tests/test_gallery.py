@@ -164,7 +164,7 @@ def test_a_mistake_is_a_sentence(page):
     more_settings(page)
     page.get_by_label("Size").fill("17x16")
     page.get_by_role("button", name="Paint", exact=True).click()
-    expect(page.get_by_text("size must have sides that are multiples of 2")).to_be_visible()
+    expect(page.get_by_text("width and height in size must be multiples of 2")).to_be_visible()
 
 
 @in_a_browser
@@ -226,14 +226,14 @@ def test_a_folder_is_looked_into_and_trained_on(page, art, home):
     page.get_by_role("tab", name="Your folder").click()
     page.get_by_label("Folder").fill(str(art))
     page.get_by_role("button", name="Look into the folder").click()
-    expect(page.get_by_text("learn them by heart")).to_be_visible()
+    expect(page.get_by_text("memorise them and paint copies")).to_be_visible()
     page.get_by_label("Minutes of training").fill("30")
     page.get_by_role("button", name="Start training").click()
     log = page.get_by_label("Training", exact=True)
     expect(log).to_have_value(re.compile("running"))
     until(lambda: any((home / "runs").glob("paint32/*/checkpoints/last.ckpt")))
     page.get_by_role("button", name="Stop and save").click()
-    expect(log).to_have_value(re.compile("exit code 130; it can be carried on"), timeout=90_000)
+    expect(log).to_have_value(re.compile("exit code 130; it can be resumed"), timeout=90_000)
     shutil.rmtree(home / "runs/paint32")  # the other tests expect the painter to be the newest
 
 
@@ -271,7 +271,7 @@ def test_runs_that_paint_come_first(home):
 
 @pytest.mark.parametrize("run", ["/etc/passwd", "runs/none", "hf://me/model"])
 def test_only_runs_that_are_offered_are_loaded(home, run):
-    with pytest.raises(UserError, match="none of the runs that this page offers"):
+    with pytest.raises(UserError, match="not one of the runs that this page offers"):
         Studio(settings(home)).painter(run)
 
 
@@ -358,8 +358,8 @@ def test_an_error_in_the_work_is_raised_where_it_is_seen():
 @pytest.mark.parametrize(
     ("folder", "experiment", "minutes", "message"),
     [
-        ("", "paint32", 1, "an empty name is no folder"),
-        ("/nowhere", "paint32", 1, "/nowhere is no folder"),
+        ("", "paint32", 1, "an empty name is not a folder"),
+        ("/nowhere", "paint32", 1, "/nowhere is not a folder"),
         (".", "other", 1, "experiment must be one of"),
         (".", "paint32", 0, "minutes must be more than 0"),
     ],
@@ -373,7 +373,7 @@ def test_there_is_nothing_to_stop_or_to_carry_on(tmp_path):
     training = Training(tmp_path)
     with pytest.raises(UserError, match="no training runs"):
         training.stop()
-    with pytest.raises(UserError, match="no training to carry on"):
+    with pytest.raises(UserError, match="no training to resume"):
         training.carry_on()
     assert json.dumps(training.status()) == '[false, "no training was started here", null, null]'
 

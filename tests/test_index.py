@@ -94,7 +94,7 @@ def test_two_pictures_are_one_on_either_side(tmp_path, caplog):
     for index in range(2):
         put(tmp_path / f"root/{index}.jpg", index)
     assert sorted(sides(index_of(tmp_path / "root", tmp_path, val_fraction=1e-9)).values()) == ["train", "validation"]
-    assert "so few pictures that none falls into data.val_fraction" in caplog.text
+    assert "selects none of so few pictures" in caplog.text
 
 
 def test_near_duplicates_stay_together_and_a_smaller_one_moves_no_other(tmp_path):
@@ -415,7 +415,7 @@ def test_hundreds_of_pictures_that_differ_little_have_a_validation_set(caplog, o
     assert 0.04 < share < 0.2
     assert "left out" not in side.values()
     assert across > 0
-    told = "look like some trained on" if others else "all pictures look alike: those held out look like"
+    told = "held-out pictures look like training pictures" if others else "all pictures are near-duplicates"
     assert told in caplog.text
     again, _, _ = split_of([*known([bytes(range(80)), bytes(range(9, 89))], "more "), *reversed(pictures)])
     assert again.items() >= side.items()
@@ -447,7 +447,7 @@ def test_a_forced_group_is_told_by_its_size(caplog):
     pictures = known([*icons(0, 3, most=3), *icons(1, 3, most=3)])
     _, share, _ = split_of(pictures, 1e-9)
     assert share == 0.5
-    assert "data.val_fraction=1e-09: 3 that look alike are held out" in caplog.text
+    assert "data.val_fraction=1e-09 selects none of so few pictures: 3 near-duplicates are held out" in caplog.text
 
 
 @pytest.mark.parametrize("scattered", [False, True])
@@ -458,7 +458,7 @@ def test_a_chain_does_not_pull_all_of_it_to_the_side_that_folders_hold_out(caplo
     placed = split.by_folders(frames, duplicates.near_pairs([one.facts.fingerprint for one in frames]))
     assert sum(one.split == "validation" for one in placed.pictures) == 12
     assert len(placed.left_out) == 0 if scattered else 3 <= len(placed.left_out) <= 12
-    assert ("of 108 pictures for training look like one that the folders hold out" in caplog.text) == scattered
+    assert ("of 108 training pictures look like a picture that the folders hold out" in caplog.text) == scattered
 
 
 def test_pictures_left_out_of_training_are_listed_with_their_copies(tmp_path):
@@ -484,7 +484,7 @@ def test_pictures_left_out_of_training_are_listed_with_their_copies(tmp_path):
         one.name for one in root.iterdir()
     }
     assert dict(again.rejected).keys() == {*left_out, "copy.png"}
-    assert "each group is on one side" in data_card(again, "pan")
+    assert "each group is in one split" in data_card(again, "pan")
 
 
 # classes
@@ -496,10 +496,7 @@ def test_labels_come_from_pictures_that_are_trained_on(tmp_path, caplog):
         put(root / f"{name}.jpg")
     index = index_of(root, tmp_path)
     assert index.classes == ["ink"]
-    assert (
-        "classes without a picture to train on, so that their pictures count as without a label: oil, unknown"
-        in caplog.text
-    )
+    assert "these classes have no training picture, so their pictures count as unlabelled: oil, unknown" in caplog.text
     assert "classes ink; " in index.summary(root, "")[-1]
     assert "No picture of these classes is trained on:\n  - oil\n  - unknown" in data_card(index, "x")
     held_out = Pictures.of(index, "validation", None)
@@ -514,7 +511,7 @@ def test_a_class_of_one_picture_that_is_held_out_is_no_class(tmp_path, caplog):
     held_out = [one.label for one in index.on("validation")]
     assert held_out
     assert index.classes == sorted({f"{number:02}" for number in range(40)} - {*held_out})
-    assert f"count as without a label: {', '.join(sorted(held_out)[:8])}" in caplog.text
+    assert f"count as unlabelled: {', '.join(sorted(held_out)[:8])}" in caplog.text
     assert set(Pictures.of(index, "validation", None).labels.tolist()) == {-1}
 
 

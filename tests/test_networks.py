@@ -134,7 +134,7 @@ def test_settings_size_a_network_from_under_1_to_over_100_million(name, override
         (
             "unet",
             ("network.channels=[64,64,64,64]", "network.patch=2", "data.image_size=24"),
-            r"channels=\[64, 64, 64, 64\] and patch=2 of a U-Net need sides that are multiples of 16, got",
+            r"channels=\[64, 64, 64, 64\] and patch=2 of a U-Net need width and height in multiples of 16, got",
         ),
         (
             "unet",

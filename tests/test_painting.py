@@ -142,13 +142,13 @@ def test_a_picture_says_what_it_is(ckpt, tmp_path):
         (("size=33", "max_pixels=1100"), "multiples of 2 for this model, got 33; set size=32x32$"),
         (("size=64x32", "max_pixels=1000"), "has 2,048 pixels, more than max_pixels=1,000; set size=44x22, or max_pix"),
         (("size=own", "muse=x.png", "max_pixels=3"), "max_pixels must be at least 4 for this model, got 3"),
-        (("ranges=mended",), "ranges=mended says what a reconstruction's output means, but"),
+        (("ranges=mended",), "ranges=mended is for models that reconstruct, but"),
         (("n=0",), "n must be a whole number of at least 1, got 0"),
         (("strength=1.5",), "strength must be a share from 0 to 1, got 1.5"),
         (("interpolate=[1]",), r"interpolate must be two seeds, such as \[1,2\], got \[1\]"),
         (("interpolate=[1,2]", "muse=x.png"), "interpolate starts from noise: leave muse out"),
         (("guidance_interval=0.5",), "guidance_interval must be two times"),
-        (("guidance_interval=[1.0,0.1]",), "guidance_interval must begin before it ends"),
+        (("guidance_interval=[1.0,0.1]",), "guidance_interval must start before it ends"),
         (("label=[]",), "label is empty; expected a class by name"),
         (("solver=ddim",), "solver must be dpm_solver_2m or dpm_solver_3m or euler or heun, got ddim"),
     ],
@@ -302,7 +302,7 @@ def test_a_codec_alone_reconstructs_a_picture_of_any_size():
     (made,) = one.paint(muse=picture(1, (50, 37)), size="own")
     assert made.picture.size == (50, 37)
     assert same(made.picture, one.reconstruct(picture(1, (50, 37))))
-    with pytest.raises(UserError, match="label=a needs a model that paints anew"):
+    with pytest.raises(UserError, match="label=a needs a model that paints new pictures"):
         one.paint(muse=picture(1), label="a")
 
 
@@ -360,7 +360,7 @@ def test_a_muse_of_which_nothing_is_left_is_warned_of(monkeypatch):
     one = painter("identity")
     asked = {at: PaintSettings.with_defaults(muse=picture(1), steps=1, strength=at) for at in (0.6, 1)}
     told = {at: one.understood(settings)[1] for at, settings in asked.items()}
-    assert told == {0.6: ["strength=0.6 comes to all steps of this model, so nothing of the muse will be seen"], 1: []}
+    assert told == {0.6: ["strength=0.6 rounds to all steps of this model, so nothing of the muse will be seen"], 1: []}
 
 
 def test_a_muse_that_stays_is_not_computed(monkeypatch):
@@ -418,9 +418,9 @@ def test_muses_in_parts_are_all_on_the_sheet(ckpt, tmp_path, monkeypatch):
     ("given", "message"),
     [
         ({"refine": "x.png", "interpolate": [1, 2]}, "^interpolate starts from noise: leave refine out$"),
-        ({"refine": "x.png", "prompt": "hills"}, "^refine paints detail, which words do not steer: leave prompt out$"),
+        ({"refine": "x.png", "prompt": "hills"}, "^refine paints detail, which ignores prompts: leave prompt out$"),
         ({"refine": "x.png", "negative": "sky"}, "^refine paints detail, .*: leave negative out$"),
-        ({"prompt": ["hills", None]}, r"^prompt must be some words, or several prompts, got \['hills', None\]$"),
+        ({"prompt": ["hills", None]}, r"^prompt must be a text, or several, got \['hills', None\]$"),
     ],
 )
 def test_settings_that_do_not_go_together_are_one_line(tmp_path, monkeypatch, given, message):

@@ -85,7 +85,7 @@ def test_a_file_that_it_saves_says_that_a_model_made_it(pipeline, tmp_path):
         ({"prompt": []}, "prompt is empty"),
         ({"class_labels": []}, "label is empty"),
         ({"class_labels": "cubism"}, "label=cubism is not known to this model"),
-        ({"width": 17}, "size must have sides that are multiples of"),
+        ({"width": 17}, "width and height in size must be multiples of"),
         ({"num_inference_steps": 0}, "steps must be"),
         ({"image": "none.png"}, "muse=none.png does not exist"),
     ],

@@ -96,7 +96,7 @@ def test_a_logger_that_cannot_be_opened_is_left_out(art, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("place", "name", "line"),
     [
-        (origin, "save", "a grid of samples is not kept"),
+        (origin, "save", "a grid of samples is not saved"),
         (Reconstruction, "sample_grid", "a grid of samples is not painted"),
         (ArtDataModule, "preview", "no grids of samples are painted"),
         (report, "typed", "the closing report is not complete"),

@@ -86,8 +86,8 @@ def test_what_was_asked_for_is_told():
     assert (first.painted.value, first.instead) == (1, None)
     assert (second.painted.value, second.instead) == (0.75, "a")
     assert second.trained > 0.97
-    assert str(second).startswith("b: 75% of the pictures painted as it are taken for it (")
-    assert "the others mostly for a" in str(second)
+    assert str(second).startswith("b: 75% of the pictures painted as it are classified as it (")
+    assert "the others mostly as a" in str(second)
     assert representation.asked([None] * 80, column, seen({"a": 50, "b": 30}, 2)) == []
 
 
@@ -125,10 +125,10 @@ def test_few_differences_of_many_are_chance():
 def test_sentences_say_what_the_figures_say():
     line = Line("engraving", 0.25, 0.24, Interval(0.09, 0.06, 0.13), 0.001)
     assert Aspect("class", [line], 0.9).sentences() == [
-        "engraving: 9% of what it paints (6% to 13%), less than the 24% of training pictures taken for it; "
-        "25% of them are it"
+        "engraving: 9% of the painted pictures (6% to 13%), less than the 24% of training pictures that are classified "
+        "as it; their true share is 25%"
     ]
     line = Line("brightness", 0.5, None, Interval(0.51, 0.45, 0.57), 0.6)
     assert Aspect("looks", [line], are_shares=False).sentences() == [
-        "brightness: 0.51 in what it paints (0.45 to 0.57), about the same as 0.50 in the training pictures"
+        "brightness: 0.51 in the painted pictures (0.45 to 0.57), about the same as 0.50 in the training pictures"
     ]

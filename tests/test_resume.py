@@ -156,13 +156,13 @@ def test_scores_are_kept_until_a_run_that_is_carried_on_validates(art, tmp_path,
 
 
 def test_a_finished_run_is_not_overwritten(art, stopped):
-    with pytest.raises(UserError, match="holds a run already: carry it on with ckpt=last"):
+    with pytest.raises(UserError, match="holds a run already: resume it with ckpt=last"):
         _train(art, stopped(STEPS_PER_EPOCH), "trainer.max_steps=1")
 
 
 def test_a_run_cannot_be_resumed_with_other_settings(art, stopped):
     for other in ("optimizer.lr=5e-4", "experiment=article"):
-        with pytest.raises(UserError, match="a run is carried on with what it began with"):
+        with pytest.raises(UserError, match="a resumed run must keep its settings"):
             _train(art, stopped(STEPS_PER_EPOCH), "trainer.max_steps=9", "ckpt=last", other)
 
 
@@ -174,9 +174,7 @@ def test_a_run_with_classes_is_not_carried_on_without(art, tmp_path):
     for path in art.rglob("*.jpg"):
         shutil.copy(path, flat)
     words = ("trainer.max_steps=2", "scheduler=null", f"data.root={flat}", f"ckpt={tmp_path}/run")
-    with pytest.raises(
-        UserError, match=r"was trained with classes \['colour_field', .*\], got \[\]; a run is carried on"
-    ):
+    with pytest.raises(UserError, match=r"was trained with classes \['colour_field', .*\], got \[\]; a resumed run"):
         _train(art, tmp_path / "other", *paint, *words)
 
 
@@ -194,7 +192,7 @@ def test_a_run_is_not_overwritten_by_one_that_carries_on_another(tmp_path, stage
     other = has_saved(tmp_path / "other")
     assert runs.to_carry_on(str(other), tmp_path / "longer", stages=stages) is not None
     longer = has_saved(tmp_path / "longer")
-    with pytest.raises(UserError, match="longer holds a run already: carry it on with ckpt=last"):
+    with pytest.raises(UserError, match="longer holds a run already: resume it with ckpt=last"):
         runs.to_carry_on(str(other), longer, stages=stages)
     for own in ("last", str(longer), str(longer / runs.LAST)):
         assert runs.to_carry_on(own, longer, stages=stages).is_relative_to(longer)
@@ -228,7 +226,7 @@ def test_a_run_that_was_killed_in_its_last_validation_is_validated(art, stopped,
 def test_other_pictures_start_in_a_new_order(art, stopped, tmp_path, caplog):
     ckpt = stopped(STEPS_PER_EPOCH - 2)
     _train(art, tmp_path, f"trainer.max_steps={STEPS_PER_EPOCH}", f"ckpt={ckpt}", "seed=1")
-    assert "data.seed was 0, now 1: the order of pictures and the epoch begin anew" in caplog.text
+    assert "data.seed was 0, now 1: the order of pictures and the epoch start again" in caplog.text
 
 
 def test_the_last_step_is_validated_whatever_the_interval(art, tmp_path):
@@ -258,7 +256,7 @@ def test_another_batch_size_does_not_cut_an_epoch_short(art, stopped, tmp_path, 
     ckpt = stopped(stop) / "checkpoints/last.ckpt"
     other = _train(art, tmp_path, f"ckpt={ckpt}", f"data.batch_size={batch_size}", *epochs)
     assert other["global_step"] == steps
-    assert f"data.batch_size was 8, now {batch_size}: the order of pictures and the epoch begin anew" in caplog.text
+    assert f"data.batch_size was 8, now {batch_size}: the order of pictures and the epoch start again" in caplog.text
 
 
 @pytest.mark.slow
@@ -272,7 +270,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(art, uninterrupted, t
     content[len(content) // 2] ^= 1
     last.write_bytes({"cut off": content[:-100], "a wrong byte": content, "empty": b""}[damage])
     resumed = _train(art, tmp_path / "run", "trainer.max_steps=6", *every_step, "ckpt=last")
-    assert f"{last} is damaged: going on with last-1.ckpt" in caplog.text
+    assert f"{last} is damaged: using last-1.ckpt" in caplog.text
     _assert_equal(resumed, whole)
 
 

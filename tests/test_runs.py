@@ -64,7 +64,7 @@ def test_a_run_leaves_what_the_readme_lists(trained):
     assert (run / "duplicates.tsv").read_text() == "file\tcopy_of\tlooks_like\tsplit\n"
     assert "1 set aside (1 not a picture (HTML))" in printed
     assert "-m artdiff.generate ckpt=run" in printed
-    assert "trainer.max_steps=4 ckpt=run  # carries on" in printed
+    assert "trainer.max_steps=4 ckpt=run  # resumes" in printed
 
 
 def test_a_checkpoint_holds_plain_values_and_its_settings(trained):
@@ -225,7 +225,7 @@ def test_a_signal_saves_and_the_run_can_be_resumed(home, monkeypatch, caplog, se
     monkeypatch.chdir(home)
     caplog.set_level(logging.INFO)
     train(composed("train", *words, f"trainer.max_steps={stopped + 1}", f"run_dir={run}", "ckpt=last"))
-    assert f"carrying on from {run}/checkpoints/last.ckpt at step {stopped:,}" in caplog.text
+    assert f"resuming from {run}/checkpoints/last.ckpt at step {stopped:,}" in caplog.text
 
 
 def test_an_audit_reports_the_folder_and_its_runs_keep_the_digest(home, trained):

@@ -112,7 +112,7 @@ def test_what_cannot_sign_is_one_line(sign, tmp_path):
         Signer(asked([f"sign.certificate={tmp_path / 'none.pem'}", sign[1]]))
     with pytest.raises(UserError, match=r"^sign\.certificate=.* cannot sign: .*$"):
         Signer(asked([*sign, "sign.algorithm=ps256"]))
-    with pytest.raises(UserError, match=r"^sign\.certificate=.* (cannot sign|does not hold): .*$"):
+    with pytest.raises(UserError, match=r"^sign\.certificate=.* (cannot sign|its signature is not valid): .*$"):
         Signer(asked(settings(tmp_path, days=-1)))
     with pytest.raises(UserError, match="give both files"):
         asked(sign[:1])

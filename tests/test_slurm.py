@@ -64,7 +64,7 @@ def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_carries_on(
 
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     said = in_process("artdiff.train", *words, every_step, cwd=tmp_path)
-    assert f"SLURM has begun job 7 anew: its run goes on in {run}" in caplog.text
+    assert f"SLURM has restarted job 7: resuming its run in {run}" in caplog.text
     assert f"at step {stopped}" in said
     assert [path.name for path in (tmp_path / "runs/baseline").iterdir()] == [run.name]
     assert json.loads((run / "metadata.json").read_text())["steps"] == 4
@@ -146,7 +146,7 @@ def test_a_folder_of_the_users_choice_is_found_as_well(tmp_path, job, monkeypatc
 def test_a_job_that_cannot_be_put_back_is_warned_of(job, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     slurm.requeue()
-    assert "job 7 is not put back into the queue: there is no scontrol" in caplog.text
+    assert "job 7 is not put back into the queue: scontrol was not found" in caplog.text
     script = tmp_path / "scontrol"
     script.write_text("#!/bin/sh\necho Not allowed >&2\nexit 1\n")
     script.chmod(0o755)

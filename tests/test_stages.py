@@ -231,7 +231,7 @@ def test_a_stage_that_was_killed_after_its_last_step_is_finished(art, trained, t
 
 
 def test_a_mistake_in_a_later_stage_is_found_before_the_first(art, tmp_path):
-    with pytest.raises(InstantiationException, match="need sides that are multiples of 4, got 6"):
+    with pytest.raises(InstantiationException, match="need width and height in multiples of 4, got 6"):
         train(_config(art, tmp_path / "run", "data.image_size=24", "network.channels=[32,32,32]"))
     assert not (tmp_path / "run").exists()
 
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_of_a_finished_stage_is_replaced_by_the_one_before(
     last = tmp_path / "run/codec/checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
     run = train(_config(art, tmp_path / "run", "ckpt=last"))
-    assert f"{last} is damaged: going on with last-1.ckpt" in caplog.text
+    assert f"{last} is damaged: using last-1.ckpt" in caplog.text
     assert _are_equal(run.folder, trained)
 
 
@@ -372,7 +372,7 @@ def test_a_refiner_learns_at_the_sides_that_it_is_used_at(words, message):
 def test_a_refiner_of_other_sides_is_not_taken_over(art, enlarged, tmp_path):
     cascade = ("codec=resize", "stages=cascade", "stages.refine.share=0", "task.data_std=0.5", "loss=mse")
     words = [word for word in TINY if not word.startswith(("codec.", "stages.", "loss."))]
-    with pytest.raises(UserError, match="works at 1/2 of the sides, and is needed at 1/1"):
+    with pytest.raises(UserError, match="works at 1/2 of width and height, expected 1/1"):
         train(small(art, tmp_path / "run", *words, *cascade, f"codec_from={enlarged / 'refine'}"))
 
 
@@ -496,7 +496,7 @@ def test_a_refiner_is_taken_over_unless_none_is_asked_for(art, trained, caplog):
         assert set(build_on(stage.settings.config, [trained / runs.LAST], None, trust_code=False)) == parts
     paints = small(art, "runs/x", "experiment=paint32", f"init={trained}")  # it knows nothing of refiners
     assert set(build_on(paints, [], trained / runs.LAST, trust_code=False)) == {"codec", "refiner"}
-    assert "taken over from the run it is built on: refiner" in caplog.text
+    assert "taken over from the given run: refiner" in caplog.text
 
 
 def test_a_run_is_carried_on_with_its_own_parts(art, trained):

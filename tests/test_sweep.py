@@ -133,7 +133,7 @@ def test_ctrl_c_stops_the_trainings_too(art, tmp_path):
         running.send_signal(signal.SIGINT)
         printed = running.communicate(timeout=60)[1]
     assert running.returncode == 130
-    assert "the same command with search.out=found carries on" in printed
+    assert "the same command with search.out=found resumes" in printed
     metadata = json.loads((tmp_path / "found/trial_0000/metadata.json").read_text())
     assert metadata["steps"] > 0
 

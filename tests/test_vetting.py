@@ -105,7 +105,7 @@ def test_boxes_as_rows_are_refused(tmp_path):
     shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1, 24, 8])
     nodes = [helper.make_node("Reshape", ["picture", "shape"], ["boxes"])]
     model = saved(tmp_path / "it.onnx", nodes, "boxes", sides=(8, 8), constants=[shape])
-    with pytest.raises(UserError, match=r"is \(1, 24, 8\), which looks like boxes \(1,N,5\+K\) as YOLOv5 has them"):
+    with pytest.raises(UserError, match=r"is \(1, 24, 8\), which looks like the boxes \(1,N,5\+K\) of YOLOv5"):
         Classifier(settings(model))
 
 
@@ -122,9 +122,9 @@ def test_holding_back_needs_a_run_and_then_its_evaluation(tmp_path):
     for path, message in (
         (
             "model/model.safetensors",
-            "are in a run's folder and not with model/model.safetensors: set ckpt=RUN",
+            "and model/model.safetensors is in none: set ckpt=RUN",
         ),
-        (tmp_path / "run/checkpoints/best.ckpt", "needs a run that was evaluated: .*artdiff.evaluate ckpt=RUN"),
+        (tmp_path / "run/checkpoints/best.ckpt", "needs an evaluated run: .*artdiff.evaluate ckpt=RUN"),
     ):
         with pytest.raises(UserError, match=message):
             Vetting(SimpleNamespace(path=Path(path)), asked)
@@ -139,7 +139,7 @@ def test_what_is_no_classifier_is_one_line(tmp_path):
     (tmp_path / "no.onnx").write_text("no model")
     with pytest.raises(UserError, match=r"^refuse\.model=.*no\.onnx cannot be used: it is no ONNX model .*$"):
         Classifier(settings(tmp_path / "no.onnx"))
-    with pytest.raises(UserError, match=r"it takes picture \[1, 1, .*, and not \(1,3,H,W\)"):
+    with pytest.raises(UserError, match=r"it takes picture \[1, 1, .*, expected \(1,3,H,W\)"):
         Classifier(settings(of_colours(tmp_path / "grey.onnx", channels=1)))
     same = saved(tmp_path / "same.onnx", [helper.make_node("Identity", ["picture"], ["scores"])], "scores")
     with pytest.raises(UserError, match=r"its first output is \(1, 3, 224, 224\)"):

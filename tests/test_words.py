@@ -143,7 +143,7 @@ def test_without_asking_captions_are_named_and_not_used(folder, caplog):
     (folder / "metadata.csv").write_text("\n".join(["file_name,text", *lines]))
     data = loaded(folder, "none")
     assert data.vocabulary == [] and data.train_set.captions is None
-    assert "captions: there are some, which data.captions=auto would learn" in caplog.text
+    assert "captions: not used, but the metadata has some: data.captions=auto trains on them" in caplog.text
 
 
 def test_captions_that_are_not_there_are_one_line(folder):
@@ -330,7 +330,7 @@ def test_an_unknown_word_paints_what_the_nearest_paints(captioned, tmp_path, cap
     (tmp_path / "vectors.txt").write_text(VECTORS)
     more = (f"word_vectors={tmp_path / 'vectors.txt'}", "prompt=mountains", "negative=mountains sky", "guidance=3.0")
     (path,) = painted(captioned, tmp_path / "a", *more)
-    assert "mountains is no word that the model has learned, and is taken for hills" in caplog.text
+    assert "mountains is no word that the model has learned, and is replaced by hills" in caplog.text
     told = json.loads(Image.open(path).text["artdiff"])
     assert (told["prompt"], told["negative"]) == ("hills", "hills sky")
     (same,) = painted(captioned, tmp_path / "b", "prompt=hills", "negative=hills sky", "guidance=3.0")
@@ -358,7 +358,7 @@ def test_a_full_vocabulary_is_quiet_and_word_vectors_still_count(tmp_path, monke
             settings, lines = limits.understood(PaintSettings.with_defaults(**{"prompt": "mountains"} | given), known)
             told[name, bool(given)] = settings.prompt, lines
     learned = "is no word that the model has learned"
-    taken = f"mountains {learned}, and is taken for hills"
+    taken = f"mountains {learned}, and is replaced by hills"
     assert told == {
         ("full", False): ("mountains", []),
         ("full", True): ("hills xyzzy", [taken]),
@@ -373,7 +373,7 @@ def test_negative_words_without_guidance_are_said():
         limits.understood(PaintSettings.with_defaults(**given, guidance=guidance), ["hills", "sky"])[1]
         for guidance in (1.0, 2.0)
     ]
-    assert lines == [["negative counts only with guidance, and guidance=1 is off: set guidance=2.0, for example"], []]
+    assert lines == [["negative has no effect with guidance=1 (off): set guidance=2.0, for example"], []]
 
 
 def test_a_prompt_alone_has_no_label_and_a_comma_is_text(captioned, tmp_path):
@@ -424,7 +424,7 @@ def test_the_report_shows_what_is_painted_for_captions_of_held_out_pictures(capt
     assert found.prompted.width == (1 + scoring.OF_PROMPT) * side  # the held-out picture, and those that were painted
     first = artdiff.load(run, device="cpu").paint(n=1, prompt=found.prompts[0], seed=0, steps=2)[0].picture
     page = (tmp_path / "out/report.html").read_text()
-    assert "What it paints for words" in page and f"<li>{found.prompts[0]}</li>" in page
+    assert "What it paints for prompts" in page and f"<li>{found.prompts[0]}</li>" in page
     cell = found.prompted.crop((side, 0, 2 * side, side))
     assert ImageOps.pad(first, (side, side)).tobytes() == cell.tobytes()
 
@@ -446,7 +446,7 @@ def test_words_for_a_model_without_are_one_line(art, tmp_path):
 def test_a_network_that_takes_no_words_is_one_line(captioned, tmp_path):
     config = small(captioned.parent / "art", tmp_path / "run", "experiment=paint32", "data.captions=auto")
     config["task"]["network"] = {"_target_": "test_words.Wordless"}
-    with pytest.raises(InstantiationException, match=r"knows no words: set data\.captions=none"):
+    with pytest.raises(InstantiationException, match=r"takes no captions: set data\.captions=none"):
         train(config)
 
 

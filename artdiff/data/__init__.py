@@ -1,4 +1,5 @@
-"""From the index to batches: `pixels` reads, `loader` orders and groups, `augment` varies, `datamodule` serves.
+"""From the index to batches: `pixels` reads, `loader` orders and batches, `augment` crops and flips.
 
-Nothing is imported here, so that a command can check a folder before torch is loaded.
+`datamodule` puts these together for a folder, `streaming` for shards. Nothing is imported here, so that a command can
+check a folder before torch is loaded.
 """

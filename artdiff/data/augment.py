@@ -1,13 +1,13 @@
-"""Crops and flips on the accelerator, driven by random numbers that come with the batch."""
+"""Crops and flips on the accelerator. Their random numbers come with the batch."""
 
 import torch
 from torch import Tensor
 
 
 def crop(image: Tensor, size: int, chance: Tensor | None) -> Tensor:
-    """(B,C,H,W) → (B,C,size,size): a crop of each picture at its own place.
+    """Crop each picture at its own position: (B,C,H,W) → (B,C,size,size).
 
-    `chance` (B,2) in [0,1) says how far down and to the right; None takes the middle.
+    `chance` (B,2) in [0,1) is the vertical and horizontal position; None crops the centre.
     """
     down, right = image.shape[-2] - size, image.shape[-1] - size
     if not (down or right):
@@ -23,5 +23,5 @@ def crop(image: Tensor, size: int, chance: Tensor | None) -> Tensor:
 
 
 def flip(image: Tensor, share: float, chance: Tensor) -> Tensor:
-    """(B,C,H,W), mirrored left to right where `chance` (B,) in [0,1) is below `share`."""
+    """Flip pictures (B,C,H,W) left to right where `chance` (B,) in [0,1) is below `share`."""
     return torch.where((chance < share)[:, None, None, None], image.flip(-1), image)

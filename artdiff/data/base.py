@@ -1,4 +1,4 @@
-"""Serves pictures to Lightning, wherever they come from: uint8 batches, and signed floats on the accelerator."""
+"""The base class of the data modules: loads uint8 batches and turns them into signed floats on the accelerator."""
 
 import logging
 import math
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class PictureDataModule(L.LightningDataModule, ABC):
-    """What the data modules share: the order of training, augmentation, several ranks, and resuming.
+    """What the data modules share: training order, augmentation, distribution over ranks, and resuming.
 
-    A kind of data sets in `setup`, which raises `UserError` if the pictures cannot be used: the two sides of the split,
-    the names of the `classes`, `trained_on`, a digest of the training pictures, `manifest`, one of all of them, the
-    `counts` of files by what became of them, and `root`, where they lie.
+    A subclass sets these in `setup`, which raises `UserError` if the pictures cannot be used: `train_set` and
+    `val_set`; the names of the `classes`; `trained_on`, a hash of the training pictures; `manifest`, a hash of all
+    pictures; `counts`, the number of files per split, of copies and of rejected files; and `root`, their folder or URL.
     """
 
     settings: ServingSettings
@@ -43,7 +43,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
     train_loader: ResumableLoader
     resumed_at: dict[str, int] | None = None
     shuffle: Shuffle | None = None
-    """The order of training, unless each picture may come at any place."""
+    """The training order; None for a uniform shuffle."""
 
     def __init__(self, settings: ServingSettings) -> None:
         super().__init__()
@@ -53,16 +53,16 @@ class PictureDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
-        """Open the pictures; does nothing the second time."""
+        """Open the pictures. A second call does nothing."""
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """The words of the training pictures' captions, the most frequent first; empty without captions."""
+        """The words of the training captions, most frequent first; empty without captions."""
         return vocabulary(self.train_set.captions or [])
 
     @property
     def is_resident(self) -> bool:
-        """Whether all pictures lie in the accelerator's memory."""
+        """Whether all pictures are in the accelerator's memory."""
         return False
 
     def train_dataloader(self) -> DataLoader:
@@ -80,20 +80,20 @@ class PictureDataModule(L.LightningDataModule, ABC):
 
     @property
     def ranks(self) -> Ranks:
-        """The ranks that share the batches."""
+        """This process's rank and the number of ranks that share a batch."""
         return Ranks() if self.trainer is None else Ranks(self.trainer.global_rank, self.trainer.world_size)
 
     @property
     def own_batch_size(self) -> int:
-        """Pictures of a batch on this rank."""
+        """The batch size on this rank."""
         return self.batch_size // self.ranks.world
 
     def check_ranks(self, ranks: Ranks) -> None:
-        """Raise `UserError` unless batches can be shared by these ranks; says how they are."""
+        """Raise `UserError` unless batches can be divided among these ranks. Logs the batch size per device."""
         world = ranks.world
         if self.batch_size % world:
             raise UserError(
-                f"data.batch_size is that of all {world} devices together and must be a multiple of {world}, got "
+                f"data.batch_size is the total over all {world} devices and must be a multiple of {world}, got "
                 f"{self.batch_size}; set data.batch_size={self.batch_size + -self.batch_size % world}"
             )
         if len(self.val_set) < world:
@@ -101,11 +101,11 @@ class PictureDataModule(L.LightningDataModule, ABC):
         if world > 1:
             log.info("a batch: %s pictures, %s on each of %s devices", self.batch_size, self.batch_size // world, world)
         if 0 < len(self.train_set) % self.batch_size < world:
-            log.info("the last batch of an epoch has fewer pictures than devices: those without one repeat another's, "
-                     "which does not count")  # fmt: skip
+            log.info("the last batch of an epoch has fewer pictures than devices: a device without one repeats another "
+                     "picture, which does not count")  # fmt: skip
 
     def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
-        index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: looking it up must not wait
+        index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: reading it must not synchronise
         view = None if index is None or self.unchanging is None else self._view(index, batch.chance)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
@@ -126,9 +126,9 @@ class PictureDataModule(L.LightningDataModule, ABC):
 
     @cached_property
     def unchanging(self) -> Contents | None:
-        """The pictures that a batch's `index` counts, if their pixels are kept and no crop changes them.
+        """The pictures that a batch's `index` refers to; None if their pixels are not cached or a crop changes them.
 
-        With flips, a picture and its mirror image follow each other.
+        With flips, each picture is followed by its mirror image.
         """
         if self.settings.random_crop or self.settings.train_crop is not None:
             return None
@@ -136,28 +136,28 @@ class PictureDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def _contents(self, *, mirrored: bool) -> Contents | None:
-        """A key for the pixels of each picture, followed by one for its mirror image; None if pixels are not kept."""
+        """A key per picture, and with `mirrored` one for its mirror image after it. None if pixels are not cached."""
 
     def _view(self, index: Tensor, chance: Tensor | None) -> Tensor:
-        """The places in `unchanging` of pictures of the data set, int64 (B,), flipped as `chance` (B,4) says."""
+        """Map places in the data set to places in `unchanging`, int64 (B,). `chance` (B,4) decides about flips."""
         if not self.settings.flip:
             return index
         flipped = torch.zeros_like(index) if chance is None else (chance[:, 0] < self.settings.flip).long()
         return 2 * index + flipped
 
     def trained(self, count: int) -> Tensor:
-        """At most `count` training pictures, as `preview`."""
+        """At most `count` training pictures, chosen as in `preview`."""
         return self._signed(self.train_set.spread(count))
 
     def preview(self, count: int) -> Tensor:
-        """At most `count` validation pictures, spread evenly over the list: signed (B,3,H,W), the same every time."""
+        """At most `count` validation pictures, evenly spaced in the list, always the same: signed (B,3,H,W)."""
         return self._signed(self.val_set.spread(count))
 
     def trained_like_validated(self, count: int) -> Batch:
-        """A training picture for each of the first `count` validation pictures, its image uint8 (N,3,H,W).
+        """A training picture for each of the first `count` validation pictures: a batch with `image` uint8 (N,3,H,W).
 
-        It has the same label, or any if no training picture has it. Those of a label are spread evenly over the list,
-        repeat if there are too few, and are the same every time. Pictures that cannot be read any more are left out.
+        It has the same label, or any label if no training picture has that one. The pictures of a label are evenly
+        spaced in the list, always the same, and repeat if there are too few. Unreadable files are left out.
         """
         near = self.train_set.at_hand
         wanted, labels = self.val_set.labels[:count].numpy(), self.train_set.labels[:near].numpy()
@@ -172,7 +172,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
         return Batch(image, torch.from_numpy(labels[kept]), words=self.train_set.words(kept.tolist()))
 
     def colours(self, labels: list[int]) -> images.Colours:
-        """Statistics of the channels of the training pictures with these labels (of all if none); each counts alike."""
+        """Channel statistics of the training pictures with these labels, or of all; labels are weighted equally."""
         samples = [sample for label in labels if len(sample := self.train_set.spread(64, label=label))]
         found = [images.colours(self._signed(sample)) for sample in samples or [self.train_set.spread(64)]]
         return images.Colours(*(torch.stack(part).mean(dim=0) for part in zip(*found, strict=True)))
@@ -182,26 +182,26 @@ class PictureDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def look_alikes(self) -> list[int]:
-        """A number for each training picture, the same for those that look alike."""
+        """A group number for each training picture; near-duplicates have the same."""
 
     @abstractmethod
     def listings(self) -> dict[str, bytes]:
-        """By name, the tables of rejected files and of copies and near-duplicates."""
+        """File name → content of the tables of rejected files, and of copies and near-duplicates."""
 
     def columns(self) -> dict[str, list[str | None]]:
-        """By column of the metadata, its value for each training picture; empty where none comes with the pictures."""
+        """Metadata column → its value for each training picture; empty without metadata."""
         return {}
 
     def files(self) -> list[str] | None:
-        """The file of each training picture; None where they are not known."""
+        """The file of each training picture; None if unknown."""
         return None
 
     def card(self) -> str | None:
-        """What is in the folder and what is not known about it, in Markdown; None where the files are not known."""
+        """The data card in Markdown; None if the files are unknown."""
         return None
 
     def facts(self) -> dict[str, object]:
-        """The data in the run's metadata."""
+        """What the run's metadata records about the data."""
         files = {"files": sum(self.counts.values()), **self.counts}
         return {"data": {"root": self.root, **files, "manifest": self.manifest}}
 
@@ -214,23 +214,23 @@ class PictureDataModule(L.LightningDataModule, ABC):
             self.resumed_at = state["order"]
         else:
             changed = differences(state["order_of"], self._order_of())
-            log.warning("%s: the order of pictures and the epoch begin anew", changed)
+            log.warning("%s: the order of pictures and the epoch start again", changed)
 
     def _order_of(self) -> dict[str, object]:
-        """Everything that the order of training depends on."""
+        """Everything that the training order depends on."""
         return {"trained_on": self.trained_on, "batch_size": self.batch_size, "seed": self.settings.seed}
 
     @property
     def batches_in_epoch(self) -> int:
-        """Training batches in a whole epoch."""
+        """Training batches per epoch."""
         return math.ceil(len(self.train_set) / self.batch_size)
 
     def _options(self) -> dict[str, Any]:
-        """Arguments of both loaders."""
+        """Arguments of both DataLoaders."""
         return options(0 if self.is_resident else self._workers(), self._device())
 
     def _workers(self) -> int:
-        """How many processes load batches; 0 where that is too fast for processes to pay."""
+        """The number of loader processes; 0 where loading is so fast that processes do not pay off."""
         return 0
 
     def _device(self) -> torch.device:

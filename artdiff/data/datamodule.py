@@ -1,4 +1,4 @@
-"""The pictures of a folder, decoded once, for Lightning."""
+"""The Lightning data module of a folder of pictures, which are decoded once."""
 
 import hashlib
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ArtDataModule(PictureDataModule):
-    """The pictures of a source, decoded once, and split for training and validation by content.
+    """The pictures of a source, decoded once and split into training and validation by their content.
 
     The arguments are the fields of `artdiff.settings.DataSettings`; `conf/data/folder.yaml` explains them. `setup`
     raises `UserError` if the pictures cannot be used.
@@ -47,7 +47,7 @@ class ArtDataModule(PictureDataModule):
 
     @cached_property
     def source(self) -> Source:
-        """Where the pictures come from: a class of the user's, a folder, or the built-in sample art."""
+        """Where the pictures come from: a user-defined source, a folder, or the built-in sample art."""
         if self.settings.source is not None:
             return instantiate(self.settings.source, _convert_="all")
         if self.settings.root is not None:
@@ -58,7 +58,7 @@ class ArtDataModule(PictureDataModule):
         return Folder(root)
 
     def build_index(self) -> Index:
-        """Look at every file of the source, and decode what is new."""
+        """Index every file of the source; decode the new ones."""
         exclude = self.settings.exclude
         return build_index(
             self.source,
@@ -90,11 +90,11 @@ class ArtDataModule(PictureDataModule):
             log.info("data: %s", line)
 
     def _say_captions(self) -> None:
-        """Say which there are. Raises `UserError` if captions are asked for and there are none."""
+        """Log a summary of the captions. Raises `UserError` if `data.captions` is set and there are none."""
         captions = self.train_set.captions
         if captions is None:
             if any(caption(one, "metadata") for one in self.index.on("train")):
-                log.info("captions: there are some, which data.captions=auto would learn")
+                log.info("captions: not used, but the metadata has some: data.captions=auto trains on them")
             return
         if not self.vocabulary:
             raise UserError(
@@ -131,7 +131,7 @@ class ArtDataModule(PictureDataModule):
 
     @cached_property
     def is_resident(self) -> bool:
-        """Whether the whole set is in the accelerator's memory: decided once, before it is uploaded."""
+        """Whether the whole data set is kept in the accelerator's memory; decided once, before the upload."""
         if not isinstance(self.train_set.source, FromStore):
             return False
         if self.settings.resident != "auto":
@@ -145,7 +145,7 @@ class ArtDataModule(PictureDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _resident(self, index: Tensor, device: torch.device) -> Tensor:
-        """Pictures that are in the accelerator's memory, uint8 (B,3,H,W)."""
+        """Pictures from the accelerator's memory, uint8 (B,3,H,W); the first call uploads the data set."""
         if self.resident is None:
             assert isinstance(self.train_set.source, FromStore)
             self.resident = uploaded(self.train_set.source, device)

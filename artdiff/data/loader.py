@@ -1,4 +1,7 @@
-"""Batches in an order that can be repeated and resumed: a pure function of (seed, epoch, position)."""
+"""Data sets, samplers and loaders whose order is a pure function of (seed, epoch, position), so that a run can resume.
+
+A *position* is the number of a picture within an epoch.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -20,31 +23,34 @@ from artdiff.words import numbers
 ALONE = Ranks()
 
 Shuffle = Callable[[int, int], Callable[[Sequence[int]], list[int]]]
-"""From (seed, epoch) to a function that says which pictures are at some places of that epoch."""
+"""(seed, epoch) → a function that maps positions in that epoch to pictures."""
 
 
 class Batch(NamedTuple):
-    """What a task gets: on the accelerator, signed `image` float32 (B,3,H,W) and class numbers `label` int64 (B,).
+    """A batch for a task: signed `image` float32 (B,3,H,W) and class numbers `label` int64 (B,), on the accelerator.
 
-    `index` int64 (B,) is on the CPU: the place of each picture, as it is in this batch, in the data module's
-    `unchanging`. None if crops change it from epoch to epoch, or its pixels are not kept.
+    `index` int64 (B,), on the CPU, is the place of each picture, flipped or not, in the data module's `unchanging`. It
+    is None if crops change pictures from epoch to epoch, or if pixels are not cached.
     """
 
     image: Tensor
     label: Tensor
     index: Tensor | None = None  # type: ignore[assignment]  # not the method of a tuple
     share: Share | None = None
-    """On several ranks, which part of the batch this is; None if it is all of it."""
+    """On several ranks, which part of the batch this rank has; None if there is one rank."""
     words: Tensor | None = None
-    """The words of the captions, int16 (B,W,P), as `artdiff.words.numbers` makes them; None without captions."""
+    """The words of the captions, int16 (B,W,P), as `artdiff.words.numbers` encodes them; None without captions."""
 
 
 class Wire(NamedTuple):
-    """What a loader yields.
+    """What a loader yields: a batch before augmentation.
 
-    `image` uint8 (B,3,H,W), None if the set is in the accelerator's memory; `index` int64 (B,), the places in the data
-    set; `label` int64 (B,); `chance` float32 (B,4) in [0,1), for training; files that are `gone` since the start; and
-    of the captions, if there are any, the `words` int16 (B,W,P).
+    - `image` uint8 (B,3,H,W), None if the data set is in the accelerator's memory;
+    - `index` int64 (B,), the places in the data set;
+    - `label` int64 (B,);
+    - `chance` float32 (B,4) in [0,1), random numbers for augmentation, None in validation;
+    - `gone`, files that can no longer be read;
+    - `words` int16 (B,W,P) of the captions, None without captions.
     """
 
     image: Tensor | None
@@ -57,20 +63,20 @@ class Wire(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The picture that is served at `position` of `epoch`."""
+    """Which picture comes at `position` of `epoch`."""
 
     picture: int
     epoch: int
     position: int
     share: Share | None = None
-    """Of the batch that it belongs to."""
+    """This rank's part of the batch that the picture belongs to."""
 
 
 def chance(seed: int, turns: list[Turn]) -> np.ndarray:
-    """Four random numbers for each turn, float32 (B,4) in [0,1): a function of (seed, epoch, position).
+    """Four random numbers per turn, float32 (B,4) in [0,1), as a function of (seed, epoch, position).
 
-    They come from Philox, a function of a key and a counter (Salmon et al. 2011, doi:10.1145/2063384.2063405). The
-    turns must follow each other in one epoch, all at the same distance.
+    They come from Philox, a counter-based generator (Salmon et al. 2011, doi:10.1145/2063384.2063405). The turns must
+    be of one epoch, with evenly spaced positions in rising order.
     """
     distance = turns[1].position - turns[0].position if len(turns) > 1 else 1
     key = np.array((seed, turns[0].epoch), np.uint64)
@@ -81,11 +87,11 @@ def chance(seed: int, turns: list[Turn]) -> np.ndarray:
 
 
 class Pictures(Dataset):
-    """One side of the split: `indices` int64 (N,) in the data set, `labels` int64 (N,) and `captions`, if there are
-    any; read in whole batches.
+    """One split: `indices` int64 (N,) in the data set, `labels` int64 (N,) and optional `captions`.
 
-    With `indices_only` a batch has indices instead of pixels. With a `seed` it has the numbers that augmentation needs.
-    The first `at_hand` pictures can be read in any order without fetching all others: samples are taken from these.
+    It reads whole batches. With `indices_only` a batch has indices instead of pixels. With a `seed` it has random
+    numbers for augmentation. Samples are drawn from the first `at_hand` pictures, so that they need not fetch all
+    shards.
     """
 
     def __init__(
@@ -110,7 +116,7 @@ class Pictures(Dataset):
     def of(
         cls, index: Index, side: str, source: Pixels, *, seed: int | None = None, captions: Captions = "none"
     ) -> Self:
-        """The pictures of the index that are on `side`: `train` or `validation`. Without a class, a label is -1."""
+        """The pictures of split `side`: `train` or `validation`. The label of a picture without a class is -1."""
         number = {name: place for place, name in enumerate(index.classes)}
         indices = [place for place, one in enumerate(index.used) if one.split == side]
         return cls(
@@ -141,15 +147,15 @@ class Pictures(Dataset):
         return Wire(image, indices[places], labels[places], chances, gone, share, words)
 
     def words(self, pictures: Sequence[int]) -> Tensor | None:
-        """Those of the captions of some pictures, int16 (B,W,P); None without captions."""
+        """The words of these pictures' captions, int16 (B,W,P); None without captions."""
         if self.captions is None:
             return None
         return torch.from_numpy(numbers([self.captions[one] for one in pictures]))
 
     def spread(self, count: int, *, label: int | None = None) -> Tensor:
-        """At most `count` pictures, spread evenly over all or those with a label: uint8 (B,3,H,W), always the same.
+        """At most `count` pictures, evenly spaced among all or those with `label`, always the same: uint8 (B,3,H,W).
 
-        Raises `UserError` if none can be read any more.
+        Raises `UserError` if none can be read.
         """
         indices = self.indices[: self.at_hand]
         if label is not None:
@@ -162,7 +168,7 @@ class Pictures(Dataset):
 
 
 def shuffled(length: int) -> Shuffle:
-    """Every picture below `length` at any place of the epoch with the same chance."""
+    """A uniform shuffle of the numbers below `length`."""
 
     def of(seed: int, epoch: int) -> Callable[[Sequence[int]], list[int]]:
         order = torch.randperm(length, generator=torch.Generator().manual_seed((seed << 24) + epoch))
@@ -172,10 +178,10 @@ def shuffled(length: int) -> Shuffle:
 
 
 class ShuffledOrder(Sampler[Turn]):
-    """Every index below `length` once, from place `start` on, in an order that depends on (seed, epoch) alone: that of
-    `shuffle`, or `shuffled`.
+    """Yields every index below `length` once, in an order that depends on (seed, epoch) alone; begins at `start`.
 
-    On several ranks, those of this rank in batches of `batch_size` on all of them together.
+    The order is that of `shuffle`, by default a uniform one. On several ranks it yields this rank's part of each batch;
+    `batch_size` is the total over all ranks.
     """
 
     def __init__(
@@ -206,8 +212,8 @@ class ShuffledOrder(Sampler[Turn]):
 class ResumableLoader(DataLoader):
     """A DataLoader over a `ShuffledOrder` that can resume in the middle of an epoch.
 
-    It counts epochs itself: Lightning's count is off by one after some resumes. A batch counts when it is yielded. Its
-    position is that of all ranks, and the same for any number of them.
+    It counts epochs itself, because Lightning's count is off by one after some resumes. A batch counts once it is
+    yielded. The position is the same on all ranks and for any number of them.
     """
 
     epoch = 0
@@ -225,7 +231,7 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def position(self) -> dict[str, int]:
-        """Where the order stands. Not called `state_dict`, or Lightning would restore it as well."""
+        """The epoch and the batches yielded in it. Not called `state_dict`, or Lightning would restore it as well."""
         return {"epoch": self.epoch, "served": self.served}
 
     def go_to(self, position: dict[str, int]) -> None:
@@ -235,7 +241,7 @@ class ResumableLoader(DataLoader):
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How what the order of training depends on has changed, in words."""
+    """Describe in words what changed among the things that the training order depends on."""
     names = {"batch_size": "data.batch_size", "seed": "data.seed"}
     found = ["the pictures have changed"] if before.get("trained_on") != now["trained_on"] else []
     found += [
@@ -245,7 +251,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def options(workers: int, device: torch.device) -> dict[str, Any]:
-    """Arguments of a DataLoader that feeds `device` from so many processes."""
+    """Arguments of a DataLoader with `workers` processes for `device`."""
     return {
         "collate_fn": _whole,
         "num_workers": workers,
@@ -256,7 +262,7 @@ def options(workers: int, device: torch.device) -> dict[str, Any]:
 
 
 def _whole(batch: Any) -> Any:
-    """`Pictures` reads whole batches: there is nothing to collate."""
+    """Return the batch unchanged: `Pictures` reads whole batches."""
     return batch
 
 

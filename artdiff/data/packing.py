@@ -1,4 +1,4 @@
-"""Writes the pictures of an index into shards; `artdiff.data.shards` says how they look."""
+"""Writes the pictures of an index to shards. `artdiff.data.shards` describes the format."""
 
 import json
 import logging
@@ -23,13 +23,13 @@ from artdiff.settings.data import Captions
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 64
-"""Pictures."""
+"""Pictures that are read at once."""
 
 
 def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex:
-    """Write the pictures that `data` would use into shards of about so many megabytes, and an index of them last.
+    """Write the pictures that `data` uses to shards of about `megabytes` MB, and `index.json` last.
 
-    Shards that are there already are not written again, so that an interrupted call goes on. Raises `UserError`.
+    Existing shards are not written again, so a second call resumes an interrupted one. Raises `UserError`.
     """
     data.setup()
     index, pixels = data.index, data.train_set.source
@@ -38,7 +38,7 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
     each = max(1, int(megabytes * 1e6 / (side * side * 3)))
     sides = {"train": _by_digest(data.train_set, index), "validation": _by_digest(data.val_set, index)}
     total = sum(map(len, sides.values()))
-    log.info("%s pictures into shards of %s", f"{total:,}", f"{each:,}")
+    log.info("packing %s pictures into shards of %s", f"{total:,}", f"{each:,}")
     shards: dict[str, list[Shard]] = {}
     for name, pictures in sides.items():
         parts = [pictures.indices[first : first + each] for first in range(0, len(pictures), each)]
@@ -71,7 +71,7 @@ def pack(data: ArtDataModule, place: Storage, *, megabytes: float) -> ShardIndex
 
 
 def put_array(place: Storage, name: str, array: np.ndarray) -> Entry:
-    """Write an array unless it is there, as a file whose name says what is in it."""
+    """Write an array unless it exists, as a `.npy` file whose name holds its hash."""
     return _put(place, *array_entry(name, array))
 
 
@@ -82,7 +82,7 @@ def _put(place: Storage, described: Entry, content: bytes) -> Entry:
 
 
 def _texts(pictures: Sequence[Picture], captions: Captions) -> bytes:
-    """Files, captions and metadata of some pictures, as JSON."""
+    """Paths, captions and metadata of these pictures, as JSON."""
     names = sorted({name for one in pictures for name in one.columns})
     found = {
         "files": [one.path for one in pictures],
@@ -97,7 +97,7 @@ def _listings(index: Index) -> dict[str, bytes]:
 
 
 def _refuse_others(place: Storage, index: Index, data: ArtDataModule) -> None:
-    """Raise `UserError` if there are files of these names that an earlier call for the same pictures did not write."""
+    """Raise `UserError` if `place` holds shards or tables of other pictures."""
     found, settings = place.read(INDEX), data.settings
     if found is not None:
         there = ShardIndex.read(place, "out")
@@ -111,7 +111,7 @@ def _refuse_others(place: Storage, index: Index, data: ArtDataModule) -> None:
 
 
 def _by_digest(pictures: Pictures, index: Index) -> Pictures:
-    """The same pictures in the order of their digests."""
+    """The same pictures, sorted by the SHA-256 of their files."""
     order = np.array(sorted(range(len(pictures)), key=lambda place: index.used[pictures.indices[place]].digest))
     return Pictures(pictures.source, pictures.indices[order], pictures.labels.numpy()[order], seed=None)
 

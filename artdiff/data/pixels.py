@@ -1,4 +1,4 @@
-"""Where the pixels of a batch come from: the store of decoded pixels, the files, or the accelerator's memory.
+"""Reads the pixels of a batch from the store of decoded pixels, from the files, or from the accelerator's memory.
 
 An *index* is the place of a picture in the data set.
 """
@@ -24,12 +24,12 @@ from artdiff.store import Contents
 log = logging.getLogger(__name__)
 
 HELD = 2**26
-"""Bytes that are read from mapped files before their pages are given back to the system, so that the memory of training
-does not grow with the set."""
+"""Release the pages of memory-mapped files after reading this many bytes, so that the memory of a training does not
+grow with the data set."""
 
 
 class Found(NamedTuple):
-    """`pixels` uint8 (B,size,size,3), their places in the request, and the files that are `gone`."""
+    """`pixels` uint8 (B,size,size,3), their `places` in the request, and errors about files that are `gone`."""
 
     pixels: np.ndarray
     places: list[int]
@@ -38,19 +38,19 @@ class Found(NamedTuple):
 
 class Pixels(Protocol):
     def read(self, indices: np.ndarray) -> Found:
-        """The pixels of some pictures by index, int (B,)."""
+        """The pixels of the pictures `indices`, int (B,)."""
 
 
 def read_all(source: Pixels, indices: np.ndarray) -> np.ndarray:
-    """The pixels of some pictures, uint8 (B,size,size,3). Raises `UserError` if a file is gone."""
+    """The pixels of the pictures `indices`, uint8 (B,size,size,3). Raises `UserError` if a file is gone."""
     pixels, _, gone = source.read(indices)
     if gone:
-        raise UserError(f"{gone[0]}; start again")
+        raise UserError(f"{gone[0]}; start the command again")
     return pixels
 
 
 class FromStore:
-    """Rows of the store of decoded pixels: `pixels` uint8 (N,size,size,3), of which `rows` (int64) gives each index."""
+    """Reads from the store of decoded pixels, `pixels` uint8 (N,size,size,3). `rows` int64 maps an index to its row."""
 
     def __init__(self, pixels: np.ndarray, rows: np.ndarray) -> None:
         self.pixels = pixels
@@ -62,7 +62,7 @@ class FromStore:
 
     @property
     def nbytes(self) -> int:
-        """The size of all pictures of the data set."""
+        """The size of the data set's pixels in bytes."""
         return len(self.rows) * int(np.prod(self.pixels.shape[1:]))
 
     def read(self, indices: np.ndarray) -> Found:
@@ -77,22 +77,22 @@ class FromStore:
         return self.pixels.filename, self.pixels.shape, self.rows  # type: ignore[attr-defined]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        path, (_, *sides), rows = state  # a loader's process maps the file itself, which may be shorter by now
+        path, (_, *sides), rows = state  # a loader process maps the file itself, which may have shrunk
         count = Path(path).stat().st_size // int(np.prod(sides))
         self.__init__(np.memmap(path, np.uint8, "r", shape=(count, *sides)), rows)  # type: ignore[misc]
 
 
 def give_back(mapped: np.ndarray) -> None:
-    """Give the pages of a mapped file that were read back to the system."""
+    """Release the pages of a memory-mapped file that were read."""
     memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
     if hasattr(memory, "madvise"):
         memory.madvise(mmap.MADV_DONTNEED)
 
 
 class FromFiles:
-    """The files, decoded each time they are asked for: by index the path and the SHA-256 that was judged.
+    """Decodes files at each read. `files` has for each index the path and the SHA-256 of the content when indexed.
 
-    A file that cannot be read any more or has changed since is `gone`.
+    A file that cannot be read, or has changed since, is `gone`.
     """
 
     def __init__(self, files: Sequence[tuple[Path, bytes]], transform: Transform) -> None:
@@ -116,23 +116,23 @@ class FromFiles:
 
 
 def pixels_of(index: Index, root: Path, transform: Transform) -> FromStore | FromFiles:
-    """The pixels of the pictures that are used, from the store if they are kept."""
+    """A reader of the pictures in use: from the store if pixels are cached, else from the files."""
     if index.pixels is not None:
         return FromStore(index.pixels, np.array([one.row for one in index.used]))
     return FromFiles([(root / one.path, bytes.fromhex(one.digest)) for one in index.used], transform)
 
 
 def contents_of(index: Index, transform: Transform, cache_dir: Path, *, mirrored: bool) -> Contents:
-    """A key for the pixels of each picture: the same content, decoded in the same way.
+    """Cache keys for the pixels of each picture. Equal content that is decoded in the same way has equal keys.
 
-    With `mirrored`, each is followed by one for its mirror image.
+    With `mirrored`, the key of each picture is followed by that of its mirror image.
     """
     digests = [bytes.fromhex(one.digest) for one in index.used]
     return Contents(content_keys(decoded.kind_of(transform), digests, mirrored=mirrored), cache_dir)
 
 
 def content_keys(kind: str, digests: Iterable[bytes], *, mirrored: bool) -> list[bytes]:
-    """As `contents_of`, for files with these SHA-256 digests that were decoded as `kind` says."""
+    """The keys of `contents_of` for files with these SHA-256 digests; `kind` identifies how they were decoded."""
     keys = [hashlib.sha256(kind.encode() + digest).digest() for digest in digests]
     if mirrored:
         keys = [view for key in keys for view in (key, hashlib.sha256(b"mirrored" + key).digest())]
@@ -140,15 +140,15 @@ def content_keys(kind: str, digests: Iterable[bytes], *, mirrored: bool) -> list
 
 
 def fits_on(device: torch.device, source: FromStore) -> bool:
-    """True if `device` is a GPU with room for twice the data set."""
+    """True if `device` is a GPU with free memory for twice the data set."""
     return device.type == "cuda" and 2 * source.nbytes < torch.cuda.mem_get_info(device)[0]
 
 
 def uploaded(source: FromStore, device: torch.device) -> Tensor:
-    """The whole data set, uint8 (N,size,size,3), in the memory of `device`."""
+    """Copy the whole data set to `device`: uint8 (N,size,size,3)."""
     resident = torch.empty((len(source), *source.pixels.shape[1:]), dtype=torch.uint8, device=device)
     for start in range(0, len(source), 1024):
         part = np.arange(start, min(start + 1024, len(source)))
         resident[start : start + 1024] = torch.from_numpy(source.read(part).pixels)
-    log.info("the whole set lies in the memory of %s: %.2f GB", device, source.nbytes / 1e9)
+    log.info("the whole data set is in the memory of %s: %.2f GB", device, source.nbytes / 1e9)
     return resident

@@ -1,16 +1,16 @@
-"""Decoded pictures in files of some megabytes each, *shards*, for sets that are larger than a disk.
+"""Decoded pictures in files of some megabytes each, *shards*, for data sets that are larger than a disk.
 
 `artdiff.pack` writes them to a folder or an object store:
 
-- `index.json`: what there is, `ShardIndex`;
-- `train-00000-DIGEST.npy` and so on, `validation-…`: pictures, uint8 (N,side,side,3), as `numpy.load` reads them;
+- `index.json`: a `ShardIndex`;
+- `train-00000-DIGEST.npy`, …, `validation-…`: pictures, uint8 (N,side,side,3), for `numpy.load`;
 - `labels-….npy` int32 (N,), -1 without a class; `digests-….npy` uint8 (N,32), the SHA-256 of each file; `groups-….npy`
-  int32 (N,), the same number for pictures that look alike: those for training first;
-- `texts-….json`: of each picture, in the same order, its file, its caption if there are captions, and by name the
-  columns of its metadata;
+  int32 (N,), the same number for near-duplicates. Training pictures come first, then validation pictures;
+- `texts-….json`, in the same order: file, caption and metadata columns of each picture;
 - `manifest.tsv`, `set_aside.tsv` and `duplicates.tsv`, as `artdiff.audit` and a run write them.
 
-Pictures lie in the order of their digests, which is as good as shuffled: any shard is a sample of the whole set.
+Pictures are sorted by the SHA-256 of their files. That is as good as a shuffle: any shard is a random sample of the
+data set.
 """
 
 import hashlib
@@ -32,23 +32,24 @@ from artdiff.data.storage import Entry, Storage
 
 INDEX = "index.json"
 FORMAT = 1
-"""Of `index.json`. A later format has a larger number."""
+"""Version of `index.json`; later formats have larger numbers."""
 
 LANES = 8
-"""So many shards are read at the same time, one after the other in each *lane*. A picture's place in the epoch names
-its lane, so that 2, 4 or 8 ranks read different shards, and the order is the same for any number of ranks."""
+"""Number of shards that are read at the same time. Each *lane* reads its shards one after the other. The position of a
+picture in the epoch determines its lane. So 2, 4 or 8 ranks read different shards, and the order does not depend on the
+number of ranks."""
 
 
 OPENINGS = 5
-"""How often a shard is fetched again that was removed before it was opened."""
+"""Attempts to open a shard. It is fetched again if another process removed it before it was opened."""
 
 FETCHES = 4
-"""So many shards are fetched at the same time."""
+"""Number of shards that are fetched at the same time."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of so many pictures."""
+    """A file of decoded pictures, and how many it has."""
 
     pictures: int
     entry: Entry
@@ -56,10 +57,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What `index.json` holds.
+    """The content of `index.json`.
 
-    The `side` of the square pictures in pixels, how they became square and were decoded, the classes, how many files
-    became what, the SHA-256 of the manifest, and the files.
+    `side` is the width and height of the pictures in pixels; `fit` and `background` say how they were made square, and
+    `kind` identifies how they were decoded. `counts` are the numbers of files per split, of copies and of rejected
+    files. `manifest` is the SHA-256 of the manifest. The rest are the classes and the files.
     """
 
     side: int
@@ -80,7 +82,7 @@ class ShardIndex:
 
     @classmethod
     def read(cls, place: Storage, root: str) -> Self:
-        """Raises `UserError` if there is none, or one of a later version."""
+        """Read the index at `place`. Raises `UserError` if it is missing, damaged or of a later version."""
         content = place.read(INDEX)
         if content is None:
             raise UserError(f"data.root={root} has no {INDEX}: write it with artdiff.pack, or set data=folder")
@@ -99,31 +101,32 @@ class ShardIndex:
             raise UserError(f"{root}/{INDEX} is damaged: {error!r}; pack again") from None
 
     def content(self) -> bytes:
-        """As it is written."""
+        """The index as JSON."""
         return json.dumps(asdict(self), indent=1).encode()
 
     @property
     def shards(self) -> list[Shard]:
-        """Those for training, then those for validation: the order of labels and digests."""
+        """All shards in the order of labels and digests: training, then validation."""
         return [*self.train, *self.validation]
 
 
 def array_entry(name: str, array: np.ndarray) -> tuple[Entry, bytes]:
-    """An array as a `.npy` file, whose name tells what is in it."""
+    """The entry and the content of a `.npy` file of `array`; the file's name holds its hash."""
     file = io.BytesIO()
     np.save(file, array)
     return entry(name, file.getvalue(), "npy")
 
 
 def entry(name: str, content: bytes, end: str) -> tuple[Entry, bytes]:
-    """A file whose name tells what is in it."""
+    """The entry and the content of a file whose name holds its hash."""
     digest = hashlib.sha256(content).hexdigest()
     return Entry(f"{name}-{digest[:12]}.{end}", len(content), digest), content
 
 
 class FromShards:
-    """Pictures of shards, which are fetched when they are first read and mapped into memory. The index of a picture
-    counts through all of them.
+    """Reads pictures of shards. A shard is fetched at the first read and mapped into memory.
+
+    Pictures are numbered through all shards.
     """
 
     def __init__(self, place: Storage, shards: Sequence[Shard], side: int) -> None:
@@ -153,32 +156,32 @@ class FromShards:
         return Found(found, list(range(len(indices))), [])
 
     def expect(self, number: int) -> None:
-        """Begin to fetch a shard that will be read soon. What goes wrong shows when it is read."""
+        """Start to fetch a shard that will be read soon. Errors are raised when it is read."""
         if self._fetching is None:
             self._fetching = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         self._fetching.submit(self.place.local, self.shards[number].entry)
 
     def stop(self) -> None:
-        """Give up what waits to be fetched: the program would wait for it at its end."""
+        """Cancel waiting fetches, for which the program would otherwise wait when it ends."""
         if self._fetching is not None:
             self._fetching.shutdown(wait=False, cancel_futures=True)
             self._fetching = None
 
     def _loaded(self, number: int) -> tuple[Path, np.ndarray]:
-        """The local file of a shard, mapped. Another process may remove it to make room before it is opened."""
+        """Map the local file of a shard. Tries again if another process removes the file before it is opened."""
         for attempt in range(OPENINGS):
             path = self.place.local(self.shards[number].entry)
             try:
                 return path, np.load(path, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError:
                 if attempt == OPENINGS - 1:
-                    raise UserError(f"{path} is removed as soon as it is there: raise data.cache_gigabytes") from None
+                    raise UserError(f"{path} was removed before it could be read; raise data.cache_gigabytes") from None
             except (OSError, ValueError) as error:
                 raise UserError(f"{path} cannot be read: {error}; pack again") from None
         raise AssertionError
 
     def _mapped(self, number: int) -> np.ndarray:
-        """A shard, uint8 (N,side,side,3). The ones used last stay open."""
+        """A shard, uint8 (N,side,side,3). The most recently used ones stay open."""
         if number not in self._open:
             shape = (self.shards[number].pictures, self.side, self.side, 3)
             path, mapped = self._loaded(number)
@@ -192,10 +195,11 @@ class FromShards:
 
 
 class ShardOrder:
-    """The order of pictures in an epoch, in `LANES` lanes of shards: a function of (sizes, seed, epoch).
+    """The order of pictures in an epoch, as a function of (sizes, seed, epoch).
 
-    Shards are shuffled and dealt to the lanes, the pictures of a shard are shuffled, and the lanes take turns. Those
-    that are left when the shortest lane ends follow lane by lane. `expect` is called with each shard that comes next.
+    Shards are shuffled and dealt to `LANES` lanes, the pictures of a shard are shuffled, and the lanes take turns. When
+    the shortest lane ends, the rest follows lane by lane. When a lane opens a shard, `expect` is called with the lane's
+    next one, to prefetch it.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int, epoch: int, expect: Callable[[int], None]) -> None:
@@ -212,11 +216,11 @@ class ShardOrder:
         self._within: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __call__(self, places: Sequence[int]) -> list[int]:
-        """The pictures at these places of the epoch."""
+        """The pictures at these positions of the epoch."""
         return [self._picture(*self._lane(place)) for place in places]
 
     def _lane(self, place: int) -> tuple[int, int]:
-        """The lane of a place, and which of its pictures it takes."""
+        """The lane of a position in the epoch, and the position within that lane."""
         count, rest = len(self.lanes), place - len(self.lanes) * self.woven
         if rest < 0:
             return place % count, place // count
@@ -238,6 +242,6 @@ class ShardOrder:
 
 
 def _shuffled(count: int, *chance: int) -> np.ndarray:
-    """The numbers below `count` in an order that depends on `chance` alone."""
+    """The numbers below `count`, shuffled; `chance` is the seed."""
     seed = int.from_bytes(hashlib.sha256(" ".join(map(str, chance)).encode()).digest()[:8], "big", signed=True)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()

@@ -1,7 +1,7 @@
-"""Files in a folder or in an object store, read and written by name.
+"""Reads and writes files by name, in a folder or in an object store.
 
-An object store is a URL: `s3://bucket/folder`, `gs://…`, `az://…` or `https://…`. obstore reads its credentials and
-endpoint from the usual variables of the environment, such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`.
+An object store is a URL: `s3://bucket/folder`, `gs://…`, `az://…` or `https://…`. obstore reads credentials and
+endpoint from the usual environment variables, such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from artdiff.locks import Lock
 log = logging.getLogger(__name__)
 
 RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
-"""How often, and for how long, obstore repeats a request that fails."""
+"""How often, and for how long, obstore retries a failed request."""
 
 RETRIES = 2
-"""How often a file whose content is wrong is fetched again."""
+"""How often a file is fetched again if its SHA-256 is wrong."""
 
 
 class Entry(NamedTuple):
-    """A file of a known content: its name, its size and the SHA-256 of what it holds."""
+    """A file with known content: name, size and SHA-256."""
 
     name: str
     bytes: int
@@ -37,25 +37,25 @@ class Storage(Protocol):
     """All methods raise `UserError` if a file cannot be read or written."""
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None if there is none of this name."""
+        """The content of a small file; None if it does not exist."""
 
     def local(self, entry: Entry) -> Path:
-        """A file on a local disk with the content of `entry`, fetched if need be."""
+        """The path of a local file with the content of `entry`, which is fetched if necessary."""
 
     def holds(self, entry: Entry) -> bool:
-        """Whether there is a file of that name and size."""
+        """Whether a file of that name and size exists."""
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file in one step."""
+        """Write a file atomically."""
 
 
 def storage(root: str, folder: Path | None = None, *, gigabytes: float = 0) -> Storage:
-    """The place that `root` names. Files of an object store are kept in `folder`, up to so many gigabytes."""
+    """The storage at `root`. Files of an object store are cached in `folder`, up to `gigabytes`."""
     return InStore(root, folder, gigabytes=gigabytes) if is_url(root) else InFolder(user_path(root))
 
 
 class InFolder:
-    """Files in a folder, read where they lie."""
+    """Files in a folder, read in place."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class InFolder:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         if found != entry.bytes:
-            raise UserError(f"{path} has {found:,} bytes, expected {entry.bytes:,}: copy it again, or pack anew")
+            raise UserError(f"{path} has {found:,} bytes, expected {entry.bytes:,}: copy it again, or pack again")
         return path
 
     def holds(self, entry: Entry) -> bool:
@@ -89,8 +89,10 @@ class InFolder:
 
 
 class InStore:
-    """Files in an object store. Those that are asked for by content are kept in `folder`, the least recently used ones
-    being removed to make room; several processes may share it.
+    """Files in an object store.
+
+    `local` caches what it fetches in `folder`. The least recently used files are removed to make room. Several
+    processes may share the folder.
     """
 
     def __init__(self, url: str, folder: Path | None, *, gigabytes: float) -> None:
@@ -107,7 +109,7 @@ class InStore:
             options: Any = {"client_options": {"allow_http": insecure}, "retry_config": RETRY}
             self._store = obstore.store.from_url(url, **options)
         except Exception as error:
-            raise UserError(f"{url} is no object store that can be read: {_line(error)}") from None
+            raise UserError(f"{url} cannot be opened as an object store: {_line(error)}") from None
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -118,7 +120,7 @@ class InStore:
             raise self._failed(name, error) from None
 
     def local(self, entry: Entry) -> Path:
-        assert self.folder is not None, "only what is written needs no folder"
+        assert self.folder is not None, "reading needs a cache folder"
         path = self.folder / f"{entry.sha256[:32]}.shard"
         if self._is_there(path, entry):
             return path
@@ -175,14 +177,14 @@ class InStore:
         for _, size, path in sorted(found):
             if held + needed <= self.room:
                 break
-            path.unlink(missing_ok=True)  # whoever has it open goes on reading it
-            path.with_suffix(".lock").unlink(missing_ok=True)  # two that fetch it at once write the same file
+            path.unlink(missing_ok=True)  # a process that has it open can still read it
+            path.with_suffix(".lock").unlink(missing_ok=True)  # harmless: concurrent fetches write the same content
             held -= size
 
     def _is_there(self, path: Path, entry: Entry) -> bool:
         with suppress(OSError):
             if path.stat().st_size == entry.bytes:
-                cache.mark_used(path)  # for whoever makes room
+                cache.mark_used(path)  # `_make_room` removes the least recently used files
                 return True
         return False
 
@@ -191,9 +193,9 @@ class InStore:
 
 
 class _Damaged(Exception):
-    """What was fetched is not what was asked for."""
+    """The fetched content has another SHA-256 than expected."""
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error: obstore appends where in its own code it came from."""
+    """The first paragraph of an error on one line: obstore appends debug output."""
     return " ".join(str(error).split("\n\n")[0].split())[:300]

@@ -1,4 +1,4 @@
-"""Pictures of shards that `artdiff.pack` has written, in a folder or an object store, for Lightning."""
+"""The Lightning data module of shards that `artdiff.pack` has written to a folder or an object store."""
 
 import hashlib
 import io
@@ -21,11 +21,11 @@ from artdiff.store import Contents
 log = logging.getLogger(__name__)
 
 ROOM = "shards"
-"""The folder of the cache that what is fetched goes to."""
+"""Subfolder of the cache for fetched shards."""
 
 
 class StreamDataModule(PictureDataModule):
-    """Pictures of shards, of which only some are on this disk at a time.
+    """Pictures of shards, only some of which are on the local disk at a time.
 
     The arguments are the fields of `artdiff.settings.StreamSettings`; `conf/data/stream.yaml` explains them.
     """
@@ -44,7 +44,7 @@ class StreamDataModule(PictureDataModule):
             return
         self.index = index = ShardIndex.read(self.place, self.root)
         self._check(index)
-        self.hparams.update(fit=index.fit, background=index.background)  # a checkpoint decodes a muse in the same way
+        self.hparams.update(fit=index.fit, background=index.background)  # for checkpoints, which decode muses alike
         labels, self._digests = self._array(index.labels).astype(np.int64), self._array(index.digests)
         source, places = FromShards(self.place, index.shards, index.side), np.arange(len(labels))
         count, first, first_held_out = (
@@ -81,7 +81,7 @@ class StreamDataModule(PictureDataModule):
             self.train_set.source.stop()
 
     def _check(self, index: ShardIndex) -> None:
-        """Raise `UserError` unless the pictures were decoded as the settings say."""
+        """Raise `UserError` unless size and fit of the pictures agree with the settings."""
         size, crop, fit = self.settings.image_size, self.settings.random_crop, self.settings.fit
         if index.side != size + crop:
             raise UserError(
@@ -105,11 +105,11 @@ class StreamDataModule(PictureDataModule):
 
     @cached_property
     def _texts(self) -> dict[str, Any]:
-        """What is known of the pictures in words; empty in shards of earlier versions."""
+        """Files, captions and metadata of the pictures; empty in shards of earlier versions."""
         return {} if self.index.texts is None else json.loads(self._content(self.index.texts))
 
     def _captions(self) -> list[str | None] | None:
-        """Of all pictures. Raises `UserError` if they are asked for and were not packed."""
+        """The captions of all pictures, or None if not used. Raises `UserError` if they are set but were not packed."""
         if self.settings.captions == "none":
             return None
         found: list[str | None] | None = self._texts.get("captions")

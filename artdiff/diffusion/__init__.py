@@ -1,1 +1,1 @@
-"""Diffusion: the path from noise to picture, what training asks of a denoiser on it, and the ways to follow it."""
+"""Diffusion: the path from noise to picture, the training objective on it, and samplers that follow it."""

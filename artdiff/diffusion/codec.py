@@ -1,4 +1,4 @@
-"""Codecs: between pictures and what the network denoises."""
+"""Codecs: encode pictures to the latents that the network denoises, and decode them."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ class Codec(Protocol):
 
     channels: int
     factor: int
-    """Pixels along a side of a latent position."""
+    """Width and height in pixels of a latent position."""
 
     def encode(self, image: Tensor) -> Tensor:
         """Pictures → latents."""
@@ -21,7 +21,7 @@ class Codec(Protocol):
 
 
 class Identity:
-    """The network denoises the pixels themselves."""
+    """No codec: the network denoises pixels."""
 
     channels = 3
     factor = 1
@@ -34,9 +34,9 @@ class Identity:
 
 
 class Resize:
-    """Latents are the pictures themselves at a `factor`-th of the sides: each of their pixels is a mean of pixels.
+    """Latents are the pictures, downsampled by `factor` in width and height with average pooling.
 
-    What is lost is left to a refiner, as in a cascade (arXiv:2106.15282).
+    A refiner paints the lost detail, as in a cascade (arXiv:2106.15282).
     """
 
     channels = 3

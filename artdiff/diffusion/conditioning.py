@@ -1,4 +1,4 @@
-"""What a picture is conditioned on: its label and the words of its caption, or nothing."""
+"""Conditions of a denoiser: labels and the words of captions, or none."""
 
 from typing import Protocol
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from artdiff.diffusion.noise import CAPTIONS, LABELS, WORDS, PictureRandom
 
 NO_LABEL = -1
-"""The null label: of pictures without a class, and of those whose label is dropped in training. To a denoiser, any
-label outside [0, classes) is the null label. It is also the row of no word."""
+"""The null label, for pictures without a class and for labels dropped in training. A denoiser takes any label outside
+[0, classes) as the null label. In the rows of words, it marks a missing word."""
 
 Conditions = tuple[Tensor, ...]
-"""What a denoiser is conditioned on, beside the time: labels int64 (B,), and if it knows words, the rows of those
-of captions (B,W,P) as `artdiff.words.numbers` makes them."""
+"""Conditions of a denoiser, beside the time: labels int64 (B,), and for one with captions also the rows of their words
+(B,W,P), as `artdiff.words.numbers` returns them."""
 
 
 class Captioned(Protocol):
@@ -38,14 +38,14 @@ def null(conditions: Conditions) -> Conditions:
 def dropped(
     batch: Captioned, rng: PictureRandom, *, label_dropout: float, caption_dropout: float, word_dropout: float
 ) -> Conditions:
-    """The conditions of a training batch, some of them dropped. Classifier-free guidance needs it (arXiv:2207.12598).
+    """The conditions of a training batch, some of them dropped, for classifier-free guidance (arXiv:2207.12598).
 
     Args:
         batch: the pictures.
-        rng: random numbers for each.
+        rng: random numbers for each picture.
         label_dropout: share of the pictures that lose label and caption.
-        caption_dropout: share that lose the caption alone; as many lose the label alone.
-        word_dropout: share of the words that are left out of the captions that stay.
+        caption_dropout: share that lose only the caption; as many lose only the label.
+        word_dropout: share of the words that are dropped from the remaining captions.
     """
     chance = rng.uniform(LABELS)
     label = drop_labels(batch.label, chance, share=label_dropout)

@@ -1,7 +1,7 @@
-"""The moving average of the weights, which is what paints.
+"""The EMA (exponential moving average) of the weights, which is used to paint.
 
-Its half-life is counted in images, so it does not depend on the batch size, and is at most a share of the images seen,
-so that the first weights are forgotten soon (EDM, arXiv:2206.00364, table 7).
+Its half-life is counted in images, so it does not depend on the batch size. It is at most a share of the images seen,
+so that the initial weights soon stop mattering (EDM, arXiv:2206.00364, table 7).
 """
 
 import torch
@@ -11,7 +11,7 @@ from artdiff.sharding import is_shared_out, whole
 
 
 def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
-    """How much of the new weights to take in after `images` more images, `seen` in all.
+    """The weight of the new weights in the EMA update after `images` more images, `seen` in all.
 
     The half-life is `half_life` images, and at most `ramp · seen`.
     """
@@ -20,9 +20,9 @@ def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
 
 @torch.no_grad()
 def update(average: nn.Module, network: nn.Module, share: float) -> None:
-    """Move the weights of `average` by `share` towards those of `network`; buffers such as running means are copied."""
+    """Move the weights of `average` by `share` towards those of `network`. Copies buffers, such as running means."""
     if is_shared_out(network):
-        for weight, new in zip(average.parameters(), network.parameters(), strict=True):  # all at once would not fit
+        for weight, new in zip(average.parameters(), network.parameters(), strict=True):  # one by one, to save memory
             weight.lerp_(whole(new), share)
     else:
         torch._foreach_lerp_([*average.parameters()], [*network.parameters()], share)

@@ -1,4 +1,4 @@
-"""Denoisers as samplers call them: guided to a label or to words, or between two of these."""
+"""Denoisers for samplers: with classifier-free guidance, and blends of two denoisers."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from artdiff.diffusion.conditioning import Conditions, null
 from artdiff.diffusion.path import Network, broadcast
 
 Denoiser = Callable[[Tensor, float], Tensor]
-"""(noisy (B,C,H,W), one time for all) → the estimate of the clean pictures, (B,C,H,W)."""
+"""(noisy (B,C,H,W), time, the same for all) → the estimate of the clean pictures, (B,C,H,W)."""
 
 
 def guided(
@@ -22,9 +22,10 @@ def guided(
 ) -> Denoiser:
     """The denoiser under `conditions`, with classifier-free guidance (arXiv:2207.12598).
 
-    `guidance` 1.0 is off; more is closer to the conditions, away from the `negative` ones (the null conditions, unless
-    others are given), and less varied. It acts at times within `interval` only (arXiv:2404.07724). Where it acts, and
-    the conditions differ from the negative ones, the network sees each picture twice, in one call.
+    `guidance` 1.0 is off. A larger value moves pictures towards the conditions and away from the `negative` ones (by
+    default the null conditions), and makes them less varied. It acts only at times within `interval`
+    (arXiv:2404.07724). Where it acts, and conditions and negative ones differ, both are evaluated in one call of twice
+    the batch.
     """
     away = null(conditions) if negative is None else negative
     guides = guidance != 1 and any(bool((part != other).any()) for part, other in zip(conditions, away, strict=True))
@@ -43,7 +44,7 @@ def guided(
 
 
 def blended(one: Denoiser, other: Denoiser, share: Tensor) -> Denoiser:
-    """A denoiser between two: `share` (B,) in [0,1] of the `other`."""
+    """A denoiser that interpolates the estimates of two, with the weight `share` (B,) in [0,1] for the `other`."""
 
     def denoise(noisy: Tensor, time: float) -> Tensor:
         return torch.lerp(one(noisy, time), other(noisy, time), broadcast(share, noisy))

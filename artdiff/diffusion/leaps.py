@@ -1,8 +1,8 @@
-"""Where a long step should lead: what a denoiser has to learn so that one call goes as far as several of a teacher's.
+"""Targets for distillation: the estimate with which one long step ends where a teacher's several small ones end.
 
-The way from noise to picture is cut into equal steps. From the beginning of one, the teacher goes to its end in several
-smaller ones. The estimate that would lead there at once is what the denoiser learns: progressive distillation
-(arXiv:2202.00512), for all steps together and without halving their number again and again.
+The path from noise to picture is cut into equal long steps. From the start of one, the teacher samples to its end in
+several smaller steps. The student learns the estimate that leads there in one Euler step. This is progressive
+distillation (arXiv:2202.00512), but it trains all long steps together and does not halve their number repeatedly.
 
 Pictures (or latents) and noise are (B,C,H,W), times are (B,) in [0,1].
 """
@@ -19,8 +19,8 @@ from artdiff.diffusion.samplers import Sampler
 
 
 class Leap(NamedTuple):
-    """A place on the way (B,C,H,W), its time (B,), and the `estimate` (B,C,H,W) with which a step of Euler's leads
-    where the teacher arrives.
+    """A state `noisy` (B,C,H,W), its time (B,), and the `estimate` (B,C,H,W) with which an Euler step ends where the
+    teacher ends.
     """
 
     noisy: Tensor
@@ -39,16 +39,16 @@ def leap(
     teacher_steps: int,
     solver: Sampler,
 ) -> Leap:
-    """The beginning of one of `steps` long steps for each picture, and where it should lead.
+    """Draw one of `steps` long steps for each picture; return its initial state and the estimate to learn.
 
     Args:
-        teacher: gives the denoiser for some of the pictures, by their places int64 (N,) in the batch.
+        teacher: returns the denoiser for some of the pictures, given their indices int64 (N,) in the batch.
         clean: pictures.
         noise: unit Gaussian.
-        chance: (B,) in [0,1), which of the steps it is.
-        steps: of the whole way.
-        teacher_steps: of the teacher, for the whole way: a multiple of `steps`.
-        solver: of the teacher, which begins anew in each of `steps`.
+        chance: (B,) in [0,1), selects the long step.
+        steps: long steps from noise to picture.
+        teacher_steps: the teacher's steps from noise to picture: a multiple of `steps`.
+        solver: the teacher's sampler, which restarts in each long step.
     """
     which = (steps * chance).long().clamp(max=steps - 1)  # (B,)
     time = which / steps

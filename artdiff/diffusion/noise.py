@@ -1,4 +1,4 @@
-"""Random numbers: for each picture of training, from the seeds of pictures to paint, and between two of these."""
+"""Random numbers: per picture in training, seeded noise for painting, and interpolation of noise."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,11 @@ from torch import Tensor
 from artdiff.diffusion.path import broadcast, interpolated
 
 TIMES, NOISE, LABELS, LATENTS, DRAFTS, ENLARGED, CAPTIONS, WORDS = range(8)
-"""Streams of `PictureRandom`: independent numbers for the time, the noise and the label dropout of a picture, for the
-scale of the noise on its latent or draft, for the noise on its draft or on what an enlarger adds, and for what is left
-out of its caption."""
+"""Streams of independent numbers of `PictureRandom`, for each picture: time, noise, label dropout, scale of the noise
+on its latent or draft, noise of a refiner, noise of an enlarger, caption dropout, word dropout."""
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-"""What the counter of SplitMix64 is advanced by; odd, and near 2⁶⁴ divided by the golden ratio."""
+"""Increment of SplitMix64's counter: odd, and near 2⁶⁴ divided by the golden ratio."""
 
 
 class PictureRandom:
@@ -25,7 +24,7 @@ class PictureRandom:
 
     Args:
         seed: of the run.
-        numbers: int64 (B,), each picture's place in the order of training, repetitions included.
+        numbers: int64 (B,), each picture's index in the order of training, counting repeated epochs.
     """
 
     def __init__(self, seed: int, numbers: Tensor) -> None:
@@ -33,7 +32,7 @@ class PictureRandom:
         self.keys = _mixed(numbers * _signed(GOLDEN_GAMMA) + _signed(start))  # (B,)
 
     def uniform(self, stream: int, count: int | None = None) -> Tensor:
-        """float32 (B,) in [0,1), or (B,count) if a count is given."""
+        """Uniform float32 (B,) in [0,1), or (B,count) if a count is given."""
         numbers = _shifted(self._bits(stream, count or 1), 40).float() * 2.0**-24
         return numbers[:, 0] if count is None else numbers
 
@@ -54,7 +53,7 @@ class PictureRandom:
 
 
 def from_muse(muse: Tensor, noise: Tensor, *, strength: float) -> tuple[Tensor, float]:
-    """Where and at what time to start from a muse (SDEdit, arXiv:2108.01073).
+    """The initial state and time for painting from a muse (SDEdit, arXiv:2108.01073).
 
     `strength` 0 is the muse itself, 1 is pure noise.
     """
@@ -63,14 +62,14 @@ def from_muse(muse: Tensor, noise: Tensor, *, strength: float) -> tuple[Tensor, 
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Noise (B,*shape), each from its own seed only. Drawn on the CPU, so that it is the same on every machine."""
+    """Unit Gaussian noise (B,*shape), one seed each. Drawn on the CPU, so that it is the same on every machine."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def between(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """Interpolate noise (B,C,H,W) spherically, so that it keeps its norm (Shoemake 1985, doi:10.1145/325334.325242).
 
-    `share` (B,) in [0,1] of the way to the `other`; 0 and 1 give the ends exactly.
+    `share` (B,) in [0,1]: exactly 0 gives `one`, exactly 1 gives `other`.
     """
     cosine = torch.cosine_similarity(one.flatten(1).double(), other.flatten(1).double()).clamp(-1, 1)
     angle = torch.arccos(cosine)

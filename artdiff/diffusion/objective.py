@@ -1,4 +1,4 @@
-"""What a denoiser is trained on: a pure function of a batch and random numbers."""
+"""The training objective of a denoiser: a pure function of a batch and random numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from artdiff.diffusion.path import Network
 
 
 class Target(NamedTuple):
-    """What an output is compared with: `image` ImageNet-normalised (B,3,H,W).
+    """The target of a loss: `image` ImageNet-normalised (B,3,H,W).
 
-    `index` int64 (B,) on the CPU says which pictures of the data set these are; None if their pixels change from epoch
-    to epoch, so that nothing about them can be cached.
+    `index` int64 (B,) on the CPU holds the pictures' indices in the data set. None means that their pixels are
+    augmented, so nothing about them can be cached.
     """
 
     image: Tensor
@@ -26,17 +26,17 @@ class Target(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """`loss`, a scalar to train on, and the named terms it is made of, each (B,)."""
+    """`loss`, a scalar for `backward`, and its named terms, each (B,)."""
 
     loss: Tensor
     terms: dict[str, Tensor]
 
 
 class Loss(Protocol):
-    """How to compare an output with its target, both ImageNet-normalised (B,3,H,W).
+    """Compares an output with its target, both ImageNet-normalised (B,3,H,W).
 
-    `weight` (B,) multiplies the error of each picture. `gate` (B,), 0 or 1, selects the pictures for terms that need a
-    recognisable picture.
+    `weight` (B,) multiplies the error of each picture. `gate` (B,), 0 or 1, selects the pictures for terms that make no
+    sense on a very noisy estimate.
     """
 
     def __call__(
@@ -46,7 +46,7 @@ class Loss(Protocol):
 
 @runtime_checkable
 class LatentLoss(Protocol):
-    """A loss that also compares latents; any other one sees decoded pictures."""
+    """A loss that can also compare latents. Any other loss gets decoded pictures."""
 
     def of_latents(
         self,
@@ -58,13 +58,11 @@ class LatentLoss(Protocol):
         weight: Tensor,
         gate: Tensor,
     ) -> Losses:
-        """Compare latents (B,C,H/F,W/F). `decode` makes them pictures as `Loss` sees them, `target` is theirs."""
+        """Compare latents (B,C,H/F,W/F). `decode` turns them into ImageNet-normalised pictures to match `target`."""
 
 
 class Batch(Protocol):
-    """Signed pictures (B,3,H,W), their labels int64 (B,), the words of their captions (B,W,P) if they have any, and
-    their `index` as in `Target`.
-    """
+    """Signed pictures (B,3,H,W), labels int64 (B,), words of captions (B,W,P) or None, and `index` as in `Target`."""
 
     @property
     def image(self) -> Tensor: ...
@@ -86,14 +84,13 @@ class Denoised(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Denoise pictures at random times; the loss is weighted and gated by time.
+    """Denoise pictures at random times, with a loss that is weighted and gated by time.
 
     Args:
-        codec: between pictures and what the network denoises.
-        time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
-        gate: the time from which on the perceptual term counts.
-        label_dropout: share of the labels replaced by the null label, with the captions.
-        caption_dropout, word_dropout: as `conditioning.dropped` has them.
+        codec: between pictures and the latents that the network denoises.
+        time_mean, time_std: mean and standard deviation of the normal distribution whose sigmoid gives training times.
+        gate: the perceptual term counts from this time on.
+        label_dropout, caption_dropout, word_dropout: see `conditioning.dropped`.
     """
 
     codec: Codec
@@ -107,9 +104,9 @@ class Objective:
     def __call__(
         self, network: Network, batch: Batch, rng: PictureRandom, loss: Loss, *, clean: Tensor | None = None
     ) -> Denoised:
-        """The loss of `network` on a batch, with all random numbers from `rng`.
+        """The training loss of `network` on a batch, with all random numbers from `rng`.
 
-        `clean` are the pictures' latents, if they are known already.
+        `clean` may hold the pictures' latents; None encodes them.
         """
         time = path.sampled_times(rng.normal(TIMES), mean=self.time_mean, std=self.time_std)
         clean = self.codec.encode(batch.image) if clean is None else clean
@@ -119,7 +116,7 @@ class Objective:
         return self.compare(network(noisy, time, *given), clean, batch, time, loss)
 
     def dropped(self, batch: Batch, rng: PictureRandom) -> Conditions:
-        """What the pictures of a training batch are conditioned on."""
+        """The conditions of a training batch, some of them dropped."""
         shares = {"caption_dropout": self.caption_dropout, "word_dropout": self.word_dropout}
         return dropped(batch, rng, label_dropout=self.label_dropout, **shares)
 
@@ -133,14 +130,14 @@ class Objective:
         loss: Loss,
         clean: Tensor | None = None,
     ) -> Denoised:
-        """The loss at given times (B,) and noise, with all labels kept: what is validated."""
+        """The loss at given times (B,) and noise, without dropping conditions: for validation."""
         clean = self.codec.encode(batch.image) if clean is None else clean
         noisy = path.interpolated(clean, noise, time)
         return self.compare(network(noisy, time, *conditions(batch)), clean, batch, time, loss)
 
     def compare(self, denoised: Tensor, clean: Tensor, batch: Batch, time: Tensor, loss: Loss) -> Denoised:
-        """The loss of estimates made at `time` (B,), and its terms with `mse`, the error of what is denoised: signed
-        pictures, or latents.
+        """The loss of the estimates `denoised` at `time` (B,). Its terms also hold `mse`, the plain MSE of latents (or
+        of signed pictures, without a codec).
         """
         target = Target(images.signed_to_imagenet(batch.image), batch.index)
         weight, gate = path.weight(time), path.gate(time, opens=self.gate)
@@ -152,5 +149,5 @@ class Objective:
         return Denoised(losses.loss, {**losses.terms, "mse": mse}, time)
 
     def _imagenet(self, latent: Tensor) -> Tensor:
-        """Latents as ImageNet-normalised pictures (B,3,H,W)."""
+        """Decode latents to ImageNet-normalised pictures (B,3,H,W)."""
         return images.signed_to_imagenet(self.codec.decode(latent))

@@ -1,11 +1,11 @@
-"""Paint the detail that a codec loses: denoise the difference between a picture and its draft.
+"""Refiners paint the detail that a codec loses: they denoise the difference between a picture and its draft.
 
-A draft is what a codec decodes: right in shape and colour, smooth where there was paint or hatching. This is the second
-stage of a cascade (arXiv:2106.15282), on the difference. It works on a part of a picture as on the whole, so it is
-trained on crops.
+A draft is a decoded or upscaled picture: right in shape and colour, but smooth where there was paint or hatching. The
+refiner is the second stage of a cascade (arXiv:2106.15282), trained on the difference. It is trained on crops, since it
+works on a part of a picture as well as on the whole.
 
-A cascade may have one stage more, the enlarger: the refiner then works at half the sides, and the enlarger paints what
-is lost there.
+A cascade may have a third stage, the enlarger. The refiner then works at half the width and height, and the enlarger
+paints the detail that is missing at full resolution.
 """
 
 import torch
@@ -18,21 +18,21 @@ from artdiff.diffusion.path import Network, Preconditioned
 from artdiff.diffusion.samplers import Solver
 
 NOISE_SCALE = 1.05
-"""How much stronger than in training the noise is that detail is painted from.
+"""Factor on the initial noise when a refiner paints; training has 1.
 
-Estimates are smoother than pictures, and this makes up for a part of that. Measured on `paint128` after an hour (100
-pictures, VGG): Fréchet distance 69.9 with 1, 63.8 with 1.05, 93.9 with 1.1.
+Estimates are smoother than pictures, and stronger noise partly compensates for that. Measured on `paint128` after an
+hour (100 pictures, VGG): Fréchet distance 69.9 with 1, 63.8 with 1.05, 93.9 with 1.1.
 """
 
 SOLVER = "dpm_solver_3m"
-"""The sampler that detail is painted with, unless another is asked for."""
+"""Default sampler of a refiner."""
 
 CHANNELS = {"in_channels": 6, "out_channels": 3}
-"""What the network of a refiner is built with: it gets noise and draft, and gives the difference."""
+"""Arguments for the network of a refiner: its input is noise and draft, its output is the difference."""
 
 
 class Residual:
-    """The codec between pictures and their difference from `draft` (B,3,H,W), scaled to unit variance by `std`."""
+    """A codec whose latents are differences from `draft` (B,3,H,W), divided by their standard deviation `std`."""
 
     channels = 3
     factor = 1
@@ -49,12 +49,12 @@ class Residual:
 
 
 def shrunk(image: Tensor, shrink: int) -> Tensor:
-    """Pictures (B,3,H,W) at a `shrink`-th of their sides; each pixel is a mean."""
+    """Downsample pictures (B,3,H,W) by `shrink` in width and height, with average pooling."""
     return image if shrink == 1 else Resize(factor=shrink).encode(image)
 
 
 def given(draft: Tensor, network: Network) -> Network:
-    """`network` with the draft (B,3,H,W) of its pictures: it denoises differences of unit variance, (B,3,H,W)."""
+    """The denoiser of differences (B,3,H,W), of unit variance, given drafts (B,3,H,W)."""
 
     def with_draft(noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
         return network(torch.cat([noisy, draft.to(noisy.dtype)], dim=1), time, label)
@@ -66,7 +66,7 @@ def given(draft: Tensor, network: Network) -> Network:
 def refined(
     network: Network, residual: Residual, label: Tensor, noise: Tensor, *, steps: int, solver: Solver = SOLVER
 ) -> Tensor:
-    """The drafts of `residual` with the detail that `network` paints for labels int64 (B,) from noise (B,3,H,W)."""
+    """Add detail to the drafts of `residual`: sample it with `network` for labels int64 (B,) from noise (B,3,H,W)."""
     denoise = guided(given(residual.draft, network), (label,), guidance=1.0, interval=(0, 1))
     *_, difference = samplers.get(solver)(denoise, NOISE_SCALE * noise, samplers.times(steps))
     return residual.decode(difference)
@@ -77,7 +77,7 @@ class Refiner(nn.Module):
 
     Args:
         network: `net(noisy ⊕ draft (B,6,h,w), time, label) -> (B,3,h,w)`.
-        shrink: it works at a `shrink`-th of the sides: h = H/shrink.
+        shrink: it works at width and height divided by this: h = H/shrink.
     """
 
     std: Tensor

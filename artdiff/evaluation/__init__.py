@@ -1,3 +1,4 @@
-"""How good a trained model is: `samples` paints and keeps, `features` sees, `distances`, `originality` and
-`representation` compare, `choosing` lists what is compared, `scoring` puts it together and `report` explains it.
+"""Evaluation of trained models. `samples` paints and caches pictures, `features` computes their features, `distances`,
+`originality` and `representation` compare them, `choosing` lists the candidates, `scoring` combines all of this, and
+`report` writes the report.
 """

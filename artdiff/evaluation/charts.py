@@ -1,7 +1,7 @@
 """Charts as SVG, for a page without scripts: bars with intervals, and points over an axis.
 
-Colours come from the page's style sheet (classes `first`, `second`, `line`, `label`), so that they suit light and dark.
-Every number of a chart also stands in a sentence or a table beside it.
+Colours come from the page's style sheet (classes `first`, `second`, `line`, `label`), so that they fit light and dark
+mode. The page also shows each number of a chart in a sentence or a table.
 """
 
 import html
@@ -13,17 +13,17 @@ from typing import NamedTuple
 from artdiff.evaluation.distances import Interval
 
 WIDTH = 360
-"""Of a chart, in units that a page scales: the width of a phone, where letters keep their size."""
+"""Width of a chart in SVG units, which a page scales: that of a phone, where text keeps its size."""
 
 VALUES = 60
-"""Units right of the bars for values."""
+"""Width to the right of the bars, for values."""
 
 ROW, BAR, LETTERS = 52, 12, 48
-"""Units of a line of the chart with its name, units of a bar, and letters of a name at most; wide ones count twice."""
+"""Height of a line with its name, height of a bar, and the most letters of a name; wide letters count twice."""
 
 
 class Bar(NamedTuple):
-    """Two values to compare, the second with its interval, and how they are written."""
+    """Two values to compare, the second with its interval, and both as text."""
 
     name: str
     first: float
@@ -32,7 +32,7 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point with the interval of its height, and what it is called."""
+    """A point with the interval of its y value, and its name."""
 
     x: float
     y: Interval
@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
 
 def bars(lines: Sequence[Bar], *, alt: str, largest: float | None = None) -> str:
-    """A pair of bars for each line, from 0 to `largest`, or to the largest value."""
+    """Draw a pair of bars for each line. The axis goes from 0 to `largest`, or to the largest value."""
     most = largest or max((max(one.first, one.second.high, one.second.value) for one in lines), default=0) or 1
     scale = (WIDTH - VALUES) / most
     parts = []
@@ -60,7 +60,7 @@ def bars(lines: Sequence[Bar], *, alt: str, largest: float | None = None) -> str
 
 
 def points(series: Sequence[Point], *, x: str, y: str, alt: str) -> str:
-    """Points over an axis that begins at 0, each with its name as a tooltip. The lowest has another colour."""
+    """Draw points over an axis that starts at 0, each with its name as a tooltip. The lowest has another colour."""
     left, bottom, height = 46, 40, 220
     span = (max(one.x for one in series) or 1) * 1.05
     highs = [one.y.value if math.isnan(one.y.high) else one.y.high for one in series]
@@ -71,7 +71,7 @@ def points(series: Sequence[Point], *, x: str, y: str, alt: str) -> str:
         return left + one.x / span * (WIDTH - left - 10), height - bottom - value / most * (height - bottom - 10)
 
     parts = [f'<path class="line" d="M{left} 10V{height - bottom}H{WIDTH - 10}"/>']
-    for place, one in sorted(enumerate(series), key=lambda item: item[0] == best):  # the best lies on top
+    for place, one in sorted(enumerate(series), key=lambda item: item[0] == best):  # draw the best last, on top
         across, up = at(one, one.y.value)
         if not math.isnan(one.y.low):
             low, high = at(one, max(0, one.y.low))[1], at(one, one.y.high)[1]
@@ -106,5 +106,5 @@ def _label(x: float, y: float, text: str, *, anchor: str = "start") -> str:
 
 
 def escaped(value: str) -> str:
-    """Text as HTML shows it."""
+    """Escape text for HTML."""
     return html.escape(value, quote=False)

@@ -1,4 +1,4 @@
-"""Which ways to paint are compared: every combination of checkpoints, weights and settings of painting."""
+"""The candidates that an evaluation compares: every combination of checkpoints, weights and sampling settings."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ALL = "all"
 
 
 class Candidate(NamedTuple):
-    """One way to paint: what differs from the others in words, a checkpoint, its SHA-256, its weights, and settings."""
+    """A checkpoint, its SHA-256, which of its weights paint, and the settings; `name` has what differs from others."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 class Loader:
-    """Loads painters, and holds the one that was asked for last."""
+    """Loads painters, and caches the last one."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
         self.settings = settings
@@ -44,7 +44,7 @@ class Loader:
     def __call__(self, one: Candidate) -> Painter:
         """The painter of a candidate's checkpoint, with its weights."""
         if self.held is None or self.held[:2] != (one.path, one.weights):
-            self.held = None  # make room first
+            self.held = None  # free its memory first
             device, trust = self.settings.device, self.settings.trust_code
             painter = load(ToPaint(one.path), device=device, trust_code=trust, weights=one.weights, as_stored=False)
             self.held = (one.path, one.weights, painter)
@@ -52,12 +52,12 @@ class Loader:
 
 
 def calls(settings: PaintSettings) -> int:
-    """Network calls for a picture, at most: with guidance each of them counts twice."""
+    """The largest number of network evaluations for a picture; guidance doubles it."""
     return samplers.calls(settings.solver, settings.steps) * (1 if settings.guidance == 1 else 2)
 
 
 def candidates(ckpt: Path, settings: EvaluateSettings) -> list[Candidate]:
-    """What `settings` ask to compare, with the checkpoint `ckpt` unless they name others. Raises `UserError`."""
+    """The candidates of `settings`, with the checkpoint `ckpt` unless the settings name others. Raises `UserError`."""
     axes = {name: values for name in CompareSettings.PAINTING if (values := getattr(settings.compare, name))}
     ways = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     found = []
@@ -73,7 +73,7 @@ def _checkpoints(ckpt: Path, asked: str | Sequence[str] | None) -> list[Path]:
     if asked is None:
         return [ckpt]
     if Run.of(ckpt) is None:
-        raise UserError(f"compare.checkpoints needs a run, and {ckpt} is a file alone")
+        raise UserError(f"compare.checkpoints needs a run, and {ckpt} is a single checkpoint: set ckpt=RUN")
     known = sorted(path for path in ckpt.parent.glob("*.ckpt") if path.is_file())
     if asked == ALL:
         return known
@@ -87,7 +87,7 @@ def _checkpoints(ckpt: Path, asked: str | Sequence[str] | None) -> list[Path]:
 
 
 def _name(path: Path, weights: Weights, way: dict[str, Any], axes: dict[str, Any], settings: EvaluateSettings) -> str:
-    """What tells a candidate from the others, in words."""
+    """A name with what differs between the candidates."""
     words = {"steps": "{} steps", "guidance": "guidance {:g}", "solver": "{}", "spacing": "{} spacing"}
     parts = [path.stem] if settings.compare.checkpoints is not None else []
     parts += [WEIGHTS[weights]] if len(settings.weights) > 1 else []

@@ -1,7 +1,7 @@
-"""How far two sets of pictures are apart, by their features: each set is float (N,D), N pictures.
+"""Distances between two sets of pictures, from their features: float (N,D) for N pictures.
 
-Formulas of our own, because torchmetrics and torch-fidelity compute features and distances in one go: here a set's
-features are computed once, for all scores, labels and bootstrap samples. The tests compare with torch-fidelity.
+torchmetrics and torch-fidelity compute features and distances together. Here the features of a set are computed once,
+for all scores, labels and bootstrap samples. The tests compare with torch-fidelity.
 """
 
 import math
@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 NEIGHBOURS = 5
-"""Of precision, recall, density and coverage (arXiv:2002.09797 recommends five)."""
+"""Nearest neighbours for precision, recall, density and coverage (arXiv:2002.09797 recommends five)."""
 
 
 class Interval(NamedTuple):
@@ -25,12 +25,12 @@ class Interval(NamedTuple):
 
     @classmethod
     def of_share(cls, some: int, total: int) -> "Interval":
-        """A share with the interval of Clopper and Pearson."""
+        """The share `some / total` with its Clopper-Pearson interval."""
         found = stats.binomtest(some, total).proportion_ci(0.95, method="exact")
         return cls(some / total, float(found.low), float(found.high))
 
     def plain(self) -> dict[str, float | None]:
-        """As JSON can hold it, which has no NaN."""
+        """The values for JSON: NaN becomes None."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
     def __str__(self) -> str:
@@ -41,8 +41,9 @@ class Interval(NamedTuple):
 def frechet(one: Tensor, other: Tensor) -> float:
     """Fréchet distance between the Gaussians of two sets (arXiv:1706.08500), in float64.
 
-    The trace of the root of the product of the covariances is the sum of the singular values of the product of the
-    centred sets, which is quick for few pictures, and the sum of the roots of eigenvalues for many.
+    The trace of the square root of the product of the covariances is computed in one of two ways: for few pictures as
+    the sum of the singular values of the product of the centred sets, for many as the sum of the square roots of
+    eigenvalues.
     """
     one, other = one.double(), other.double()
     means = one.mean(0), other.mean(0)
@@ -58,8 +59,8 @@ def frechet(one: Tensor, other: Tensor) -> float:
 
 
 def kernel(one: Tensor, other: Tensor, *, subset: int, subsets: int = 50, seed: int = 0) -> tuple[float, float]:
-    """Kernel distance (KID, arXiv:1801.01401): the unbiased squared MMD with the kernel (xᵀy/D + 1)³ → its mean over
-    random subsets of that many pictures, and its standard deviation.
+    """Kernel distance (KID, arXiv:1801.01401): the unbiased squared MMD with the kernel (xᵀy/D + 1)³ → its mean and
+    standard deviation over `subsets` random subsets of `subset` pictures.
     """
     one, other = one.double(), other.double()
     generator, found = torch.Generator().manual_seed(seed), []
@@ -78,12 +79,12 @@ def _cubic(one: Tensor, other: Tensor) -> Tensor:
 
 
 class Manifold(NamedTuple):
-    """Scores by nearest neighbours, in shares of pictures; density may exceed 1.
+    """Nearest-neighbour scores, as shares of pictures; density may exceed 1.
 
-    `precision`: of the painted, how many lie within reach of a real one; `recall`: of the real, how many within reach
-    of a painted one (arXiv:1904.06991). `density`: how many real ones reach a painted one, against the number expected;
-    `coverage`: of the real, how many have a painted one within reach (arXiv:2002.09797). A picture reaches as far as
-    its fifth nearest neighbour in its own set.
+    The radius of a picture is its distance to its fifth nearest neighbour in its own set. `precision`: painted pictures
+    within the radius of a real one; `recall`: real pictures within the radius of a painted one (arXiv:1904.06991).
+    `density`: real pictures whose radius contains a painted one, relative to the expected number; `coverage`: real
+    pictures with a painted one in their radius (arXiv:2002.09797).
     """
 
     precision: float
@@ -93,7 +94,7 @@ class Manifold(NamedTuple):
 
 
 def manifold(painted: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> Manifold:
-    """The scores of `painted` against `real`."""
+    """Scores of `painted` against `real`, float (N,D) each."""
     painted, real = painted.float(), real.float()
     apart = torch.cdist(real, painted)  # (R,P)
     reach_real, reach_painted = _reach(real, neighbours), _reach(painted, neighbours)
@@ -107,7 +108,7 @@ def manifold(painted: Tensor, real: Tensor, *, neighbours: int = NEIGHBOURS) -> 
 
 
 def _reach(pictures: Tensor, neighbours: int) -> Tensor:
-    """The distance of each picture to its nearest neighbour of that number in its own set, (N,)."""
+    """The distance of each picture to its k-th nearest neighbour in its own set (k = `neighbours`), (N,)."""
     nearest = min(neighbours + 1, len(pictures))  # the nearest is the picture itself
     return torch.cdist(pictures, pictures).kthvalue(nearest, dim=1).values
 
@@ -115,9 +116,9 @@ def _reach(pictures: Tensor, neighbours: int) -> Tensor:
 def bootstrap(
     score: Callable[[Tensor, Tensor], float], one: Tensor, other: Tensor, *, samples: int, seed: int = 0
 ) -> Interval:
-    """A score with its interval: 1.96 standard deviations of the scores of sets that are drawn with replacement.
+    """A score with its bootstrap interval: 1.96 standard deviations of the scores of resampled sets.
 
-    Not their quantiles: a Fréchet distance of drawn sets is too large, because pictures repeat.
+    Quantiles would be biased: the Fréchet distance of a resampled set is too large, because pictures repeat.
     """
     value, generator = score(one, other), torch.Generator().manual_seed(seed)
     drawn = [

@@ -1,9 +1,9 @@
-"""Networks that turn pictures into vectors, in which sets of pictures are compared. Each figure names the one it is of.
+"""Feature networks, which turn pictures into vectors to compare. Each score names the network that computed it.
 
 - `random_vgg16`: the first layers of VGG16 with random weights from a fixed seed. It needs no download and always runs.
-- `vgg16`: the same with ImageNet's weights, or those of a file; a file that ends before relu3_3 is cut at relu3_1.
-- `inception`: InceptionV3 as FID was published with (arXiv:1706.08500); `clip`: CLIP ViT-B/32; `dinov2`: DINOv2
-  ViT-B/14. These come from torch-fidelity (extra `scores`), which downloads their weights once, or from a file.
+- `vgg16`: the same layers with ImageNet weights, or those of a file. If the file ends before relu3_3, up to relu3_1.
+- `inception`: the InceptionV3 of the original FID (arXiv:1706.08500); `clip`: CLIP ViT-B/32; `dinov2`: DINOv2
+  ViT-B/14. These come from torch-fidelity (extra `scores`). It downloads their weights once, or reads a file.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,17 +19,17 @@ from artdiff.files import user_path
 from artdiff.losses.weights import content, described
 
 LAYER, SHORT_LAYER = "relu3_3", "relu3_1"
-"""Where VGG16 is cut, and where if a file of weights does not reach so far."""
+"""The last layer of VGG16 that is used, and the last one if the weights file has fewer layers."""
 
 SEEN_AT = 128
-"""VGG16 sees smaller pictures enlarged twice, at most to this side: its first layers look at a few pixels only."""
+"""Smaller pictures are enlarged for VGG16, twice at most, up to this size: its first layers see only a few pixels."""
 
 
 class FeatureNetwork(NamedTuple):
-    """`name` is how figures call it, `source` where its weights come from; `run` maps uint8 (B,3,H,W) → float (B,D).
+    """A network with its `name` in results, the `source` of its weights, and `run`, uint8 (B,3,H,W) → float (B,D).
 
-    Random features differ in size by orders of magnitude, so those of `random_vgg16` are standardised before sets are
-    compared: each has mean 0 and standard deviation 1 over the real pictures.
+    The scales of random features differ by orders of magnitude. So those of `random_vgg16` are standardised before sets
+    are compared: each has mean 0 and standard deviation 1 over the real pictures.
     """
 
     name: str
@@ -37,21 +37,21 @@ class FeatureNetwork(NamedTuple):
     run: Callable[[Tensor], Tensor]
 
     def seen(self, parts: Iterable[Tensor], device: torch.device) -> Tensor:
-        """What it sees in pictures uint8 (B,3,H,W), some at a time: float (N,D), on the CPU."""
+        """The features of batches of pictures uint8 (B,3,H,W): float (N,D), on the CPU."""
         with torch.inference_mode():
             return torch.cat([self.run(part.to(device)).cpu() for part in parts])
 
     def standardiser(self, real: Tensor) -> Callable[[Tensor], Tensor]:
-        """What to apply to features (N,D) before they are compared, given those of real pictures."""
+        """A function to apply to features (N,D) before they are compared, given the features of real pictures."""
         if self.name != "random_vgg16":
             return lambda features: features
         mean, spread = real.mean(0), real.std(0)
-        weight = torch.where(spread > 0.01 * spread.median(), 1 / spread, 0)  # some are the same for all pictures
+        weight = torch.where(spread > 0.01 * spread.median(), 1 / spread, 0)  # drop constant features
         return lambda features: (features - mean) * weight
 
 
 def load(name: str, weights: str | None, device: torch.device) -> FeatureNetwork:
-    """The network `name`, with the weights of a file or its usual ones. Raises `UserError` if they cannot be had."""
+    """Load the network `name` with its usual weights or a file of them. Raises `UserError` if they are unavailable."""
     if name in ("random_vgg16", "vgg16"):
         if name == "random_vgg16" and weights is not None:
             raise UserError("feature_weights.random_vgg16 cannot be set: its weights are random; take features=[vgg16]")
@@ -67,7 +67,7 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
     except UserError:
         if weights is None:
             raise
-        layer = SHORT_LAYER  # a file may hold the first layers only
+        layer = SHORT_LAYER  # the file may hold only the first layers
         found, source = vgg16_layers(asked, layer, setting=setting)
     network, source = found.to(device), f"{source} up to {layer}"
     in_bf16 = hardware.precision(device) == "bf16-mixed"
@@ -81,7 +81,7 @@ def _vgg16(name: str, weights: str | None, device: torch.device) -> FeatureNetwo
 
 
 def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequential, str]:
-    """VGG16 up to `layer`, and where its weights come from. Raises `UserError`, which names the `setting`."""
+    """VGG16 up to `layer`, and the source of its weights. Raises `UserError` that names the `setting`."""
     from artdiff.losses.perceptual import PerceptualLoss
 
     try:
@@ -92,9 +92,9 @@ def vgg16_layers(weights: str, layer: str, *, setting: str) -> tuple[nn.Sequenti
 
 
 def pooled(network: nn.Sequential, image: Tensor, *, enlarged: float) -> Tensor:
-    """The mean and the spread over the picture of every ReLU of VGG16, for uint8 (B,3,H,W): float32 (B,D).
+    """The mean and standard deviation over positions of every ReLU output of VGG16: uint8 (B,3,H,W) → float32 (B,D).
 
-    It sees pictures `enlarged` so many times, on a CPU a few at once.
+    Pictures are enlarged by the factor `enlarged` first. On a CPU they are computed in small batches.
     """
     from artdiff.losses.perceptual import at_once
 
@@ -114,9 +114,10 @@ def _pooled(network: nn.Sequential, image: Tensor, enlarged: float) -> Tensor:
 
 
 def _mean_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation of each channel of each picture (B,C,H,W), float32 (B,C).
+    """The mean and the standard deviation of each channel of (B,C,H,W), float32 (B,C).
 
-    By the mean of the squares: half the time of `Tensor.std`, which took more of it than the convolutions in bfloat16.
+    Computed from the mean of the squares, in half the time of `Tensor.std`, which took longer than the convolutions in
+    bfloat16.
     """
     values = x.permute(0, 2, 3, 1).flatten(1, 2).float()
     count = values.shape[1]
@@ -126,7 +127,7 @@ def _mean_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
 
 FIDELITY = {"inception": ("inception-v3-compat", "2048"), "clip": ("clip-vit-b-32", "clip"),
             "dinov2": ("dinov2-vit-b-14", "dinov2")}  # fmt: skip
-"""The extractor of torch-fidelity and the layer that is taken."""
+"""The feature extractor of torch-fidelity, and the layer that is used."""
 
 DINOV2_SIDE = 224
 INSTALL = "pip install 'artdiff[scores]'"
@@ -143,13 +144,13 @@ def _from_fidelity(name: str, weights: str | None, device: torch.device) -> Feat
         raise UserError(f"feature_weights.{name}={weights} is no file")
     try:
         if path is not None and name == "inception":
-            content(path)  # fails at what is more than tensors: torch-fidelity would run what a pickle says
+            content(path)  # refuses anything but tensors: torch-fidelity would run a pickle's code
         if path is not None and name == "dinov2":
             return FeatureNetwork(name, described(path), _dinov2(path, device))
         network = KNOWN[kind](kind, [layer], feature_extractor_weights_path=None if path is None else str(path))
     except UserError:
         raise
-    except Exception as error:  # no network, a damaged file
+    except Exception as error:  # such as no network, or a damaged file
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
         raise UserError(
             f"the weights of {name} are not available ({reason}); set feature_weights.{name}=FILE"
@@ -160,10 +161,10 @@ def _from_fidelity(name: str, weights: str | None, device: torch.device) -> Feat
 
 
 def _dinov2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """DINOv2 with the weights of a file, as its authors or timm name them; torch-fidelity reads none for it.
+    """DINOv2 with the weights of a file, with the names of its authors or of timm; torch-fidelity cannot read a file.
 
-    Pictures are prepared as torch-fidelity prepares them. timm resamples the embeddings of positions with a filter, so
-    features differ slightly from those of downloaded weights.
+    Pictures are prepared as in torch-fidelity. timm resamples the position embeddings with antialiasing, so features
+    differ slightly from those of downloaded weights.
     """
     try:
         import timm

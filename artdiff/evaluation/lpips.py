@@ -1,4 +1,4 @@
-"""LPIPS: how far two pictures are apart in VGG16's features, as people would judge (arXiv:1801.03924)."""
+"""LPIPS: a perceptual distance between two pictures, from VGG16 features (arXiv:1801.03924)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,12 @@ from artdiff.evaluation.features import vgg16_layers
 
 
 class Lpips(Metric):
-    """The mean over pictures; 0 is equal. The learned weights of the channels come with torchmetrics.
+    """The mean LPIPS over pictures; 0 means equal. The learned channel weights come with torchmetrics.
 
     Args:
-        weights: VGG16's: `imagenet` (torchvision's, downloaded once) or a file of all its convolutions.
+        weights: weights of VGG16: `imagenet` (torchvision's, downloaded once) or a file with all its convolutions.
 
-    `source` says which were taken. Raises `UserError` if they cannot be had.
+    `source` says which weights were used. Raises `UserError` if they are unavailable.
     """
 
     total: Tensor
@@ -29,7 +29,7 @@ class Lpips(Metric):
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, picture: Tensor, target: Tensor) -> None:
-        """Take in signed pictures (B,3,H,W)."""
+        """Add pictures (B,3,H,W) in [-1,1]."""
         with torch.autocast(target.device.type, enabled=False):
             self.total += self.network(picture.float().clamp(-1, 1), target.float()).sum()
         self.count += len(picture)
@@ -39,7 +39,7 @@ class Lpips(Metric):
 
 
 def _take(network: nn.Module, features: nn.Sequential) -> None:
-    """Put VGG16's layers in their places: the slices of `network` call them by their numbers in VGG16."""
+    """Copy VGG16's weights into `network`, whose slices name layers by their numbers in VGG16."""
     for part in network.children():
         for number, layer in part.named_children():
             if isinstance(layer, nn.Conv2d):

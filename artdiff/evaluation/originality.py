@@ -1,15 +1,16 @@
-"""Whether a painter copies what it was trained on: how near its pictures are to training pictures, compared with how
-near held-out pictures are, which cannot be copies.
+"""Does a painter copy its training pictures? Compares the distance of painted pictures to the training pictures with
+that of held-out pictures, which cannot be copies.
 
-For each picture ρ = d₁/d₂, its distance to the nearest training picture over that to the next one of another group of
-look-alikes. A picture of its own has ρ near 1; a copy is far nearer to one picture than to any other. What counts as
-near is set on the held-out pictures: at most 1 % of them have a ρ below the threshold. The fixed rule ρ < 1/3 stands
-beside it, and so does the three-sample test of Meehan et al. (arXiv:2004.05675), which is below 0 if painted pictures
-lie nearer to training pictures than held-out ones do.
+For each picture ρ = d₁/d₂: its distance to the nearest training picture, divided by the distance to the nearest one
+that is no near-duplicate of that. ρ of an original picture is near 1; a copy is far nearer to one picture than to any
+other. The threshold is set on the held-out pictures: at most 1 % of them have a ρ below it. Also reported are the fixed
+rule ρ < 1/3, and the three-sample test of Meehan et al. (arXiv:2004.05675), whose statistic is below 0 if painted
+pictures lie nearer to training pictures than held-out ones do.
 
-Two spaces are looked at, neither of them the model's own: *pixels*, the picture and its mirror image at 32 pixels, and
-*features*, the first 64 principal components of what a network sees. What such distances can show is a rate of copies
-above that of held-out pictures, and nothing stronger (arXiv:2306.04675): they miss what changes both spaces.
+Distances are computed in two spaces that do not depend on the model: *pixels*, the picture and its mirror image at
+32 pixels, and *features*, the first 64 principal components of a network's features. Such distances can show that
+copies are more frequent than among held-out pictures, and nothing stronger (arXiv:2306.04675): a copy that is changed
+in both spaces is missed.
 """
 
 import io
@@ -35,11 +36,11 @@ from artdiff.files import write
 from artdiff.ingest.tables import decoded, encoded
 
 SIDE = 32
-"""Of the pixels that are compared."""
+"""Width and height at which pixels are compared."""
 
 COMPONENTS = 64
 MOST_COMPONENTS = 5000
-"""Pictures that principal components are computed from, at most."""
+"""The largest number of pictures from which principal components are computed."""
 
 HELD_OUT_BELOW = 0.01
 """The share of held-out pictures that may lie below the threshold."""
@@ -48,21 +49,21 @@ FIXED = 1 / 3
 """The usual rule for a copy."""
 
 PAIRS = 16
-"""Nearest pairs that are shown."""
+"""How many of the nearest pairs are shown."""
 
 AT_ONCE = 500
-"""Pictures that are compared with all training pictures together."""
+"""Pictures in a batch, which is compared with all training pictures."""
 
 REFERENCE = "originality.npz"
-"""The file of a `Reference`, in the folder of an evaluation."""
+"""The file of a `Reference`, in an evaluation's folder."""
 
 CELL = 50
-"""Pictures of a cell of the three-sample test, on average."""
+"""Average number of pictures in a cell of the three-sample test."""
 
 
 class Space(NamedTuple):
     """Sets of pictures as points: `train` (V,T,D) has V views of each training picture, `held_out` and `painted` (N,D)
-    one.
+    have one view.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Space(NamedTuple):
 
 
 class Share(NamedTuple):
-    """`below` of `total` pictures lie below a threshold; `low` and `high`: 95 % interval of Clopper and Pearson."""
+    """`below` of `total` pictures lie below a threshold; `low` and `high` are the 95 % Clopper-Pearson interval."""
 
     below: int
     total: int
@@ -86,12 +87,12 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Originality:
-    """What one space says.
+    """The result in one space.
 
-    `threshold` for ρ; the shares of painted and held-out pictures below it; `p_value`, how likely so many painted ones
-    are if they are no nearer than held-out ones (Fisher's exact test, one-sided); the shares below 1/3; `three_sample`,
-    in standard deviations, None if there are too few pictures; and for each painted picture its ρ and the place of the
-    nearest training picture.
+    `painted` and `held_out` are the shares of pictures whose ρ is below `threshold`, the `_fixed` ones those below 1/3.
+    `p_value` is that of Fisher's exact test, one-sided: the probability of so many painted pictures below the threshold
+    if they are no nearer than held-out ones. `three_sample` is in standard deviations, None if there are too few
+    pictures. `ratios` has ρ of each painted picture, `nearest` the index of the training picture nearest to it.
     """
 
     space: str
@@ -107,22 +108,22 @@ class Originality:
 
     @property
     def is_above(self) -> bool:
-        """Whether more painted pictures are near than chance would give."""
+        """Whether significantly more painted than held-out pictures lie below the threshold."""
         return self.p_value < 0.05
 
     def __str__(self) -> str:
         share, theirs = self.painted, self.held_out
         verdict = "above" if self.is_above else "not above"
         return (
-            f"{self.space}: {share.below:,} of {share.total:,} painted pictures are as near to a training picture as "
-            f"{theirs.below:,} of {theirs.total:,} held-out ones (ratio below {self.threshold:.2f}): copy rate "
-            f"{share.low:.1%} to {share.high:.1%}, {verdict} held-out (p = {self.p_value:.2g}); "
+            f"{self.space}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near to a training "
+            f"picture (ratio below {self.threshold:.2f}), {theirs.below:,} of {theirs.total:,} held-out ones: "
+            f"copy rate {share.low:.1%} to {share.high:.1%}, {verdict} held-out (p = {self.p_value:.2g}); "
             f"{self.painted_fixed.below:,} below 1/3"
         )
 
 
 class Nearness(NamedTuple):
-    """How near a picture lies to a training picture by its pixels: ρ, and the file of that picture, if it is known."""
+    """ρ of a picture in pixel space, and the file of the nearest training picture, if it is known."""
 
     ratio: float
     file: str | None
@@ -130,8 +131,8 @@ class Nearness(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """What a painted picture is compared with later: the training pictures float32 (T,3·32·32) as `pixels` gives them,
-    the group of look-alikes of each int64 (T,), the threshold of ρ, and their files, if they are known.
+    """What pictures that are painted later are compared with: the training pictures as `pixels` returns them, float32
+    (T,3·32·32), the group of near-duplicates of each, int64 (T,), the threshold of ρ, and the files, if they are known.
     """
 
     train: Tensor
@@ -153,7 +154,7 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path) -> "Reference | None":
-        """What `save` wrote; None if there is nothing. Raises `UserError` if it is damaged."""
+        """Read what `save` wrote; None if there is no file. Raises `UserError` if it is damaged."""
         path = folder / REFERENCE
         if not path.is_file():
             return None
@@ -170,7 +171,7 @@ class Reference:
         return torch.stack([self.train, mirrored(self.train)])
 
     def nearness(self, picture: Image.Image) -> Nearness:
-        """How near an RGB picture lies to a training picture."""
+        """Compare an RGB picture with the training pictures."""
         square = ImageOps.fit(picture, (min(picture.size),) * 2) if picture.width != picture.height else picture
         point = pixels(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])
         ratio, place, _ = ratios(point, self._views, self.groups)
@@ -178,8 +179,8 @@ class Reference:
 
 
 def spaces(small: Sequence[Tensor], seen: Sequence[Tensor], network: FeatureNetwork) -> list[Space]:
-    """The two spaces, from what `pixels` gives for the training, held-out and painted pictures, and from what a network
-    sees in them, float (N,D).
+    """The pixel space and the feature space. `small` has what `pixels` returns for the training, held-out and painted
+    pictures, `seen` their features, float (N,D).
     """
     train, held_out, painted = small
     standard = network.standardiser(seen[0])
@@ -192,7 +193,7 @@ def spaces(small: Sequence[Tensor], seen: Sequence[Tensor], network: FeatureNetw
 
 
 def originality(space: Space, groups: list[int]) -> Originality:
-    """What a space says; `groups` has a number for each training picture, the same for those that look alike."""
+    """Test for copies in a space; `groups` has a number for each training picture, equal for near-duplicates."""
     group = torch.tensor(groups)
     painted, nearest, far = ratios(space.painted, space.train, group)
     held_out, _, held_out_far = ratios(space.held_out, space.train, group)
@@ -215,10 +216,10 @@ def originality(space: Space, groups: list[int]) -> Originality:
 
 
 def ratios(points: Tensor, train: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """ρ of points (N,D), the place of the nearest training picture int64 (N,), and the distance to it (N,).
+    """ρ of points (N,D), the index of the nearest training picture int64 (N,), and the distance to it (N,).
 
-    `train` (V,T,D) has views of each training picture, of which the nearest counts; the second distance is to a picture
-    of another `group` int64 (T,).
+    `train` (V,T,D) has V views of each training picture, of which the nearest counts. The second distance is to a
+    picture of another `group` int64 (T,).
     """
     found = []
     for part in points.split(AT_ONCE):
@@ -226,15 +227,16 @@ def ratios(points: Tensor, train: Tensor, group: Tensor) -> tuple[Tensor, Tensor
         first, place = apart.min(1)
         apart[group[place][:, None] == group] = torch.inf
         second = apart.amin(1)
-        ratio = torch.where(second.isinf(), 1.0, first / second.clamp(min=1e-12))  # inf: all look alike
+        ratio = torch.where(second.isinf(), 1.0, first / second.clamp(min=1e-12))  # inf: there is only one group
         found.append((ratio, place, first))
     ratio, place, first = (torch.cat(part) for part in zip(*found, strict=True))
     return ratio, place, first
 
 
 def three_sample(space: Space, painted: Tensor, held_out: Tensor) -> float | None:
-    """The test statistic C_T: over cells of training pictures, the mean z-score of the rank-sum test between the
-    distances (N,) of painted and of held-out pictures to their nearest training pictures. None if no cell has enough.
+    """The test statistic C_T: the mean over cells of training pictures of the z-score of a rank-sum test. It compares
+    the distances (N,) of painted and of held-out pictures to their nearest training pictures. None if no cell has
+    enough pictures.
     """
     train = space.train[0].numpy()
     cells = max(1, min(len(train), len(space.held_out)) // CELL)
@@ -255,13 +257,13 @@ def three_sample(space: Space, painted: Tensor, held_out: Tensor) -> float | Non
 
 
 def pixels(image: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) → float32 (B,3·32·32), the picture in [0,1] at 32 pixels."""
+    """Scale pictures to 32 pixels: uint8 (B,3,H,W) → float32 (B,3·32·32) in [0,1]."""
     unit = images.signed_to_unit(images.to_signed(image))
     return F.interpolate(unit, size=(SIDE, SIDE), mode="area").flatten(1)
 
 
 def mirrored(points: Tensor) -> Tensor:
-    """What `pixels` gives for the mirror image, (B,3·32·32)."""
+    """Mirror the output of `pixels`, (B,3·32·32)."""
     return points.unflatten(1, (3, SIDE, SIDE)).flip(-1).flatten(1)
 
 

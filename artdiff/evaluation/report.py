@@ -1,4 +1,4 @@
-"""An evaluation as one web page that needs nothing else: no network, no script, readable without knowing the terms."""
+"""The report of an evaluation: one web page without scripts or external files, which explains its terms."""
 
 import base64
 import html
@@ -38,21 +38,21 @@ TERMS = {
     "Fréchet distance": "how far the painted pictures as a whole are from real ones; the smaller, the better",
     "KID": "the same by another formula, which is fair to small sets; the smaller, the better",
     "precision": "the share of painted pictures that look like a real one",
-    "recall": "the share of real pictures that have something painted like them",
-    "density": "how many real pictures each painted one looks like, against what is expected",
+    "recall": "the share of real pictures that look like a painted one",
+    "density": "how many real pictures each painted one looks like, relative to the expected number",
     "coverage": "the share of real pictures with a painted one close by",
     "PSNR": "how exactly pictures are reconstructed, in decibels; the larger, the better",
-    "SSIM": "how alike their structure is; 1 is equal",
-    "LPIPS": "how far they are apart in what a network trained on photographs sees; 0 is equal",
+    "SSIM": "how similar their structure is; 1 is equal",
+    "LPIPS": "how far they are apart in the features of a network trained on photographs; 0 is equal",
 }
 
 
-KEY = '<p class="key"><i class="first"></i>trained on <i class="second"></i>painted (line: 95 % interval)</p>'
+KEY = '<p class="key"><i class="first"></i>training <i class="second"></i>painted (line: 95 % interval)</p>'
 """What the colours of bars mean."""
 
 
 def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) -> str:
-    """The report of a run called `name`; `facts` are what the run says of itself, `card` its data card in Markdown."""
+    """The report of a run called `name` as HTML; `facts` is the run's metadata, `card` its data card in Markdown."""
     parts = [
         f"<h1>{escaped(name)}: a report</h1>",
         f"<p>{escaped(_what(scores, facts))}</p>",
@@ -65,7 +65,7 @@ def page(scores: Scores, *, name: str, facts: dict[str, Any], card: str | None) 
         *_representation(scores),
         *_card(card),
         *_list("How this was measured", _flat(scores.protocol)),
-        *_list("What the run says of itself", _flat(facts)),
+        *_list("Metadata of the run", _flat(facts)),
         *_limits(scores),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escaped(name)}</title>'
@@ -79,7 +79,7 @@ def _what(scores: Scores, facts: dict[str, Any]) -> str:
     trained = f"It was trained on {data['train']:,} pictures" if "train" in data else "It was trained on pictures"
     steps = f" for {facts['steps']:,} steps" if "steps" in facts else ""
     does = "paints new pictures" if scores.scored else "reconstructs pictures"
-    return f"A model that {does}. {trained}{steps}, and is judged here by pictures that it has not seen."
+    return f"A model that {does}. {trained}{steps}, and is evaluated here on pictures that it has not seen."
 
 
 def _pictures(scores: Scores) -> Iterator[str]:
@@ -91,9 +91,9 @@ def _pictures(scores: Scores) -> Iterator[str]:
 
 def _prompted(scores: Scores) -> Iterator[str]:
     if scores.prompted is not None:
-        yield "<h2>What it paints for words</h2>"
+        yield "<h2>What it paints for prompts</h2>"
         yield "<ol>" + "".join(f"<li>{escaped(prompt)}</li>" for prompt in scores.prompts) + "</ol>"
-        yield _figure(scores.prompted, "Pictures that the model painted for captions of others",
+        yield _figure(scores.prompted, "Pictures that the model painted for captions of held-out pictures",
                       "A row for each of these captions: the held-out picture that has it, then what the model painted "
                       "for it without having seen that picture.")  # fmt: skip
 
@@ -108,10 +108,10 @@ def _scores(scores: Scores) -> Iterator[str]:
         yield "</ul>"
         return
     yield (
-        f"<p>Each line compares a set of pictures with the pictures that were held out. The line “{FLOOR}” is of real "
-        f"pictures: a perfect painter would get about the same. Compare only figures of equally many pictures.</p>"
+        f"<p>Each row compares a set of pictures with the held-out pictures. The row “{FLOOR}” is for real pictures: "
+        f"a perfect painter would get about the same. Compare only rows with equal numbers of pictures.</p>"
     )
-    heading = ("set", "class", "pictures", "seen by", "Fréchet distance", "KID x 1000", "precision", "recall",
+    heading = ("set", "class", "pictures", "features", "Fréchet distance", "KID x 1000", "precision", "recall",
                "density", "coverage")  # fmt: skip
     yield _table("Scores", heading, map(_cells, scores.scored))
     yield "<dl>"
@@ -134,41 +134,41 @@ def _copies(found: Sequence[Originality], nearest: Image.Image | None) -> Iterat
         share, theirs = one.painted, one.held_out
         more = "More than chance would give." if one.is_above else "No more than chance would give."
         yield (
-            f"<li>By {escaped(one.space)}: {share.below:,} of {share.total:,} painted pictures lie suspiciously near "
-            f"to one training picture ({share.low:.1%} to {share.high:.1%}); of pictures that cannot be copies, "
-            f"{theirs.below:,} of {theirs.total:,} do. {more}</li>"
+            f"<li>Compared by {escaped(one.space)}: {share.below:,} of {share.total:,} painted pictures lie "
+            f"suspiciously near to one training picture ({share.low:.1%} to {share.high:.1%}). So do {theirs.below:,} "
+            f"of {theirs.total:,} held-out pictures, which cannot be copies. {more}</li>"
         )
-    yield "</ul><p>This can show that copies are more frequent than chance. It cannot show that there are none.</p>"
+    yield "</ul><p>This can show that copies are more frequent than by chance, but not that there are none.</p>"
     if nearest is not None:
         yield _figure(nearest, "Painted pictures above the training pictures nearest to them",
-                      "The nearest pairs: painted above, trained on below.")  # fmt: skip
+                      "The nearest pairs: the painted picture above, the training picture below.")  # fmt: skip
 
 
 def _choices(choices: Sequence[Choice]) -> Iterator[str]:
     if not choices:
         return
-    yield "<h2>Which way of painting is best?</h2>"
+    yield "<h2>Which settings paint best?</h2>"
     yield (
-        f"<p>{len(choices)} ways were compared by their Fréchet distance; everything else on this page is of the best, "
-        f"“{escaped(choices[0].name)}”. Where intervals overlap, the order may be chance, and the best of several "
-        "looks a little better here than on other pictures.</p>"
+        f"<p>{len(choices)} candidates were compared by their Fréchet distance. Everything else on this page is about "
+        f"the best one, “{escaped(choices[0].name)}”. Where intervals overlap, the order may be chance. The best of "
+        "several scores a little better here than on other pictures.</p>"
     )
-    heading = ("way", "network calls, at most", "Fréchet distance")
-    yield _table("Ways of painting", heading, [(one.name, f"{one.calls:,}", str(one.frechet)) for one in choices])
-    over = {"network calls for a picture, at most": [float(one.calls) for one in choices],
+    heading = ("candidate", "evaluations of the network, at most", "Fréchet distance")
+    yield _table("Candidates", heading, [(one.name, f"{one.calls:,}", str(one.frechet)) for one in choices])
+    over = {"evaluations of the network for a picture, at most": [float(one.calls) for one in choices],
             "guidance": [float(one.settings["guidance"]) for one in choices]}  # fmt: skip
     for name, values in over.items():
         if len(set(values)) > 1:
             shown = [charts.Point(value, one.frechet, one.name) for value, one in zip(values, choices, strict=True)]
-            alt = f"Fréchet distance against {name}; the figures stand in the table above"
+            alt = f"Fréchet distance against {name}; the table above has the values"
             yield f"<figure>{charts.points(shown, x=name, y='Fréchet distance', alt=alt)}</figure>"
 
 
 def _representation(scores: Scores) -> Iterator[str]:
     if not scores.representation:
         return
-    yield "<h2>What does it paint by itself?</h2>"
-    yield "<p>Pictures painted without asking for a class, beside the pictures that the model was trained on.</p>"
+    yield "<h2>What does it paint without a label?</h2>"
+    yield "<p>Pictures painted without a label, compared with the training pictures.</p>"
     yield KEY
     for one in scores.representation:
         yield f"<h3>{escaped(one.name.capitalize())}</h3>"
@@ -176,8 +176,8 @@ def _representation(scores: Scores) -> Iterator[str]:
         yield _sentences(one.sentences())
         if one.accuracy is not None:
             yield (
-                f"<p><small>Told by a classifier that is right on {one.accuracy:.0%} of the training pictures that it "
-                "did not learn from. The bars show what it says about these, and about painted ones.</small></p>"
+                f"<p><small>Found by a classifier that is right on {one.accuracy:.0%} of the training pictures that it "
+                "was not fitted to. Both bars show its answers.</small></p>"
             )
 
 
@@ -190,7 +190,7 @@ def _asked(found: Sequence[Asked]) -> Iterator[str]:
              for one in found]  # fmt: skip
     sentences = [str(one) for one in found]
     yield f"<figure>{charts.bars(lines, alt='; '.join(sentences), largest=1)}"
-    yield "<figcaption>The share that a classifier takes for the class.</figcaption></figure>"
+    yield "<figcaption>The share that a classifier recognises as the class.</figcaption></figure>"
     yield _sentences(sentences)
 
 
@@ -209,7 +209,7 @@ def _alt(aspect: Aspect) -> str:
 
 
 def _distances(scored: Sequence[Scored]) -> Iterator[str]:
-    """How near each class comes, if there are several."""
+    """The Fréchet distance of each class, if there are several."""
     first = scored[0].features
     ours = {one.label: one for one in scored if one.label and one.features == first and one.set != FLOOR}
     theirs = {one.label: one for one in scored if one.label and one.features == first and one.set == FLOOR}
@@ -219,14 +219,14 @@ def _distances(scored: Sequence[Scored]) -> Iterator[str]:
         for label, one in ours.items() if label in theirs
     ]  # fmt: skip
     if len(lines) > 1:
-        yield "<h3>How near each class comes</h3>"
+        yield "<h3>Fréchet distance of each class</h3>"
         told = "; ".join(f"{one.name} {one.written[1]}, real pictures {one.written[0]}" for one in lines)
         yield f"<figure>{charts.bars(lines, alt=f'Fréchet distance of each class: {told}')}"
-        yield "<figcaption>Fréchet distance: shorter is better; grey is what real pictures reach.</figcaption></figure>"
+        yield "<figcaption>Shorter bars are better; the grey ones are of real pictures.</figcaption></figure>"
 
 
 def _card(card: str | None) -> Iterator[str]:
-    """The data card, below headings of its own."""
+    """The data card as HTML, its headings one level lower."""
     if card is None:
         return
     reader = Markdown(extensions=["tables"], tab_length=2)
@@ -245,7 +245,7 @@ def _table(label: str, heading: Sequence[str], lines: Iterable[Sequence[str]]) -
 
 
 def _wide(label: str, table: str) -> str:
-    """A table that can be moved sideways, also by keyboard."""
+    """Wrap a table so that it scrolls sideways, also by keyboard."""
     return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label, quote=True)}">{table}</div>'
 
 
@@ -262,8 +262,8 @@ def _limits(scores: Scores) -> Iterator[str]:
     yield "<h2>What this does not say</h2><ul>"
     if any(one.features == "random_vgg16" for one in scores.scored):
         yield "<li>“random_vgg16” sees texture and colour; it does not know objects.</li>"
-    yield "<li>Figures of one run and one set of seeds: another training gives others.</li>"
-    yield "<li>Whether the pictures used may be used is not decided by any figure here.</li></ul>"
+    yield "<li>The scores are of one run and one set of seeds: another training gives others.</li>"
+    yield "<li>No score here says whether you may use the training pictures.</li></ul>"
 
 
 def _figure(picture: Image.Image, alt: str, caption: str) -> str:
@@ -276,7 +276,7 @@ def _figure(picture: Image.Image, alt: str, caption: str) -> str:
 
 
 PRIVATE = ("root", "carried_on_from")
-"""Facts that say where things lie on this machine."""
+"""Metadata with paths of this machine, which the report leaves out."""
 
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

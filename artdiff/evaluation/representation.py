@@ -1,8 +1,8 @@
-"""What a painter paints when it is left to itself, against what it was trained on: classes, other metadata, and looks.
+"""What a painter paints without a label, compared with its training pictures: classes, other metadata, and looks.
 
-What a picture shows is told by a classifier: logistic regression on what a feature network sees, trained on the
-training pictures. It makes mistakes, so what it says about painted pictures is compared with what it says about
-training pictures that it did not learn from (five folds). Brightness, contrast and colour are measured.
+A classifier predicts the metadata of a picture: logistic regression on features, fitted to the training pictures. It
+makes mistakes, so its predictions for painted pictures are compared with its predictions for training pictures that it
+was not fitted to (five folds). Brightness, contrast and colour are measured.
 """
 
 from collections import Counter
@@ -21,43 +21,44 @@ from artdiff.evaluation.distances import Interval
 from artdiff.evaluation.samples import Sample
 
 LEAST = 20
-"""A value of the metadata is looked for if so many training pictures have it."""
+"""A value of the metadata is examined if at least this many training pictures have it."""
 
 MOST = 12
-"""Values of a column that are looked for, the most frequent ones; the others count as `OTHERS`."""
+"""How many values of a column are examined, the most frequent ones; all others count as `OTHERS`."""
 
 OTHERS = "all others"
 
 FOLDS = 5
-"""Parts of the training pictures; a classifier tells each part that has learned the others."""
+"""Folds of the training pictures; a classifier that is fitted to the other folds predicts each fold."""
 
 SURE = 0.05
-"""The expected share of false ones among the differences that are named (Benjamini and Hochberg, 1995)."""
+"""The false discovery rate: the expected share of false ones among the reported differences (Benjamini and Hochberg,
+1995)."""
 
 DECAY = 1e-2
-"""The weight of the squared coefficients of a classifier."""
+"""The weight of the L2 penalty on a classifier's coefficients."""
 
 GREY = 0.05
-"""A picture is nearly grey if its largest and smallest channel differ by less than this on average, of 1."""
+"""A picture in [0,1] is nearly grey if its largest and smallest channel differ by less than this on average."""
 
 LEAST_SPREAD = 1e-5
-"""Measures that vary less than this are all the same."""
+"""Measures whose standard deviation is below this count as constant."""
 
 LUMA = (0.299, 0.587, 0.114)
-"""The share of red, green and blue in brightness (ITU-R BT.601)."""
+"""The weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 LOOKS = ("brightness", "contrast", "colour")
-"""What is measured on each picture, in [0,1]: its mean brightness, how much that varies within the picture, and how far
-the largest and the smallest channel are apart.
+"""Measures of a picture, in [0,1]: its mean brightness, the standard deviation of its brightness, and the mean
+difference between its largest and its smallest channel.
 """
 
 
 @dataclass(frozen=True)
 class Line:
-    """A share or a mean: of what is painted, with its interval, and of the training pictures.
+    """A share or a mean: of the painted pictures, with its interval, and of the training pictures.
 
-    `told` is the share of the training pictures that the classifier takes for it; None if nothing is classified.
-    `p_value` says how likely so large a difference to the painted pictures is by chance, given how many are looked at.
+    `told` is the share of the training pictures that the classifier predicts to have this value; None if nothing is
+    classified. `p_value` is the probability of so large a difference by chance, adjusted for the number of comparisons.
     """
 
     name: str
@@ -68,12 +69,12 @@ class Line:
 
     @property
     def real(self) -> float:
-        """What painted pictures are compared with."""
+        """The value of the training pictures that the painted ones are compared with."""
         return self.trained if self.told is None else self.told
 
     @property
     def verdict(self) -> str:
-        """`more`, `less`, or `about the same` if chance may explain the difference."""
+        """`more`, `less`, or `about the same` if the difference is not significant."""
         if self.p_value >= SURE:
             return "about the same"
         return "more" if self.painted.value > self.real else "less"
@@ -81,10 +82,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Aspect:
-    """What pictures are looked at for: their classes, a column of the metadata, or their looks.
+    """One comparison of pictures: by their classes, a column of the metadata, or their looks.
 
-    `accuracy` is the share of training pictures that the classifier is right on, of those that it did not learn from;
-    None if nothing is classified.
+    `accuracy` is the classifier's accuracy on training pictures that it was not fitted to; None if nothing is
+    classified.
     """
 
     name: str
@@ -93,21 +94,24 @@ class Aspect:
     are_shares: bool = True
 
     def sentences(self) -> list[str]:
-        """One for each line."""
+        """A sentence for each line."""
         return [self._sentence(line) for line in self.lines]
 
     def written(self, value: float) -> str:
-        """A value as it is shown."""
+        """A value as text."""
         return f"{value:.0%}" if self.are_shares else f"{value:.2f}"
 
     def _sentence(self, line: Line) -> str:
         value, low, high, real = map(self.written, (*line.painted, line.real))
         than = "as" if line.verdict == "about the same" else "than"
-        painted = f"{value} of what it paints" if self.are_shares else f"{value} in what it paints"
+        painted = f"{value} {'of' if self.are_shares else 'in'} the painted pictures"
         found = f"{line.name}: {painted} ({low} to {high}), {line.verdict} {than} "
         if line.told is None:
             return f"{found}{real} {'of' if self.are_shares else 'in'} the training pictures"
-        return f"{found}the {real} of training pictures taken for it; {self.written(line.trained)} of them are it"
+        return (
+            f"{found}the {real} of training pictures that are classified as it; "
+            f"their true share is {self.written(line.trained)}"
+        )
 
     def __str__(self) -> str:
         sure = "" if self.accuracy is None else f" (the classifier is right on {self.accuracy:.0%})"
@@ -116,8 +120,8 @@ class Aspect:
 
 @dataclass(frozen=True)
 class Asked:
-    """Of the pictures that were asked for as `name`, the share that is taken for it, with its interval, and what the
-    others are most often taken for; `trained` is that share for training pictures of the class.
+    """How often pictures painted with the label `name` are classified as it, with an interval. `trained` is the same
+    share for training pictures of the class; `instead` is the most frequent wrong class.
     """
 
     name: str
@@ -126,10 +130,10 @@ class Asked:
     instead: str | None
 
     def __str__(self) -> str:
-        others = "" if self.instead is None else f", the others mostly for {self.instead}"
+        others = "" if self.instead is None else f", the others mostly as {self.instead}"
         low, high = self.painted.low, self.painted.high
         return (
-            f"{self.name}: {self.painted.value:.0%} of the pictures painted as it are taken for it ({low:.0%} to "
+            f"{self.name}: {self.painted.value:.0%} of the pictures painted as it are classified as it ({low:.0%} to "
             f"{high:.0%}){others}; of its training pictures {self.trained:.0%}"
         )
 
@@ -142,8 +146,9 @@ class Seen(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """A column of the metadata that can be told: the values that are looked for, the value of each training picture,
-    what it is taken for by a classifier that did not learn from it, and a function that tells other pictures.
+    """A classifier of a metadata column: the examined values, the true value of each training picture (`real`), the
+    prediction for it by a classifier that was not fitted to it (`told`), and a function that classifies other features
+    (`tell`).
     """
 
     values: list[str]
@@ -153,13 +158,15 @@ class Learned(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The share of training pictures that are told right."""
+        """The share of training pictures that are classified correctly."""
         return sum(one == other for one, other in zip(self.real, self.told, strict=True)) / len(self.real)
 
 
 def learned(column: Sequence[str | None], features: Tensor) -> Learned | None:
-    """Learn to tell the values of training pictures with features float (N,D). None if there are no two values that
-    enough pictures have. Pictures with another value, or none, are told apart as `OTHERS`, or left out if they are few.
+    """Fit a classifier of the values in `column` to training pictures with features float (N,D).
+
+    None if fewer than two values have enough pictures. Pictures with another value, or none, are the class `OTHERS`; if
+    they are few, they are left out.
     """
     counts = Counter(value for value in column if value)
     values = sorted(value for value, count in counts.most_common(MOST) if count >= LEAST)
@@ -187,9 +194,7 @@ def learned(column: Sequence[str | None], features: Tensor) -> Learned | None:
 
 
 def representation(columns: dict[str, Learned], trained: Seen, painted: Seen) -> list[Aspect]:
-    """Compare what is painted without a label with the training pictures: in the columns that can be told, and by their
-    looks.
-    """
+    """Compare pictures painted without a label with the training pictures, by `columns` and by their looks."""
     found = [
         Aspect(name, _shares(one.values, one.real, one.told, one.tell(painted.features)), one.accuracy)
         for name, one in columns.items()
@@ -202,7 +207,7 @@ def representation(columns: dict[str, Learned], trained: Seen, painted: Seen) ->
 
 
 def asked(classes: Sequence[str | None], column: Learned, painted: Seen) -> list[Asked]:
-    """How often painted pictures are taken for what was asked for: `classes` has the class of each, None for none."""
+    """How often painted pictures are classified as their label: `classes` has the label of each, None for none."""
     told, found = column.tell(painted.features), []
     for name in column.values:
         ours = [one for one, wanted in zip(told, classes, strict=True) if wanted == name]
@@ -215,7 +220,7 @@ def asked(classes: Sequence[str | None], column: Learned, painted: Seen) -> list
 
 
 def look(image: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) → float32 (B,3), the `LOOKS` of each picture."""
+    """Measure the `LOOKS` of pictures: uint8 (B,3,H,W) → float32 (B,3)."""
     unit = images.signed_to_unit(images.to_signed(image))
     brightness = (unit * torch.tensor(LUMA).view(3, 1, 1)).sum(1).flatten(1)
     colour = (unit.amax(1) - unit.amin(1)).flatten(1)
@@ -223,7 +228,7 @@ def look(image: Tensor) -> Tensor:
 
 
 def _logistic(features: Tensor, labels: Tensor, count: int) -> nn.Linear:
-    """Logistic regression of labels int64 (N,) below `count` on standardised features float (N,D)."""
+    """Fit a logistic regression of labels int64 (N,) in [0, count) on standardised features float (N,D)."""
     layer = nn.Linear(features.shape[1], count)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -241,7 +246,7 @@ def _logistic(features: Tensor, labels: Tensor, count: int) -> nn.Linear:
 
 
 def _shares(values: Sequence[str], real: list[str], told: list[str], painted: list[str]) -> list[Line]:
-    """How often each value is among those of pictures, compared by Fisher's exact test."""
+    """Compare how often each value occurs, by Fisher's exact test."""
     lines = []
     for name in values:
         ours, theirs = painted.count(name), told.count(name)
@@ -253,7 +258,7 @@ def _shares(values: Sequence[str], real: list[str], told: list[str], painted: li
 
 
 def _mean(name: str, trained: Tensor, painted: Tensor) -> Line:
-    """The mean of a measure float (N,), compared by Welch's test."""
+    """Compare the means of a measure float (N,) by Welch's test."""
     mean, half = painted.mean().item(), 1.96 * painted.std().item() / len(painted) ** 0.5
     if max(painted.std(), trained.std()) < LEAST_SPREAD:
         p_value = float((painted.mean() - trained.mean()).abs() < LEAST_SPREAD)
@@ -263,7 +268,7 @@ def _mean(name: str, trained: Tensor, painted: Tensor) -> Line:
 
 
 def _with_fewer_false(aspects: list[Aspect]) -> list[Aspect]:
-    """Aspects with p-values that take into account how many there are."""
+    """Adjust the p-values for the number of comparisons, by the method of Benjamini and Hochberg."""
     raw = [line.p_value for aspect in aspects for line in aspect.lines]
     adjusted = iter(stats.false_discovery_control(raw, method="bh").tolist())
     return [

@@ -1,4 +1,4 @@
-"""What an evaluation found: the scores of each set of pictures, as text, as JSON and for TensorBoard."""
+"""The results of an evaluation: scores of each set of pictures, as text, as JSON and for TensorBoard."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from artdiff.files import make_folder, write
 from artdiff.origin import Origin
 
 FLOOR = "training pictures"
-"""What the figures of equally many training pictures are called."""
+"""The name of the set of training pictures that is scored for comparison."""
 
 NEAREST = "nearest.png"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """How `count` pictures of a set compare with the held-out ones, of one label or all (None), by one network."""
+    """Scores of `count` pictures of a set against the held-out ones, of one label or all (None), in one network."""
 
     set: str
     label: str | None
@@ -37,7 +37,7 @@ class Scored:
     manifold: Manifold
 
     def cells(self) -> tuple[str, ...]:
-        """As a line of a table: set, label, pictures, network, distance, its interval, KID x 1000, then `manifold`."""
+        """A table row: set, label, pictures, network, Fréchet distance, its interval, KID x 1000, then `manifold`."""
         value, _, interval = str(self.frechet).partition(" ")
         kernel = f"{1000 * self.kernel:.3g} ± {1000 * self.kernel_spread:.2g}"
         first = (self.set, self.label or "all", f"{self.count:,}", self.features, value)
@@ -46,9 +46,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to paint that was compared with others: the name and SHA-256 of its checkpoint, its weights (`averaged` or
-    `raw`) and settings, how many network calls a picture takes at most, and its Fréchet distance by the first feature
-    network.
+    """A candidate that was compared with others: the name and SHA-256 of its checkpoint, its weights (`averaged` or
+    `raw`) and settings, the largest number of network evaluations for a picture (`calls`), and its Fréchet distance in
+    the first feature network.
     """
 
     name: str
@@ -62,36 +62,36 @@ class Choice:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that an evaluation found. As text it is a table."""
+    """All results of an evaluation. `str` returns them as a table."""
 
     scored: list[Scored]
     protocol: dict[str, Any]
     reconstruction: dict[str, float] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
-    """If ways to paint were compared: the best first. What follows is of the best."""
+    """The candidates, if several were compared, the best first. The fields below are about the best."""
     originality: list[Originality] = field(default_factory=list)
     representation: list[Aspect] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     sheet: Image.Image | None = None
-    """What is painted, one of `rows` for each label."""
+    """Painted pictures: a row for each label. `rows` names the labels."""
     rows: tuple[str, ...] = ()
     prompted: Image.Image | None = None
-    """A row for each of `prompts`, which are captions of held-out pictures: that picture, then what is painted."""
+    """A row for each of `prompts`, which are captions of held-out pictures: that picture, then painted ones."""
     prompts: tuple[str, ...] = ()
     nearest: Image.Image | None = None
-    """The painted pictures that lie nearest to a training picture, over that one."""
+    """The painted pictures nearest to a training picture, above that one."""
     reference: Reference | None = None
-    """What pictures painted later can be compared with."""
+    """What pictures that are painted later are compared with."""
     file: Path | None = None
 
     def __str__(self) -> str:
         values = (f"{name}: {value:.4g}" for name, value in self.reconstruction.items())
-        best = [f"the best way to paint, which what follows is of: {one.name}" for one in self.choices[:1]]
+        best = [f"best candidate, which the rest is about: {one.name}" for one in self.choices[:1]]
         rest = map(str, [*self.originality, *self.asked, *self.representation])
         return "\n".join([*_table(self.scored), *values, *best, *rest])
 
     def scalars(self) -> dict[str, float]:
-        """The scores of all labels together by name, as TensorBoard shows them."""
+        """The scores over all labels, by their names in TensorBoard."""
         found = {f"reconstruction/{name}": value for name, value in self.reconstruction.items()}
         for one in self.scored:
             if one.label is None:
@@ -101,7 +101,7 @@ class Scores:
         return found
 
     def write(self, folder: Path) -> "Scores":
-        """Write `scores.json`, and what was found about copies."""
+        """Write `scores.json`, and the pictures and the reference for copies. Returns the scores with their file."""
         make_folder(folder, name="out")
         if self.nearest is not None:
             said = Origin({"checkpoint": self.protocol["checkpoint"]}, "the training pictures that lie nearest")
@@ -119,7 +119,7 @@ class Scores:
 
 
 def read(path: Path) -> Scores:
-    """What `Scores.write` wrote to this file, but for ways to paint, which are stored apart, and pictures.
+    """Read the file that `Scores.write` wrote. The result has no pictures and no `choices`.
 
     Raises `OSError` and `ValueError`.
     """
@@ -141,7 +141,7 @@ def _interval(plain: dict[str, float | None]) -> Interval:
 
 def _aspect_of(plain: dict[str, Any]) -> Aspect:
     lines = [Line(**{**line, "painted": _interval(line["painted"])}) for line in plain["lines"]]
-    are_shares = plain.get("are_shares", plain["name"] != "looks")  # earlier evaluations did not say
+    are_shares = plain.get("are_shares", plain["name"] != "looks")  # older files lack it
     return Aspect(plain["name"], lines, plain["accuracy"], are_shares)
 
 
@@ -156,7 +156,7 @@ def _aspect(one: Aspect) -> dict[str, Any]:
 
 
 def _table(scored: list[Scored]) -> Iterator[str]:
-    """Lines for people."""
+    """The lines of a table as text."""
     if not scored:
         return
     heading = ("set", "label", "n", "features", "Fréchet", "95 %", "KID x 1000", "precision", "recall", "density",

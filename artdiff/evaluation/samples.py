@@ -1,4 +1,4 @@
-"""Sets of pictures and their features, kept in a folder: nothing that is there is painted or computed again."""
+"""Sets of pictures and their features, cached in a folder: what the cache holds is not painted or computed again."""
 
 import dataclasses
 import hashlib
@@ -25,19 +25,20 @@ from artdiff.progress import progress
 from artdiff.settings.painting import PaintSettings
 
 HELD_OUT = "held-out pictures"
-"""What the pictures are called that others are compared with."""
+"""The name of the set that others are compared with."""
 
 WEIGHTS = {"averaged": "averaged weights", "raw": "raw weights"}
-"""What the weights of a painter are called."""
+"""How a painter's weights are named in results."""
 
 AT_ONCE = 50
-"""Pictures that go through a feature network together."""
+"""Pictures in a batch of a feature network."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Pictures to compare: `name` for people, `key` for files, labels int64 (N,), and `at`, which reads some by their
-    places int64 (B,) → uint8 (B,3,H,W). `indices` are their own places in the data set, if they come from one.
+    """A set of pictures: `name` for people, `key` for file names, labels int64 (N,), and `at`, which reads pictures by
+    their indices in the set, int64 (B,) → uint8 (B,3,H,W). `indices` are their indices in the data set, if they come
+    from one.
     """
 
     name: str
@@ -50,15 +51,15 @@ class Sample:
         return len(self.labels)
 
     def parts(self) -> Iterator[Tensor]:
-        """All pictures in order, some at a time."""
+        """All pictures in order, in batches."""
         for first in range(0, len(self), AT_ONCE):
             yield self.at(np.arange(first, min(first + AT_ONCE, len(self))))
 
 
 def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) -> Sample:
-    """At most `most` pictures of a data set, drawn from all of them, cropped to their middle of `side` pixels."""
+    """At most `most` pictures of a data set, drawn at random, cropped to a central square of `side` pixels."""
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).numpy()
-    if pictures.at_hand < len(pictures):  # shards, whose pictures lie in a random order already
+    if pictures.at_hand < len(pictures):  # shards are shuffled already
         order = np.arange(len(pictures))
     chosen = np.sort(order[:most])
 
@@ -70,7 +71,7 @@ def real(name: str, pictures: Pictures, digest: str, side: int, *, most: int) ->
 
 
 def shares(labels: Tensor, count: int) -> list[tuple[int, int]]:
-    """How many of `count` pictures to paint of each label, in proportion to `labels` int64 (N,): (label, pictures)."""
+    """Divide `count` pictures among labels in the proportions of `labels` int64 (N,) → a list of (label, pictures)."""
     found, numbers = torch.unique(labels, return_counts=True)
     ends = (numbers.cumsum(0).double() / len(labels) * count).round().long()
     counts = torch.diff(ends, prepend=torch.zeros(1, dtype=torch.long))
@@ -87,9 +88,10 @@ def painted(
     folder: Path,
     key: str,
 ) -> Sample:
-    """What a painter paints of each label (number in `classes`, pictures), each picture from a seed of its own; a class
-    that it does not know is painted without a label. It is painted now, into a file of raw pixels; what is there
-    already is not painted again.
+    """Paint the pictures in `wanted`, (index in `classes`, pictures), each with its own seed.
+
+    A class that the painter does not know is painted without a label. The pictures are appended to a file of raw
+    pixels; those that it already holds are not painted again.
     """
     side = painter.image_size
     labels = torch.tensor([label for label, count in wanted for _ in range(count)])
@@ -117,8 +119,8 @@ def rows(
     classes: list[str] | None = None,
     done: int = 0,
 ) -> list[Row]:
-    """What to paint of each label (number in `classes`, or in the painter's own; pictures), after the first `done`
-    pictures: those of all labels have consecutive seeds.
+    """The rows that paint `wanted`, (index in `classes` or the painter's own classes, pictures), without the first
+    `done` pictures. Seeds are consecutive over all labels.
     """
     names = painter.classes if classes is None else classes
     numbers = {number: painter.classes.index(one) for number, one in enumerate(names) if one in painter.classes}
@@ -136,7 +138,7 @@ def rows(
 
 
 def features(sample: Sample, network: FeatureNetwork, device: torch.device, folder: Path) -> Tensor:
-    """The features of a sample, float32 (N,D), from the folder if they are there."""
+    """The features of a sample, float32 (N,D), read from the folder or computed and cached there."""
     path = folder / f"features-{key_of(sample.key, network.name, network.source)}.npy"
     if path.exists():
         return torch.from_numpy(np.load(path))
@@ -149,10 +151,10 @@ def features(sample: Sample, network: FeatureNetwork, device: torch.device, fold
 
 
 def key_of(*parts: object) -> str:
-    """A name of 16 hexadecimal digits for what JSON can write."""
+    """A hash of values that JSON can write, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def told(settings: PaintSettings) -> dict[str, object]:
-    """The settings that painted pictures depend on."""
+    """The settings that determine a painted picture."""
     return {name: getattr(settings, name) for name in settings.SHAPING}

@@ -1,11 +1,12 @@
-"""How a trained model is scored against pictures that it was not trained on.
+"""Scores of a trained model against held-out pictures.
 
-A painter is asked for `n` pictures, of each label its share of the training pictures, without a picture to start from.
-They are compared with the held-out pictures, and so are equally many training pictures. These figures, the *floor*, are
-about what a perfect painter would get. A Fréchet distance depends on how many pictures it is of: compare equal numbers.
+A painter paints `n` pictures from noise, with the labels in the proportions of the training pictures. They are compared
+with the held-out pictures, and so are as many training pictures. The scores of the latter, the *floor*, are about what
+a perfect painter would get. A Fréchet distance depends on the number of pictures: compare only equal numbers.
 
-Several ways to paint can be compared in one call. The best by the first network's Fréchet distance is then looked at
-more closely: label by label, for copies, and for what it paints without a label.
+One call can compare several candidates (checkpoints, weights and sampling settings). The one with the smallest Fréchet
+distance in the first feature network is then examined further: label by label, for copies, and for what it paints
+without a label.
 """
 
 import logging
@@ -43,16 +44,16 @@ log = logging.getLogger(__name__)
 TRAINED = "all training pictures"
 
 LEAST = 30
-"""A label is scored by itself if both sets have so many pictures of it."""
+"""A label is scored by itself if both sets have at least this many pictures of it."""
 
 SUBSET = 100
-"""Pictures of each subset that a kernel distance is averaged over, at most."""
+"""The largest size of the subsets that a kernel distance is averaged over."""
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 12
-"""Labels on the sheet of a report, and pictures of each."""
+"""Labels on the sheet of a report, and pictures of each label."""
 
 PROMPTS, OF_PROMPT = 6, 6
-"""Captions on the sheet of what is painted for words, and pictures painted for each."""
+"""Captions on the sheet of painted prompts, and pictures painted for each."""
 
 ALONE = "painted without a label"
 
@@ -68,11 +69,11 @@ def painting(
     *,
     kept: Path,
 ) -> Scores:
-    """The scores of what each candidate paints. Pictures and features are kept in the folder `kept`."""
+    """Score what each candidate paints. Pictures and features are cached in the folder `kept`."""
     if len(data.train_set) < 2:
         raise UserError(f"{len(data.train_set)} training pictures are too few to compare with")
     if settings.n > len(data.train_set):
-        log.warning("n=%s is more than the %s training pictures that stand beside them, so n is that", settings.n,
+        log.warning("n=%s is more than the number of training pictures: painting %s", settings.n,
                     len(data.train_set))  # fmt: skip
         settings = replace(settings, n=len(data.train_set))
     judge = _Judge(load, data, settings, kept)
@@ -80,7 +81,7 @@ def painting(
     sets = []
     for number, one in enumerate(candidates, 1):
         if len(candidates) > 1:
-            log.info("way %s of %s: %s", number, len(candidates), one.name)
+            log.info("candidate %s of %s: %s", number, len(candidates), one.name)
         sets.append(judge.painted(one, wanted, title=one.name))
     found = [judge.scored(one, network, label=None) for network in networks for one in (*sets, judge.floor)]
     order = sorted(range(len(sets)), key=lambda place: found[place].frechet.value)
@@ -112,8 +113,8 @@ def painting(
 
 
 def reconstruction(model: Candidate, load: Loader, data: PictureDataModule, settings: EvaluateSettings) -> Scores:
-    """PSNR in dB, SSIM, and LPIPS if its weights are given, of what a reconstruction model, or a codec, makes of the
-    held-out pictures.
+    """Score the reconstructions of held-out pictures by a reconstruction model or a codec: PSNR in dB, SSIM, and LPIPS
+    if its weights are given.
     """
     task = load(model).task
     judge = _Judge(load, data, settings, Path())
@@ -137,7 +138,7 @@ def reconstruction(model: Candidate, load: Loader, data: PictureDataModule, sett
 
 
 class _Judge:
-    """Compares sets of pictures with the held-out ones, and keeps what it has computed."""
+    """Compares sets of pictures with the held-out ones, and caches features."""
 
     def __init__(self, load: Loader, data: PictureDataModule, settings: EvaluateSettings, kept: Path) -> None:
         if len(data.val_set) < 2:
@@ -150,17 +151,17 @@ class _Judge:
 
     @cached_property
     def train(self) -> Sample:
-        """The training pictures that are looked at for copies and preferences."""
+        """The training pictures that originality and representation compare with."""
         return self._real(TRAINED, self.data.train_set, most=self.settings.most_trained)
 
     def _real(self, name: str, pictures: Pictures, *, most: int) -> Sample:
-        """Some pictures of a side of the data."""
+        """At most `most` pictures of one split of the data."""
         shown = [self.data.hparams.get(name) for name in ("fit", "background", "random_crop")]
-        digest = f"{self.data.manifest} {self.data.trained_on} {shown}"  # which pictures, in which order, and of what
+        digest = f"{self.data.manifest} {self.data.trained_on} {shown}"  # which pictures, in which order, prepared how
         return samples.real(name, pictures, digest, self.data.settings.image_size, most=most)
 
     def painted(self, one: Candidate, wanted: list[tuple[int, int]], *, title: str) -> Sample:
-        """What a candidate paints of each label."""
+        """Paint with a candidate; `wanted` is a list of (label, pictures)."""
         found = samples.painted(
             samples.WEIGHTS[one.weights], self.load(one), wanted, self.data.classes, one.settings,
             folder=self.kept, key=one.sha256,
@@ -168,24 +169,24 @@ class _Judge:
         return replace(found, name=title)
 
     def labels(self, sample: Sample) -> list[int]:
-        """The labels of which there are enough pictures to score them alone."""
+        """The labels that have enough pictures to be scored by themselves."""
         both = (sample.labels, self.held_out.labels)
         count = len(self.data.classes)
         return [label for label in range(count) if min(int((one == label).sum()) for one in both) >= LEAST]
 
     def features(self, sample: Sample, network: FeatureNetwork) -> Tensor:
-        """What a network sees in a set, standardised if it must be, float (N,D)."""
+        """The features of a set, float (N,D), standardised if the network needs that."""
         return network.standardiser(self._raw(self.held_out, network))(self._raw(sample, network))
 
     def _raw(self, sample: Sample, network: FeatureNetwork) -> Tensor:
-        """The same as it is, read or computed once."""
+        """The features without standardisation, read from the cache or computed."""
         key = (sample.key, network.name)
         if key not in self._seen:
             self._seen[key] = samples.features(sample, network, self.device, self.kept)
         return self._seen[key]
 
     def scored(self, sample: Sample, network: FeatureNetwork, label: int | None) -> Scored:
-        """How the pictures of a set compare with the held-out ones, of one label or all."""
+        """Scores of a set against the held-out pictures, for one label, or for all if `label` is None."""
         ours, theirs = (
             self.features(one, network)[slice(None) if label is None else one.labels == label]
             for one in (sample, self.held_out)
@@ -205,8 +206,8 @@ class _Judge:
         )
 
     def prompted(self, best: Candidate) -> tuple[Image.Image | None, tuple[str, ...]]:
-        """A row for each caption of some held-out pictures, behind its picture, and the captions; none if the painter
-        knows no words or there are no captions.
+        """A sheet with a row for each of some held-out captions, and these captions. A row starts with the held-out
+        picture. None and no captions if the painter was trained without captions or the data has none.
         """
         painter, captions = self.load(best), self.data.val_set.captions
         if not painter.vocabulary or captions is None:
@@ -229,15 +230,15 @@ class _Judge:
     def originality(
         self, painted: Sample, network: FeatureNetwork
     ) -> tuple[list[Originality], Image.Image, originality.Reference]:
-        """What two spaces say about copies, the painted pictures that lie nearest to a training picture, over it, and
-        what later pictures can be compared with.
+        """Check for copies → the results in pixel and feature space, a sheet of the nearest pairs of a painted and a
+        training picture, and the reference for pictures painted later.
         """
         train = self.train
         assert train.indices is not None
         groups = np.array(self.data.look_alikes())[train.indices].tolist()
         repeated = len(groups) - len(set(groups))
         if repeated:
-            log.info("%s training pictures look like another one: a copy of one of them is told by the others",
+            log.info("%s training pictures are near-duplicates of another one; for copies, each group counts as one",
                      repeated)  # fmt: skip
         sets = (train, self.held_out, painted)
         small = [torch.cat([originality.pixels(part) for part in one.parts()]) for one in sets]
@@ -252,10 +253,10 @@ class _Judge:
     def representation(
         self, best: Candidate, painted: Sample, network: FeatureNetwork
     ) -> tuple[list[Aspect], list[Asked]]:
-        """What the best candidate paints without a label, against the training pictures, and whether it paints what it
-        is asked for.
+        """Compare what the best candidate paints without a label with the training pictures, and count how often its
+        labelled pictures show their label.
         """
-        log.info("representation: what is painted without a label")
+        log.info("representation: painting without a label")
         count = self.settings.representation
         alone = self.painted(best, [(NO_LABEL, count)], title=ALONE) if self.data.classes else painted
         sets = (self.train, alone, painted)
@@ -273,17 +274,17 @@ class _Judge:
         return {CLASS: classes, **{name: values for name, values in others.items() if name != CLASS}}
 
     def _asked_for(self, best: Candidate, painted: Sample) -> list[str | None]:
-        """The class that each picture was painted as; None for a class that the painter does not know."""
+        """The class that each picture was painted with; None if the painter does not know the class."""
         known = self.load(best).classes
         return [name if name in known else None for name in self._classes(painted)]
 
     def _classes(self, sample: Sample) -> list[str | None]:
-        """The class of each picture, None for none."""
+        """The class of each picture; None if it has none."""
         return [self.data.classes[label] if label >= 0 else None for label in sample.labels.tolist()]
 
 
 def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str, ...]]:
-    """The first pictures of each label, and the names of the labels."""
+    """A sheet of the first pictures of each label, and the names of the labels."""
     numbers = painted.labels.unique().tolist()[:SHEET_ROWS]
     sheet = images.Sheet(SHEET_ROWS)
     for label in numbers:
@@ -294,7 +295,7 @@ def _sheet(painted: Sample, classes: list[str]) -> tuple[Image.Image, tuple[str,
 
 
 def _pairs(found: list[Originality], painted: Sample, train: Sample) -> Image.Image:
-    """The painted pictures with the smallest ratios, each over the training picture nearest to it."""
+    """A sheet of the painted pictures with the smallest ratios, each above the training picture nearest to it."""
     least = torch.tensor([one.ratios for one in found]).amin(0).argsort()[:PAIRS].tolist()
     by = [min(found, key=lambda one, place=place: one.ratios[place]) for place in least]  # type: ignore[misc]
     ours = painted.at(np.array(least))
@@ -309,7 +310,7 @@ def _protocol(
     networks: list[FeatureNetwork],
     best: Candidate,
 ) -> dict[str, Any]:
-    """How the scores came about, for whoever wants to repeat them; `best` is what was looked at more closely."""
+    """Everything needed to repeat the scores; `best` is the candidate that was examined further."""
     return {
         "artdiff": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""From a folder on disk to an index: which files there are, what is in each, and which are used.
+"""From a folder on disk to an index: lists the files, decodes them, and decides which are used.
 
 Nothing is imported here, so that a command can check a folder before torch is loaded.
 """

@@ -1,24 +1,25 @@
-"""What to expect of a training on so many pictures. Free of torch."""
+"""What to expect of a training, given the number of pictures. Does not import torch."""
 
 BY_HEART, FEW = 50, 2000
-"""Below how many pictures a painter learns them all by heart, or may learn some.
+"""Below `BY_HEART` pictures a painter memorises all of them, below `FEW` it may memorise some.
 
-A painter of 32 px that was trained on 20 pictures painted copies of them 19 times of 20. One that was trained on 2,279
-for ten minutes did so no more often than held-out pictures look like training pictures (docs/RESULTS.md).
+A 32 px painter that was trained on 20 pictures painted copies of them in 19 of 20 cases. One that was trained for ten
+minutes on 2,279 pictures painted copies no more often than held-out pictures look like training pictures
+(docs/RESULTS.md).
 """
 
 
 def advice(pictures: int) -> str:
-    """A sentence or two for somebody who wants to paint, about a training on so many pictures."""
-    said = f"{pictures:,} picture{'s' if pictures != 1 else ''} to learn from: "
+    """One or two sentences for the user about a training on `pictures` pictures."""
+    said = f"{pictures:,} picture{'s' if pictures != 1 else ''} to train on: "
     if pictures < BY_HEART:
         return said + (
-            "a painter will learn them by heart and paint copies of them. Better: begin with the weights of a run on "
-            "more pictures (init=RUN), or use them as muses of such a run (muse=DIR)"
+            "a painter will memorise them and paint copies of them. Better: start from the weights of a run on more "
+            "pictures (init=RUN), or use them as muses of such a run (muse=DIR)"
         )
     if pictures < FEW:
         return said + (
-            "expect their colours and textures. A long training may learn single pictures by heart: stop early "
-            "(callbacks=early_stopping), and let python -m artdiff.evaluate look for copies"
+            "expect their colours and textures. A long training may memorise single pictures: stop early "
+            "(callbacks=early_stopping), and look for copies with python -m artdiff.evaluate"
         )
-    return said + "enough for colours, textures and layouts; more time makes better pictures"
+    return said + "enough for colours, textures and layouts; longer training makes better pictures"

@@ -1,4 +1,4 @@
-"""What a picture shows, in words: from metadata, from a text file beside it, or from its name."""
+"""Captions of pictures: from metadata, from a text file beside the picture, or from its name."""
 
 import re
 from collections import Counter
@@ -11,23 +11,23 @@ from artdiff.settings.data import Captions
 from artdiff.words import words
 
 COLUMN = "text"
-"""Of the metadata: https://huggingface.co/docs/datasets/image_dataset."""
+"""Metadata column with the caption: https://huggingface.co/docs/datasets/image_dataset."""
 
 SIDECAR = ".txt"
-"""The end of the name of a text file beside a picture, as trainers of Stable Diffusion expect it."""
+"""Extension of a caption file beside a picture, as trainers of Stable Diffusion expect it."""
 
 BESIDE = "caption file"
-"""The column for what such a file holds. It is in no manifest: the same pictures have one digest, read or not."""
+"""Column for the content of such a file. It is not in the manifest, whose hash must not depend on reading captions."""
 
 MOST_BYTES = 10_000
-"""Of such a file. A larger one is no caption."""
+"""Maximum size of a caption file; a larger text file is not a caption."""
 
 NOT_WORDS = re.compile(r"\d+|(?=.*\d)[0-9a-f]{6,}|[a-z]|img|image|dsc|dscn|pxl|photo|picture|scan|untitled|copy|final")
-"""Words of a name that say nothing: numbers, digests, single letters, what cameras and systems write."""
+"""Words without meaning in file names: numbers, hashes, single letters, and what cameras and systems write."""
 
 
 def captions_beside(root: Path, files: Sequence[File]) -> tuple[dict[str, str], dict[str, str]]:
-    """The captions that lie beside files, by the picture's path; and whose they are, by their own path."""
+    """Read caption files beside pictures → captions by picture path, and picture paths by caption file path."""
     small = [file.path for file in files if file.path.lower().endswith(SIDECAR) and file.bytes <= MOST_BYTES]
     texts = {path[: -len(SIDECAR)]: path for path in small}
     captions, owners = dict[str, str](), dict[str, str]()
@@ -45,8 +45,9 @@ def captions_beside(root: Path, files: Sequence[File]) -> tuple[dict[str, str], 
 
 
 def caption(picture: Picture, how: Captions) -> str | None:
-    """What a picture shows; None if nothing says so. `auto` takes metadata, else the file beside it; `filename` leaves
-    out folders that wrap all others or name the split.
+    """The caption of a picture, or None. `auto` takes metadata, else the file beside the picture.
+
+    `filename` takes the names of the file and its folders, except folders that wrap all others or name the split.
     """
     found = ""
     if how in ("auto", "metadata"):
@@ -60,13 +61,13 @@ def caption(picture: Picture, how: Captions) -> str | None:
 
 
 def named(path: str) -> str:
-    """The words in the names of a file and the folders that it lies in, those that say something."""
+    """The meaningful words in the names of a file and its folders."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.rpartition(".")[0]).replace("_", " ")
     return " ".join(word for word in words(spaced) if not NOT_WORDS.fullmatch(word))
 
 
 def summary(captions: Iterable[str | None]) -> list[str]:
-    """Sentences about some captions: how many pictures have one, how long they are, and their most frequent words."""
+    """Sentences about captions: how many pictures have one, their lengths, and the most frequent words."""
     every = list(captions)
     split = [words(one) for one in every if one is not None]
     if not split:

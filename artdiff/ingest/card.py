@@ -1,4 +1,4 @@
-"""The data card of a folder: what is in it and what is not known about it.
+"""The data card of a folder: what is in it, and what is unknown about it.
 
 A Markdown file with the front matter of a Hugging Face dataset card: https://huggingface.co/docs/hub/datasets-cards
 """
@@ -17,14 +17,14 @@ from artdiff.ingest.tables import shown
 
 NO_CLASS = "(no class)"
 MOST = 20
-"""Lines of a list; the rest is counted and can be read in the manifest."""
+"""Maximum number of lines in a list. The rest is only counted; the manifest has them all."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**9, "1M<n<10M"))
 LICENSES = frozenset(
     {"cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "pddl", "mit"}
     | {"cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "unknown"}
 )
-"""Licences that the front matter may name; any other is `other` with a `license_name`."""
+"""Licences that the front matter may name. Any other becomes `other` with a `license_name`."""
 
 
 def data_card(index: Index, name: str) -> str:
@@ -38,7 +38,7 @@ def report(index: Index, name: str) -> str:
     used, copies, rejected = index.used, index.copies, index.rejected
     sides = Counter(picture.split for picture in used)
     unlearned = sorted({*index.labels} - {*index.classes})
-    captions = summary(caption(picture, "auto") for picture in used)  # names are no captions until they are taken so
+    captions = summary(caption(picture, "auto") for picture in used)  # file names count only if the user says so
     parts = [
         f"# {shown(name)}",
         f"{len(used) + len(copies) + len(rejected):,} files: {len(used):,} pictures ("
@@ -49,7 +49,7 @@ def report(index: Index, name: str) -> str:
         f"No picture of these classes is trained on{_some(unlearned)}" if unlearned else "",
         "## Captions" if captions else "",
         *captions,
-        "## Copies and look-alikes",
+        "## Copies and near-duplicates",
         _duplicates(index),
         "## Set aside",
         _counted("reason", (reason.partition(":")[0] for _, reason in rejected)) or "Nothing.",
@@ -58,7 +58,7 @@ def report(index: Index, name: str) -> str:
         "## Sources",
         _counted("source", (picture.columns.get("source") or "unknown" for picture in used)),
         "## Not known",
-        "Unless it is said above: who chose these pictures and why, who made them, and whether a model may be trained "
+        "Unless stated above: who chose these pictures and why, who made them, and whether a model may be trained "
         "on them. Counts cannot show whether the classes are right: look at the contact sheets.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -132,18 +132,18 @@ def _duplicates(index: Index) -> str:
     lines = [
         f"- {len(index.copies):,} files are copies of a picture and are left out.",
         f"- {len(across):,} of them are in another class than that picture{_some(across)}",
-        f"- {len(index.leaks):,} of them are on another side of the folders' split than that picture, which is held "
+        f"- {len(index.leaks):,} of them are in another split folder than that picture, which is held "
         f"out{_some(index.leaks)}",
-        f"- {len(alike):,} pictures look alike, in {len(groups):,} groups; "
+        f"- {len(alike):,} pictures are near-duplicates, in {len(groups):,} groups; "
         + ("each group is" if not index.across else f"all but {len(index.across):,} are")
-        + " on one side of the split.",
+        + " in one split.",
         f"- {len(looks):,} of them look like a picture of another class{_some(looks)}",
     ]
     return "\n".join(lines)
 
 
 def _some(items: Sequence[str]) -> str:
-    """The end of a line: a full stop, or a colon and the items that it counts."""
+    """The end of a line: a full stop without items, else a colon and the list of the items."""
     if not items:
         return "."
     more = f"\n  - and {len(items) - MOST:,} more" if len(items) > MOST else ""
@@ -151,7 +151,7 @@ def _some(items: Sequence[str]) -> str:
 
 
 def _counted(what: str, items: Iterable[str]) -> str:
-    """A table of the items, the most common first; empty if there are none."""
+    """A table that counts the items, the most frequent first; empty without items."""
     counts = Counter(items)
     lines = [(shown(item), f"{count:,}") for item, count in counts.most_common(MOST)]
     if len(counts) > MOST:

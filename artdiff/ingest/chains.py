@@ -1,7 +1,7 @@
 """Cuts a large group of near-duplicates, such as the frames of a slow pan, so that a part of it can be held out.
 
-Near-duplicates chain: each frame looks like the next, and the first and the last have nothing in common. Kept together,
-such a group would be held out or trained on as a whole, which may be most of a set.
+Near-duplicates form chains: each frame looks like the next, but the first and the last have nothing in common. Without
+a cut, such a group would be held out or trained on as a whole, and it may be most of a data set.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from artdiff.ingest.fingerprint import BYTES, same
 from artdiff.ingest.picture import Picture
 
 LARGEST = 24
-"""Pictures of a group of near-duplicates that stays on one side of the split; a larger one is cut."""
+"""Groups of at most this many near-duplicates stay in one split; larger ones are cut."""
 
 MOST_LEFT_OUT = 1 / 3
-"""Share of a group that may be left out of training to cut it. Pictures that all differ little would cost more."""
+"""Fraction of a group that a cut may leave out of training. If all pictures differ little, it would need more."""
 
 Group = list[int]
 """Near-duplicates, by their places in a list of pictures."""
 
 
 class Cut(NamedTuple):
-    """A group in parts: `held_out`, and `left_out` of training, each with a picture held out that it looks like."""
+    """A cut group: the `held_out` pictures, and those `left_out` of training → a held-out one that each looks like."""
 
     held_out: set[int]
     left_out: dict[int, int]
 
 
 class Neighbours:
-    """Which pictures look like which, by places in the list. Those with equal fingerprints have the same neighbours."""
+    """Near-duplicates of each picture, by places in the list. Equal fingerprints have the same neighbours."""
 
     def __init__(self, pictures: Sequence[Picture], pairs: np.ndarray) -> None:
         first: dict[str, int] = {}
@@ -53,7 +53,7 @@ class Neighbours:
         return {equal for one in (first, *near) for equal in self._equal[one]} - {place}
 
     def like(self, some: np.ndarray) -> np.ndarray:
-        """Which pictures have the fingerprint of some, bool (N,), or look like one of them → bool (N,)."""
+        """Which pictures have the same fingerprint as one of `some`, bool (N,), or look like one → bool (N,)."""
         has, near = np.zeros_like(some), np.zeros_like(some)
         has[self._first[some]] = True
         one, other = self._pairs.T
@@ -63,20 +63,20 @@ class Neighbours:
 
 
 def cut(group: Group, pictures: Sequence[Picture], neighbours: Neighbours, share: float, least: int) -> Cut | None:
-    """Hold out about this share of a group, but `least` pictures, along its content. None if it would cost too much.
+    """Hold out about `share` of a group, at least `least` pictures. None if that would leave too many out of training.
 
-    Held out is the picture with the lowest hash, then those that look like it, then those that look like these, and so
-    on. Others that look like one held out are left out of training.
+    The picture with the lowest hash is held out, then those that look like it, then those that look like these, and so
+    on. Other pictures that look like a held-out one are left out of training.
     """
     seed = min(group, key=lambda place: pictures[place].digest)
-    chance = int(pictures[seed].digest[8:16], 16) / 2**32  # rounds to either side, by content
+    chance = int(pictures[seed].digest[8:16], 16) / 2**32  # rounds up or down, depending on the content
     wanted = max(least, int(len(group) * share + chance))
     held_out = set(_outwards(seed, pictures, neighbours, wanted))
     return beside(held_out, group, pictures, neighbours)
 
 
 def beside(held_out: set[int], group: Group, pictures: Sequence[Picture], neighbours: Neighbours) -> Cut | None:
-    """Leave out of training what looks like those of a group that are held out. None if that would be too much."""
+    """Leave pictures that look like the held-out ones of a group out of training. None if these are too many."""
     left_out: dict[int, int] = {}
     for held in sorted(held_out, key=lambda place: pictures[place].digest):
         for place in neighbours(held) - held_out - left_out.keys():
@@ -88,9 +88,9 @@ def beside(held_out: set[int], group: Group, pictures: Sequence[Picture], neighb
 
 
 def same_pictures(group: Group, pictures: Sequence[Picture], order: Sequence[int]) -> list[Group]:
-    """Divide a group into what is one picture in several versions; those of more than `LARGEST` are divided wholly.
+    """Divide a group into versions of the same picture. More than `LARGEST` versions become single pictures.
 
-    Taken in `order`, each picture is joined by those left that differ from it no more than versions do.
+    In `order`, each remaining picture is joined with all others that differ from it no more than versions do.
     """
     prints = b"".join(bytes.fromhex(pictures[place].facts.fingerprint) for place in order)
     data, places = np.frombuffer(prints, np.uint8).reshape(-1, BYTES), np.array(order)
@@ -105,7 +105,7 @@ def same_pictures(group: Group, pictures: Sequence[Picture], order: Sequence[int
 
 
 def _outwards(seed: int, pictures: Sequence[Picture], neighbours: Neighbours, count: int) -> list[int]:
-    """`count` pictures of a group, from `seed` on in rings of neighbours; in a ring by hash."""
+    """The first `count` pictures of a group in a breadth-first search from `seed`; each ring is sorted by hash."""
     found: list[int] = []
     ring, seen = [seed], {seed}
     while ring and len(found) < count:

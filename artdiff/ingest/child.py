@@ -1,7 +1,7 @@
 """The program of a process that decodes files for `artdiff.ingest.pool`: `python -m artdiff.ingest.child FD`.
 
-It answers one message per file over a socket, in order, and ends when the other side does. Messages are JSON, never a
-pickle: a decoder that was taken over by a hostile file must not be able to run code in the parent.
+It answers one message per file over a socket, in order, and ends when the parent does. Messages are JSON, never pickle:
+a decoder that a malicious file has taken over must not be able to run code in the parent.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ from artdiff.ingest.decode import Transform, Unreadable
 from artdiff.ingest.rights import rights
 
 SETTLED = 2.0
-"""Seconds after which a change to a file is sure to change its times, on any file system."""
+"""Seconds after which another change to a file certainly changes its times, on any file system."""
 
 
 class Job(NamedTuple):
-    """A file to decode: its path, its size and times when it was listed, and the row to write it to (-1: none).
+    """A file to decode: its path, its size and times when it was listed, and the row to write to (-1: none).
 
-    With a `digest`, the file is only decoded if that is still its SHA-256.
+    With a `digest`, the file is decoded only if its SHA-256 is still the same.
     """
 
     path: str
@@ -47,11 +47,11 @@ class Rows(NamedTuple):
 
 
 Answer = tuple[dict[str, Any], bytes]
-"""The message for a job, and the whole picture if it was asked for."""
+"""The message for a job, and the pixels of the whole picture if requested."""
 
 
 def main() -> None:
-    """Answer one job after the other until nobody asks any more."""
+    """Answer one job after the other until the parent closes the socket."""
     connection = Connection(int(sys.argv[1]))
     transform, (seconds, gigabytes), rows = json.loads(connection.recv_bytes())
     bounded = _bound_memory(gigabytes)
@@ -62,7 +62,7 @@ def main() -> None:
             job = Job(*json.loads(connection.recv_bytes()))
         except (EOFError, OSError):
             return
-        _end_after(2 * seconds + 10)  # in case the parent cannot end this process any more
+        _end_after(2 * seconds + 10)  # in case the parent can no longer kill this process
         message, picture = _answer(work, job, bounded)
         _end_after(0)
         connection.send_bytes(json.dumps(message).encode())
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 class ToPicture:
-    """Decodes a file and hands over the whole picture."""
+    """Decodes a file and returns the whole picture."""
 
     def __init__(self, enough: int | None) -> None:
         self.enough = enough
@@ -85,8 +85,8 @@ class ToPicture:
 class ToRow:
     """Decodes a file, fits it to a square and writes its row.
 
-    While it lives it holds a shared `flock` on the file, so that nobody gives its rows to others. On a disk without
-    locks it writes no more once its parent has ended.
+    The process holds a shared `flock` on the file while it runs, so that its rows are not given to others. On a disk
+    without locks it stops writing once its parent has ended.
     """
 
     def __init__(self, transform: Transform, rows: list[Any] | None) -> None:
@@ -139,18 +139,18 @@ def _content(job: Job) -> bytes:
 
 
 def _end_after(seconds: float) -> None:
-    """Have the system kill this process after so long, whatever it is doing; 0 cancels that."""
+    """Let the system kill this process after `seconds`, whatever it is doing; 0 cancels that."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class Bounded(NamedTuple):
-    """The memory that this process may take, in GB, and whether the system allows less than was asked for."""
+    """The memory limit of this process in GB, and whether it comes from the system because that allows less."""
 
     gigabytes: float
     by_system: bool
 
     def reason(self) -> dict[str, Any]:
-        """Why a file cannot be decoded within the bound."""
+        """The part of an answer that says why a file cannot be decoded within the limit."""
         if not self.by_system:
             return {"reason": f"needs more than {self.gigabytes:g} GB of memory to decode"}
         reason = f"needs more memory than the system allows, {self.gigabytes:.2g} GB (ulimit -v)"
@@ -158,9 +158,9 @@ class Bounded(NamedTuple):
 
 
 def _bound_memory(gigabytes: float) -> Bounded:
-    """Allow this process so much more memory than it has now, and no core dump if it crashes. Linux only.
+    """Limit this process to `gigabytes` more memory than it has now, and disable core dumps. Linux only.
 
-    A lower limit that the system sets already stays.
+    A lower limit of the system stays.
     """
     try:
         import resource

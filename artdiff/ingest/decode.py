@@ -1,6 +1,6 @@
 """Decodes the bytes of a file to pixels: the whole picture, upright, sRGB, on a background, fitted to a square.
 
-Needs Pillow and numpy only, so that a child process that decodes starts in a fifth of a second.
+Imports only Pillow and numpy, so that a decoding child process starts in 0.2 s.
 """
 
 import io
@@ -20,28 +20,28 @@ from artdiff.ingest.flatten import WHITE, Colour, flat
 from artdiff.ingest.main_picture import Unreadable, loaded
 
 if TYPE_CHECKING:
-    from artdiff.settings.data import Fit  # not needed by a child process, which would start more slowly
+    from artdiff.settings.data import Fit  # would slow down the start of a child process
 
 __all__ = ["Facts", "Transform", "Unreadable", "decode", "fitted", "flat", "large_accepted", "to_rgb"]
 
 MAX_TEXT = 64 * 2**20
-"""Bytes of text that a PNG may unpack to: editors keep their history there, for which Pillow's 1 MiB is too little."""
+"""Bytes of text that a PNG may unpack to. Pillow's 1 MiB is too little for editors, which store their history there."""
 
 SEEN = 256
-"""Facts are taken at this many pixels a side at least, so that they do not depend on the size of training."""
+"""Facts are measured at this resolution at least, so that they do not depend on the training resolution."""
 
 UNSUPPORTED = re.compile(
     "unsupported|not supported|unknown (pixel mode|data organization)|not available|cannot handle (12|16)-bit layers",
     re.IGNORECASE,
 )
-"""How Pillow says that it does not know a kind of picture, damaged or not."""
+"""Pillow's error messages for kinds of pictures that it does not support."""
 
 GREY = 3.0
-"""A picture is grey if its channels differ by less than this on average, of 255."""
+"""A picture is grey if its channels differ by less than this on average; values are 0 to 255."""
 
 
 class Transform(NamedTuple):
-    """How a picture becomes a square of `size` pixels; `background` shows through transparency and pads."""
+    """How a picture becomes a square of `size` pixels. `background` fills transparent areas and padding."""
 
     size: int
     fit: "Fit"
@@ -49,7 +49,7 @@ class Transform(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """A picture's upright size in pixels, whether it is grey, and its fingerprint in hexadecimal digits."""
+    """A picture's width and height in pixels when upright, whether it is grey, and its fingerprint in hexadecimal."""
 
     width: int
     height: int
@@ -58,7 +58,7 @@ class Facts(NamedTuple):
 
 
 def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
-    """The bytes of a file → uint8 (size,size,3) and its facts. Raises `Unreadable`."""
+    """Decode the bytes of a file → pixels uint8 (size,size,3) and facts. Raises `Unreadable`."""
     background, enough = transform.background, max(2 * transform.size, SEEN)
     with large_accepted(), _reasons(content):
         opened, (width, height) = loaded(content, draft=enough)
@@ -73,9 +73,9 @@ def decode(content: bytes, transform: Transform) -> tuple[np.ndarray, Facts]:
 
 
 def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = None) -> Image.Image:
-    """The bytes of a file → the whole picture, upright sRGB. It may be smaller if `enough` pixels a side are enough.
+    """Decode the bytes of a file → the whole picture, upright sRGB. Raises `Unreadable`.
 
-    Raises `Unreadable`.
+    With `enough`, it may be reduced to no fewer than `enough` pixels per side.
     """
     with large_accepted(), _reasons(content):
         picture, _ = loaded(content, draft=enough)
@@ -83,7 +83,7 @@ def to_rgb(content: bytes, background: Colour = WHITE, *, enough: int | None = N
 
 
 def fitted(picture: Image.Image, transform: Transform) -> Image.Image:
-    """A picture of mode RGB or L → a square of the transform's size."""
+    """Fit a picture of mode RGB or L to a square of the transform's size."""
     width, height = picture.size
     square = (transform.size, transform.size)
     if transform.fit == "squash":
@@ -107,7 +107,7 @@ def _is_grey(looks: np.ndarray) -> bool:
 
 @contextmanager
 def large_accepted() -> Iterator[None]:
-    """Replace Pillow's bounds and their warnings by `main_picture.MAX_PIXELS` and `MAX_TEXT` for a while."""
+    """Within the block, replace Pillow's limits and warnings by `main_picture.MAX_PIXELS` and `MAX_TEXT`."""
     bounds = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         Image.MAX_IMAGE_PIXELS = None
@@ -127,7 +127,7 @@ def _resized(picture: Image.Image, size: tuple[int, int], box: Box | None = None
 
 
 class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
-    """Turns whatever the decoders raise on damaged input into `Unreadable` with a readable reason."""
+    """Turns any exception of the decoders into `Unreadable` with a reason for the user."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -140,7 +140,7 @@ class _reasons:  # noqa: N801 (reads as `with _reasons(content)`)
         if error is None or isinstance(error, Unreadable | MemoryError) or not isinstance(error, Exception):
             return
         named = signs.name(self.content)
-        if plugins.add(named):  # what plugins say is of no help
+        if plugins.add(named):  # the plugins' own messages do not help
             raise Unreadable(f"damaged {named}: {signs.AGAIN}") from None
         name = _looks_like(self.content)
         if isinstance(error, UnidentifiedImageError):
@@ -170,7 +170,7 @@ def _why(error: Exception, name: str, content: bytes) -> str:
 
 
 def _looks_like(content: bytes) -> str | None:
-    """The format whose signature the file begins with, if any."""
+    """The format whose signature the file begins with, or None."""
     head = content[:16].ljust(16, b"\0")  # some of Pillow's plugins read past the end of less
     for name in main_picture.formats():
         accept = Image.OPEN[name][1]
@@ -180,10 +180,10 @@ def _looks_like(content: bytes) -> str | None:
 
 
 def _refusal(name: str, content: bytes) -> Exception:
-    """Why the decoder of format `name` refuses the file; `Image.open` does not say."""
+    """The exception of the decoder of format `name`, which `Image.open` hides."""
     try:
         Image.OPEN[name][0](io.BytesIO(content), "")
     except Exception as error:
-        if not isinstance(error.__cause__, IndexError | struct.error):  # it looked for more than there is
+        if not isinstance(error.__cause__, IndexError | struct.error):  # it read past the end
             return error
     return ValueError("no header")

@@ -1,10 +1,10 @@
-"""Every content is decoded once: its pixels go into a row store, what became of it into a ledger.
+"""Decodes every content once and caches the result: pixels in a row store, outcomes in a ledger.
 
-Both lie in the cache folder and are shared by all folders of pictures that are decoded in the same way (a *kind*: the
-transform, Pillow's version and `VERSION`):
+Both are in the cache folder. All folders of pictures that are decoded in the same way share them. The *kind* of
+decoding is the transform, Pillow's version and `VERSION`:
 
-- `decoded/KIND.rows` and `.keys`: the pixels, keyed by the SHA-256 of the content (see `artdiff.store`);
-- `decoded/KIND.jsonl`: a line per content, `[sha256, facts, reason]`, with the limits where the reason depends on them.
+- `decoded/KIND.rows` and `.keys`: the pixels by the SHA-256 of the content (see `artdiff.store`);
+- `decoded/KIND.jsonl`: a line per content, `[sha256, facts, reason]`, and the limits if the reason depends on them.
 
 Only contents without a line, or without a row, are decoded.
 """
@@ -33,14 +33,14 @@ from artdiff.store import RowStore
 log = logging.getLogger(__name__)
 
 VERSION, EARLIER = 4, 3
-"""Part of every kind: raise it when the pixels or facts that a content decodes to change. The earlier one is that of
-version 0.1.0, from which `earlier_cache` takes over what has not changed."""
+"""Part of every kind: increase it when the pixels or facts of a content change. `EARLIER` is the one of version 0.1.0,
+from which `earlier_cache` takes over what has not changed."""
 
 WAITING = "another program is decoding pictures in the same way: waiting for it"
 
 
 class Decoded(NamedTuple):
-    """`outcomes` by content, and the row of each content in `pixels`, uint8 (N,size,size,3), if they are kept."""
+    """`outcomes` by content, and the row of each content in `pixels`, uint8 (N,size,size,3), if they are cached."""
 
     outcomes: dict[str, Outcome]
     rows: dict[str, int]
@@ -48,17 +48,17 @@ class Decoded(NamedTuple):
 
 
 def kind_of(transform: Transform, version: int = VERSION) -> str:
-    """The name of everything that is decoded with a transform, 32 hexadecimal digits."""
+    """The kind of decoding with a transform: 32 hexadecimal digits."""
     return cache.key(version, PIL.__version__, transform)
 
 
 def decoded(
     root: Path, contents: Mapping[str, Record], transform: Transform, limits: Limits, folder: Path, *, keep_pixels: bool
 ) -> Decoded:
-    """What each content (its SHA-256 → a file that holds it) decodes to; new ones are decoded.
+    """Decode new contents and return all results. `contents` maps a SHA-256 to a file with that content.
 
-    Without `keep_pixels` a content is decoded once to judge it, and only the outcome is kept, if the cache in `folder`
-    can be written. With it, raises `UserError` if that cannot be written.
+    Without `keep_pixels`, a content is decoded once to check it, and only the outcome is cached; if the cache in
+    `folder` cannot be written, that is logged. With `keep_pixels`, it raises `UserError`.
     """
     path = folder / "decoded" / f"{kind_of(transform)}.jsonl"
     ledger = Ledger(path, transform, limits)
@@ -85,7 +85,7 @@ def decoded(
 
 
 def _build(root: Path, contents: Mapping[str, Record], ledger: "Ledger", store: RowStore, keep_pixels: bool) -> None:
-    """Take over what an earlier version kept, and decode the rest, while the store is being built."""
+    """Take over the cache of an earlier version and decode the rest. The store must be building."""
     files = {digest: root / record.path for digest, record in contents.items()}
     earlier_cache.take_over(kind_of(ledger.transform, EARLIER), store, ledger, files)
     ledger.load()
@@ -94,7 +94,7 @@ def _build(root: Path, contents: Mapping[str, Record], ledger: "Ledger", store: 
 
 
 class Ledger:
-    """What became of each content, a line of JSON each, in a file that only grows. Lines that are torn are ignored."""
+    """The outcome of each content: an append-only file with a line of JSON each. Incomplete lines are ignored."""
 
     def __init__(self, path: Path, transform: Transform, limits: Limits) -> None:
         self.path = path
@@ -121,7 +121,7 @@ class Ledger:
                 self.outcomes[digest] = Outcome(Facts(*facts) if facts is not None else None, reason)
 
     def add(self, digest: str, outcome: Outcome) -> None:
-        """Note an outcome; one that may be different next time is not written to the file."""
+        """Record an outcome. One that may be different next time is not written to the file."""
         self.outcomes[digest] = outcome._replace(crc=0)  # the store knows it
         if outcome.lasting and self.is_kept:
             is_costly = outcome.reason is not None and outcome.reason.startswith(pool.COSTLY)
@@ -135,12 +135,12 @@ class Ledger:
         if self._stream is None:
             self._stream = self.path.open("ab", buffering=0)
             heading = json.dumps({"transform": self.transform}).encode()
-            self._stream.write(heading + b"\n" if self._stream.tell() == 0 else b"\n")  # behind a line that was torn
+            self._stream.write(heading + b"\n" if self._stream.tell() == 0 else b"\n")  # ends an incomplete line
         self._stream.write(json.dumps(entry).encode() + b"\n")
 
 
 def _entries(lines: list[bytes]) -> list[list[Any]]:
-    """The entries among the lines: JSON lists. All lines are parsed at once if none is damaged, which is faster."""
+    """The entries among the lines, which are JSON lists. If no line is damaged, all are parsed at once: faster."""
     try:
         found = json.loads(b"[" + b",".join(line for line in lines if line) + b"]")
     except ValueError:
@@ -154,7 +154,7 @@ def _entries(lines: list[bytes]) -> list[list[Any]]:
 
 
 def _missing(contents: Mapping[str, Record], ledger: Ledger, store: RowStore | None, keep_pixels: bool) -> list[str]:
-    """The contents that must be decoded, sorted: without a lasting outcome, or without a row that is sealed."""
+    """The contents that must be decoded, sorted: those without a lasting outcome or without a sealed row."""
     outcomes = ledger.outcomes
     missing = {digest for digest in contents if digest not in outcomes or not outcomes[digest].lasting}
     if keep_pixels and store is not None:
@@ -165,7 +165,7 @@ def _missing(contents: Mapping[str, Record], ledger: Ledger, store: RowStore | N
 
 
 def _decode(root: Path, contents: Mapping[str, Record], ledger: Ledger, store: RowStore | None, *, total: int) -> None:
-    """Decode contents, of `total` in all, into the store that is being built."""
+    """Decode `contents`, of `total` in all, into the store, which must be building."""
     if not contents:
         return
     rows = _rows_for(list(contents), store) if store is not None else [-1] * len(contents)
@@ -173,7 +173,7 @@ def _decode(root: Path, contents: Mapping[str, Record], ledger: Ledger, store: R
         Job(str(root / record.path), record.bytes, record.mtime, row, record.ctime, digest): digest
         for (digest, record), row in zip(contents.items(), rows, strict=True)
     }
-    what = "decoding %s of %s files, to %s" if store is not None else "checking %s of %s files, noted in %s"
+    what = "decoding %s of %s files, to %s" if store is not None else "checking %s of %s files, results in %s"
     log.info(what, f"{len(jobs):,}", f"{total:,}", ledger.path.parent)
     target = Rows(str(store.path), store.row_bytes) if store is not None else None
     with closing(pool.run(jobs, ledger.transform, ledger.limits, rows=target)) as running:
@@ -184,7 +184,7 @@ def _decode(root: Path, contents: Mapping[str, Record], ledger: Ledger, store: R
 
 
 def _rows_for(digests: list[str], store: RowStore) -> list[int]:
-    """A row for each content: its own if it has one, so that no row ever changes while somebody reads it."""
+    """A row for each content. One that has a row keeps it, so that no row changes while another process reads it."""
     known = store.find([bytes.fromhex(digest) for digest in digests])
     count = int((known < 0).sum())
     needed, free = max(count - store.reusable, 0) * store.row_bytes, shutil.disk_usage(store.path.parent).free

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: the groups of pictures whose fingerprints are near. Only new fingerprints are compared."""
+"""Finds near-duplicates: groups of pictures with near fingerprints. Only new fingerprints are compared."""
 
 import logging
 import struct
@@ -15,15 +15,15 @@ from artdiff.locks import Lock
 log = logging.getLogger(__name__)
 
 BATCH = 4096
-"""Fingerprints that are compared between two writes to the file."""
+"""Number of fingerprints that are compared between two writes to the file."""
 
 
 class Compared:
-    """Distinct fingerprints, all compared with each other, and which of them are near.
+    """Distinct fingerprints that have been compared with each other, and the pairs that are near.
 
-    With a `path` they are kept in a file that only grows, so that only new fingerprints are compared. It consists of
+    With a `path` they are stored in an append-only file, so that only new fingerprints are compared. It consists of
     batches: a header with the counts and a CRC-32, fingerprints (80 bytes each), and near pairs (two uint32 each, the
-    places of fingerprints in the file). Reading stops at a batch that is incomplete or damaged; it is compared again.
+    places of the fingerprints in the file). Reading stops at an incomplete or damaged batch, which is compared again.
     """
 
     HEADER = struct.Struct("<4sIII")
@@ -38,7 +38,7 @@ class Compared:
         self._load()
 
     def add(self, wanted: Collection[bytes]) -> None:
-        """Compare those fingerprints that are new with all others, and keep the result if the file can be written."""
+        """Compare new fingerprints with all others, and store the result if the file can be written."""
         if all(one in self.place_of for one in wanted):
             return
         if self.path is not None:
@@ -60,7 +60,7 @@ class Compared:
             log.info("near-duplicates will be compared again next time: %s, %s", path, error.strerror)
 
     def _compare(self, wanted: Collection[bytes]) -> Iterator[bytes]:
-        """Compare what is new; yields batches for the file."""
+        """Compare new fingerprints; yields batches for the file."""
         new = [one for one in wanted if one not in self.place_of]
         for start in range(0, len(new), BATCH):
             fingerprints = np.frombuffer(b"".join(new[start : start + BATCH]), np.uint8).reshape(-1, BYTES)
@@ -86,7 +86,7 @@ class Compared:
                 while (batch := self._batch(stream)) is not None:
                     self._take(*batch)
                     self._read = stream.tell()
-        except OSError:  # it does not exist yet, or may not be read
+        except OSError:  # it does not exist yet, or cannot be read
             return
 
     def _batch(self, stream: IO[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -105,9 +105,9 @@ class Compared:
 
 
 def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) -> np.ndarray:
-    """Pairs of places in the list whose fingerprints are near, int64 (M,2); an empty fingerprint is near none.
+    """Pairs of places in the list whose fingerprints are near, int64 (M,2). An empty fingerprint is near none.
 
-    Of several equal fingerprints, each is paired with the first only, and the first with whatever they are near.
+    Of several equal fingerprints, the first is paired with all near ones, and each other only with the first.
     """
     compared = compared or Compared()
     first: dict[bytes, int] = {}
@@ -125,7 +125,7 @@ def near_pairs(fingerprints: Sequence[str], compared: Compared | None = None) ->
 
 
 def groups(pairs: np.ndarray) -> list[list[int]]:
-    """The groups that pairs of places, int (M,2), join in chains; each group and the list are in rising order."""
+    """The connected components of a graph with the edges `pairs`, int (M,2); each, and the list, in ascending order."""
     root = np.arange(int(pairs.max(initial=-1)) + 1)
     one, other = pairs.T
     while (apart := root[one] != root[other]).any():

@@ -1,9 +1,10 @@
-"""Takes over what version 0.1.0 kept in the cache, so that an upgrade decodes little again.
+"""Takes over the cache of version 0.1.0, so that few files are decoded again after an upgrade.
 
-Files that may hold several pictures are decoded again, since another of them may be the main one, and so are rejected
-files, whose reasons say more now.
+Files that may hold several pictures are decoded again, because the main picture is chosen differently now. Rejected
+files are decoded again too, because their reasons are more detailed now.
 
-It kept one map for each set of contents, `decoded/KIND12-CONTENTS`, where KIND12 is the first 12 digits of the kind:
+Version 0.1.0 stored one map per set of contents, `decoded/KIND12-CONTENTS`, where KIND12 is the first 12 digits of the
+kind:
 
 - `.json`: `outcomes`, a list of `[sha256, facts, reason, lasting]`, and `.npy`: their pixels in the same order;
 - `.partial` and `.journal`: the same of an interrupted build; each line of the journal is
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 256
-"""Rows that are copied at once."""
+"""Number of rows that are copied at once."""
 
 HEAD = 2**16
-"""Bytes of a file that tell whether it holds several pictures."""
+"""Bytes of a file that are read to see whether it holds several pictures."""
 
 
 class Entry(NamedTuple):
-    """A content, what became of it, and its pixels; none if they were not kept."""
+    """A content, its outcome and its pixels; these are empty if they were not cached."""
 
     digest: str
     outcome: Outcome
@@ -48,9 +49,9 @@ class Entry(NamedTuple):
 
 
 def take_over(kind: str, store: RowStore, ledger: "Ledger", files: Mapping[str, Path]) -> None:
-    """Move the maps of this kind that have contents of `files` (SHA-256 → path) into the store, and remove them.
+    """Move maps of this kind that have contents of `files` (SHA-256 → path) into the store, and remove them.
 
-    A map that an older program is building, or that does not fit on the disk, is left alone.
+    A map that an older program is building, or that does not fit on the disk, stays as it is.
     """
     names = {path.name.partition(".")[0] for path in ledger.path.parent.glob(f"{kind[:12]}-*.*")}
     for name in sorted(names):
@@ -66,7 +67,7 @@ def take_over(kind: str, store: RowStore, ledger: "Ledger", files: Mapping[str, 
 
 
 def _take(stem: Path, store: RowStore, ledger: "Ledger", files: Mapping[str, Path]) -> bool:
-    """Copy what a map knows of `files` → whether it is not needed any more."""
+    """Copy the entries of a map that are in `files` → True if the map can be removed."""
     if not any(digest in files for digest in _digests(stem)):
         return False
     count, entries = 0, (one for one in _entries(stem, store.row_bytes) if _is_unchanged(one, files))
@@ -84,7 +85,7 @@ def _take(stem: Path, store: RowStore, ledger: "Ledger", files: Mapping[str, Pat
 
 
 def _digests(stem: Path) -> Iterator[str]:
-    """The contents that a map knows."""
+    """The SHA-256 of each content of a map."""
     listing = cache.read_json(stem.with_suffix(".json"))
     if listing is not None:
         yield from (digest for digest, *_ in listing["outcomes"])
@@ -93,7 +94,7 @@ def _digests(stem: Path) -> Iterator[str]:
 
 
 def _is_unchanged(one: Entry, files: Mapping[str, Path]) -> bool:
-    """True if a content decodes to the same pixels today: a JPEG, PNG, WebP or BMP of a single picture."""
+    """True if a content still decodes to the same pixels: a JPEG, PNG, WebP or BMP with a single picture."""
     if one.outcome.facts is None or one.digest not in files:
         return False
     try:
@@ -120,7 +121,7 @@ def _entries(stem: Path, row_bytes: int) -> Iterator[Entry]:
 
 
 def _kept(entries: Iterable[tuple[int, list]], rows: np.ndarray) -> Iterator[Entry]:
-    """The entries that are still valid: pixels as their CRC says, and reasons that the limits had no part in."""
+    """The entries that are still valid: their pixels pass the CRC, and their reasons do not depend on the limits."""
     for row, (digest, crc, facts, reason, lasting) in entries:
         if not lasting or (reason is not None and reason.startswith(pool.COSTLY)):
             continue

@@ -1,7 +1,6 @@
-"""The list of pictures to leave out, `data.exclude`: a path, a folder or a SHA-256 a line.
+"""The list of pictures to leave out, `data.exclude`: a path, a folder or a SHA-256 per line.
 
-Understood are plain lists, the tables that artdiff writes (or lines and columns cut from them), and what `sha256sum`
-prints.
+It may be a plain list, a table that artdiff has written (or lines or columns of one), or the output of `sha256sum`.
 """
 
 import logging
@@ -21,11 +20,11 @@ from artdiff.ingest.tables import shown, some
 log = logging.getLogger(__name__)
 
 SHA256 = re.compile(r"\s*\\?(?:sha256:)?([0-9a-fA-F]{64})(?:\s+.*)?|SHA256 ?\(.*\) ?= ?([0-9a-fA-F]{64})\s*", re.DOTALL)
-"""A content's hash, alone or in a line of `sha256sum`, which puts a backslash before a name with escapes."""
+"""The hash of a content, alone or in a line of `sha256sum`, which puts a backslash before names with escapes."""
 
 
 class Named(NamedTuple):
-    """What the list names: files by path, contents by hash, and entries that match nothing."""
+    """The entries of the list: files by path, contents by hash, and entries that match no file."""
 
     paths: set[str]
     contents: set[str]
@@ -33,10 +32,10 @@ class Named(NamedTuple):
 
 
 def excluded(path: Path, root: Path, records: Sequence[Record], hashes: dict[str, str]) -> dict[str, str]:
-    """The files that the list at `path` leaves out, each with the reason.
+    """The files that the list at `path` excludes, each with the reason.
 
-    Left out are files and folders that are named, hashes that are named, and every copy of these. Logs a warning about
-    entries that match no file. Raises `UserError` if the list cannot be read.
+    These are the listed files, the files in listed folders, files with a listed hash, and all copies of these. Logs a
+    warning about entries that match no file. Raises `UserError` if the list cannot be read.
     """
     try:
         text = tables.decoded(path.read_bytes())
@@ -54,7 +53,7 @@ def excluded(path: Path, root: Path, records: Sequence[Record], hashes: dict[str
 
 
 def _named(text: str, root: Path, records: Sequence[Record], present: set[str]) -> Named:
-    """Match each entry with files and folders of `records`, then with a hash; lines that begin with # are comments."""
+    """Match each entry with files and folders of `records`, else with a hash. Lines that begin with # are comments."""
     below = _files_below(records)
     named = Named(set(), set(), [])
     end = "\0" if "\0" in text else "\n"  # as `find -print0` separates them
@@ -80,14 +79,14 @@ def _named(text: str, root: Path, records: Sequence[Record], present: set[str]) 
 
 
 class Reading(NamedTuple):
-    """What an entry of the list may say, and where the next one begins; `exact` if it is a cell of a table."""
+    """A possible reading of an entry, and where the next entry begins. `exact` if it is a cell of a table."""
 
     entry: str
     after: int
     exact: bool
 
     def names(self, root: Path) -> Iterator[str]:
-        """The paths below the root that may be meant, the most literal first."""
+        """The paths below the root that the entry may mean, the most literal first."""
         stripped = self.entry.strip()
         if self.entry:
             yield _normal(self.entry)
@@ -99,7 +98,7 @@ class Reading(NamedTuple):
 
 
 def _readings(text: str, at: int, end: str, *, is_table: bool) -> list[Reading]:
-    """What the entry at a place may say: it is the first cell of a table's line, or a whole line."""
+    """Possible readings of the entry at position `at`: the first cell of a table's line, or a whole line."""
     stop = text.find(end, at)
     stop = len(text) if stop < 0 else stop
     line = Reading(text[at:stop], stop + 1, exact=False)
@@ -116,7 +115,7 @@ def _normal(path: str) -> str:
 
 
 def _files_below(records: Sequence[Record]) -> dict[str, set[str]]:
-    """A file's or a folder's path → the files that it means. Accents are composed (NFC)."""
+    """Path of a file or folder → the files that it stands for. Accents are composed (NFC)."""
     below: dict[str, set[str]] = defaultdict(set)
     for path in (one.path for one in records):
         folders = path.split("/")[:-1]

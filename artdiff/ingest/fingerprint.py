@@ -1,34 +1,35 @@
-"""A fingerprint of what a picture looks like, and which fingerprints are near each other.
+"""Perceptual fingerprints of pictures, and which of them are near each other.
 
-It follows the perceptual hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010):
-the signs of a picture's low frequencies, here 256 bits, followed by its colours on a 4 x 4 grid. Needs numpy only.
+They follow the perceptual hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010):
+the signs of a picture's low frequencies, here 256 bits, followed by its colours on a 4 x 4 grid. Imports only numpy.
 """
 
 import numpy as np
 
 SIDE = 32
-"""Side in pixels of the small picture that a fingerprint is taken from."""
+"""Width and height in pixels of the small picture that a fingerprint is computed from."""
 
 FLAT = 6.0
-"""A picture whose greys have a standard deviation below this (of 255) has no shapes to compare, and no fingerprint."""
+"""A picture whose grey values (0 to 255) have a standard deviation below this has no shapes and gets no fingerprint."""
 
 NEAR = 44
-"""Fingerprints are near if at most this many of their 256 bits differ; unrelated ones differ in 128.
+"""Fingerprints are near if at most this many of their 256 bits differ; unrelated ones differ in 128 on average.
 
-Measured on 2,851 artworks: the same picture recompressed, resized or with other contrast differs in 11 bits at most,
-cropped by 2 % in 36 (median), and of the 4 million pairs of different pictures none in fewer than 45."""
+Measured on 2,851 artworks: a picture that was recompressed, resized or changed in contrast differs in at most 11 bits,
+one that was cropped by 2 % in 36 (median). Of the 4 million pairs of different pictures, none differs in fewer than 45.
+"""
 
 NEAR_FIRST = 12
-"""The same for their first 64 bits, which are compared first."""
+"""The limit for their first 64 bits, which are compared first."""
 
 SAME = 11
-"""The same for versions of one picture: recompressed, resized or with other contrast."""
+"""The limit for versions of one picture: recompressed, resized or changed in contrast."""
 
 NEAR_COLOUR = 32.0
-"""Mean difference of the colours of near pictures, at most, of 255."""
+"""Maximum mean colour difference of near pictures; values are 0 to 255."""
 
 BYTES = 80
-"""Of a fingerprint: 32 of bits, 48 of colours."""
+"""Bytes of a fingerprint: 32 of bits, 48 of colours."""
 
 
 def _cosines(count: int) -> np.ndarray:
@@ -45,7 +46,7 @@ _ORDER = _ORDER[:256]  # squares around the lowest frequency, so that the first 
 
 
 def fingerprint(small: np.ndarray) -> str:
-    """uint8 (32,32,3) → 80 bytes in hexadecimal digits, or an empty string for a picture without shapes."""
+    """The fingerprint of uint8 (32,32,3): 80 bytes in hexadecimal, or an empty string for a picture without shapes."""
     grey = small.astype(np.float32) @ _LUMA
     if grey.std() < FLAT:
         return ""
@@ -56,7 +57,7 @@ def fingerprint(small: np.ndarray) -> str:
 
 
 def near(fingerprints: np.ndarray, start: int) -> np.ndarray:
-    """Compare each of the fingerprints, uint8 (N,80), from place `start` on with all before it → near pairs (M,2)."""
+    """Compare each fingerprint from place `start` on, uint8 (N,80), with all before it → near pairs uint32 (M,2)."""
     first = np.ascontiguousarray(fingerprints[:, :8]).view(np.uint64).ravel()
     bits = np.ascontiguousarray(fingerprints[:, :32]).view(np.uint64)
     colours = fingerprints[:, 32:].astype(np.int16)

@@ -1,4 +1,4 @@
-"""Pixels of any mode, orientation and colour space → upright sRGB without transparency."""
+"""Converts pictures of any mode, orientation and colour space to upright sRGB without transparency."""
 
 import io
 from functools import lru_cache
@@ -22,9 +22,9 @@ TURNS = {
 
 
 def flat(picture: Image.Image, background: Colour, *, enough: int | None = None) -> Image.Image:
-    """A Pillow picture of any mode → upright, sRGB, mode RGB or L; `background` shows through transparency.
+    """Convert a Pillow picture of any mode to upright sRGB of mode RGB or L. `background` fills transparent areas.
 
-    A picture with more than twice `enough` pixels on its shorter side is first reduced, to no less than `enough`.
+    A picture with at least twice `enough` pixels on its shorter side may first be reduced, to no fewer than `enough`.
     """
     profile, deep = picture.info.get("icc_profile"), _range(picture)
     picture, alpha = _apart(upright(picture), deep)
@@ -55,7 +55,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def _apart(picture: Image.Image, deep: tuple[float, float] | None) -> tuple[Image.Image, Image.Image | None]:
-    """A picture → the same with 8 bits a channel and without transparency, and its alpha as mode L or None."""
+    """Separate a picture into 8 bits per channel without transparency, and its alpha as mode L, or None."""
     if deep is not None:
         return _eight_bits(picture, *deep), _key_colour(picture)
     if picture.mode in ("La", "RGBa"):  # premultiplied alpha
@@ -72,9 +72,9 @@ def _apart(picture: Image.Image, deep: tuple[float, float] | None) -> tuple[Imag
 
 
 def _range(picture: Image.Image) -> tuple[float, float] | None:
-    """The values of black and white in a grey picture of more than 8 bits; None for other pictures.
+    """The values of black and white in a grey picture with more than 8 bits; None for other pictures.
 
-    The format says them, except for 32-bit integers and floats: there it is the smallest usual range that fits.
+    The format defines them, except for 32-bit integers and floats: for these it is the smallest usual range that fits.
     """
     if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
         return None
@@ -93,13 +93,13 @@ def _range(picture: Image.Image) -> tuple[float, float] | None:
 
 
 def _eight_bits(picture: Image.Image, black: float, white: float) -> Image.Image:
-    """Grey with more than 8 bits → mode L."""
+    """Convert a grey picture with more than 8 bits to mode L."""
     scaled = (np.asarray(picture).astype(np.float32) - np.float32(black)) * np.float32(255 / (white - black))
     return Image.fromarray((scaled.clip(0, 255) + np.float32(0.5)).astype(np.uint8))
 
 
 def _key_colour(picture: Image.Image) -> Image.Image | None:
-    """The alpha of a grey PNG with more than 8 bits, which may name one value as transparent."""
+    """The alpha of a grey PNG with more than 8 bits, which may declare one value transparent; None if it does not."""
     key = picture.info.get("transparency")
     if not isinstance(key, int):
         return None
@@ -107,7 +107,7 @@ def _key_colour(picture: Image.Image) -> Image.Image | None:
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """L, RGB, CMYK or LAB → L or RGB, by the embedded ICC profile if it fits."""
+    """Convert L, RGB, CMYK or LAB to L or RGB, with the embedded ICC profile if it fits the mode."""
     if profile or picture.mode == "LAB":
         convert = _conversion(profile, picture.mode)
         if convert is not None:

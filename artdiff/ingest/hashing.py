@@ -1,4 +1,4 @@
-"""The SHA-256 of every file, which is read again only if its size or times change."""
+"""Computes the SHA-256 of every file. A file is read again only if its size or times have changed."""
 
 import errno
 import logging
@@ -18,20 +18,20 @@ from artdiff.progress import progress
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 2**30
-"""Larger files are rejected unread: no picture that can be decoded here is that large."""
+"""Larger files are rejected unread: no picture that can be decoded is that large."""
 
 
 class Hashes(NamedTuple):
-    """The SHA-256 of files by path, 64 hexadecimal digits; and the reason why a file cannot be read, by path."""
+    """By path: the SHA-256 of a file, 64 hexadecimal digits, or the reason why it cannot be read."""
 
     digests: dict[str, str]
     reasons: dict[str, str]
 
 
 def hashes(root: Path, records: Sequence[Record], folder: Path) -> Hashes:
-    """Hash the files below `root`; what was read is remembered in the cache `folder`, reasons are not.
+    """Hash the files below `root`. Hashes are stored in the cache `folder`, reasons are not.
 
-    A file that has just been written is not remembered either: the next change could have the same time.
+    The hash of a file that has just been written is not stored either: the next change could have the same times.
     """
     ledger = ledger_of(root, folder)
     known: dict[str, list[Any]] = cache.read_json(ledger) or {}
@@ -63,7 +63,7 @@ def hashes(root: Path, records: Sequence[Record], folder: Path) -> Hashes:
 
 
 def _remember(ledger: Path, lasting: dict[str, list[Any]]) -> None:
-    """Keep the hashes, if the cache can be written: a run does not need them."""
+    """Store the hashes. Only warns if the cache cannot be written, because a run does not need them."""
     try:
         cache.make(ledger.parent)
         cache.write_json(ledger, lasting)
@@ -72,7 +72,7 @@ def _remember(ledger: Path, lasting: dict[str, list[Any]]) -> None:
 
 
 def ledger_of(root: Path, folder: Path) -> Path:
-    """The file in the cache `folder` that remembers the hashes of a root."""
+    """The file in the cache `folder` with the hashes of a root."""
     return folder / "files" / f"{cache.key(str(root.resolve()))}.json"
 
 
@@ -92,7 +92,7 @@ Item = TypeVar("Item")
 
 
 def _in_parallel(work: Callable[[Item], None], items: list[Item], name: str) -> None:
-    """Do the work in threads: hashing does not hold Python's lock."""
+    """Do the work in threads: hashing releases the GIL."""
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for _ in progress(pool.map(work, items), len(items), name):

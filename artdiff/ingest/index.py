@@ -1,6 +1,6 @@
-"""The index of a source: which pictures are used and on which side, which are copies, which files are rejected and why.
+"""The index of a source: which pictures are used and in which split, which are copies, and why files are rejected.
 
-A picture is its content: files with the same bytes count once, and near-duplicates are on the same side of the split.
+Files with the same bytes count as one picture, and near-duplicates are in the same split.
 """
 
 import hashlib
@@ -28,19 +28,20 @@ from artdiff.settings.data import Limits
 log = logging.getLogger(__name__)
 
 HEADING = ("file", "sha256", "bytes", "width", "height", "class", "split", "copy_of", "looks_like")
-"""Of a manifest, before the columns of the metadata."""
+"""First columns of a manifest; the metadata columns follow."""
 
 
 TOO_ALIKE = "too much like a held-out picture"
-"""Why a picture of a large group of near-duplicates is left out of training, before the path of that picture."""
+"""Reason for leaving a picture of a large group of near-duplicates out of training. The path of the held-out picture
+follows."""
 
 
 class Index(NamedTuple):
-    """Everything that a source holds; each file is in exactly one of the first three lists, which are sorted by path.
+    """All files of a source. Each is in exactly one of `used`, `copies` and `rejected`, which are sorted by path.
 
-    `leaks` are the paths of copies that the folders put on another side of the split than the picture used. `pixels`,
-    uint8 (N,size,size,3), holds the decoded pictures by `Picture.row`, if they are kept. `tree` is the folders on one
-    line.
+    `leaks` are the paths of copies that the folders put in another split than the picture in use. `pixels`, uint8
+    (N,size,size,3), has the decoded pictures by `Picture.row`; None if pixels are not cached. `tree` describes the
+    folders on one line.
     """
 
     used: list[Picture]
@@ -52,22 +53,22 @@ class Index(NamedTuple):
 
     @property
     def labels(self) -> list[str]:
-        """All labels that pictures have, of whatever side."""
+        """The labels of the pictures of all splits, sorted."""
         return sorted({picture.label for picture in self.used if picture.label is not None})
 
     @property
     def classes(self) -> list[str]:
-        """The labels that can be learned, those of pictures for training. Pictures with others count as without."""
+        """The labels of the training pictures, sorted. Pictures with other labels count as unlabelled."""
         return sorted({picture.label for picture in self.on("train") if picture.label is not None})
 
     @property
     def near_duplicates(self) -> list[Picture]:
-        """The pictures that look like a better one."""
+        """The pictures that are near-duplicates of a better one."""
         return [picture for picture in self.used if picture.looks_like not in (None, picture.path)]
 
     @property
     def across(self) -> set[str]:
-        """Groups of near-duplicates that are on several sides of the split: the paths of the best of each."""
+        """Groups of near-duplicates that are in several splits, each as the path of its best picture."""
         sides: dict[str, set[str]] = {}
         for one in self.near_duplicates:
             sides.setdefault(one.looks_like or "", set()).add(one.split)
@@ -75,12 +76,12 @@ class Index(NamedTuple):
         return {path for path, found in sides.items() if found != {best[path]}}
 
     def on(self, side: str) -> list[Picture]:
-        """The pictures on one side of the split: `train`, `validation` or `test`."""
+        """The pictures of one split: `train`, `validation` or `test`."""
         return [picture for picture in self.used if picture.split == side]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many files are on each side of the split, copies, and set aside."""
+        """The numbers of pictures per split, of copies, and of files set aside."""
         sides = {side: len(self.on(side)) for side in ("train", "validation", "test")}
         return {**sides, "copies": len(self.copies), "set_aside": len(self.rejected)}
 
@@ -96,15 +97,15 @@ class Index(NamedTuple):
         across = self.across
         together = [one for one in self.near_duplicates if one.looks_like not in across]
         if together:
-            lines.append(f"{len(together):,} pictures look like another, and are on the same side as it")
+            lines.append(f"{len(together):,} pictures look like another one, and are in the same split as that one")
         if across:
             apart = sum(one.looks_like in across for one in self.used)
-            lines.append(f"{apart:,} pictures look like others, some of which are on another side")
+            lines.append(f"{apart:,} pictures look like others, some of which are in another split")
         named = [shown(name) for name in self.classes]
         return [*lines, f"classes {some(named, most=8)}; {size}" if named else f"no classes; {size}"]
 
     def manifest(self) -> str:
-        """A tab-separated line for each picture and each copy, by path, below a heading."""
+        """A tab-separated table with a line for each picture and each copy, sorted by path."""
         pictures = sorted([*self.used, *self.copies])
         columns = sorted({"license", "source"}.union(*(picture.columns for picture in pictures)) - {BESIDE})
         heading = [*HEADING, *(f"metadata.{name}" if name in HEADING else name for name in columns)]
@@ -132,22 +133,22 @@ class Index(NamedTuple):
         return f"{found}; what is there: {self.tree}; {elsewhere(root, 'data.root')}{EXPECTED}"
 
     def listings(self) -> dict[str, bytes]:
-        """The lists of what is not used, by the names of their files."""
+        """File name → content of the tables of files that are not used."""
         return {runs.SET_ASIDE: encoded(self.rejections()), runs.DUPLICATES: encoded(self.duplicates())}
 
     def rejections(self) -> str:
-        """`set_aside.tsv`: the rejected files and the reasons."""
+        """The content of `set_aside.tsv`: the rejected files and the reasons."""
         return table(("file", "reason"), self.rejected)
 
     def duplicates(self) -> str:
-        """`duplicates.tsv`: the copies and the near-duplicates, by file."""
+        """The content of `duplicates.tsv`: the copies and the near-duplicates, sorted by file."""
         found = sorted([*self.copies, *self.near_duplicates])
         lines = [(one.path, one.copy_of or "", one.looks_like or "", one.split) for one in found]
         return table(("file", "copy_of", "looks_like", "split"), lines)
 
 
 def reasons(rejected: Sequence[Rejected]) -> str:
-    """How many files were rejected for which reason, on one line."""
+    """The number of rejected files per reason, on one line."""
     counts = Counter(reason.partition(":")[0] for _, reason in rejected)
     return some([f"{count:,} {reason}" for reason, count in counts.most_common()], most=8)
 
@@ -163,9 +164,9 @@ def build_index(
     cache_dir: Path,
     keep_pixels: bool,
 ) -> Index:
-    """Look at every file of a source, and decode what is new.
+    """Index every file of a source; decode the new ones.
 
-    Raises `UserError` if the source, a metadata file, the list to exclude or the cache cannot be used.
+    Raises `UserError` if the source, a metadata file, the `exclude` list or the cache cannot be used.
     """
     records, rejected = source.records()
     digests, unread = hashes(source.root, records, cache_dir)
@@ -187,7 +188,7 @@ def build_index(
     unlearned = sorted({*index.labels} - {*index.classes})
     if unlearned:
         log.warning(
-            "classes without a picture to train on, so that their pictures count as without a label: %s",
+            "these classes have no training picture, so their pictures count as unlabelled: %s",
             some([shown(label) for label in unlearned], most=8),
         )
     return index
@@ -196,7 +197,7 @@ def build_index(
 def _judged(
     records: Sequence[Record], digests: dict[str, str], found: decoded.Decoded, min_side: int
 ) -> tuple[list[Picture], list[Rejected]]:
-    """The records that are pictures, and those that are not, with the reason."""
+    """Split the records into pictures and rejected files, with the reasons."""
     pictures: list[Picture] = []
     rejected: list[Rejected] = []
     for record in records:
@@ -216,10 +217,10 @@ def _judged(
 def _placed(
     pictures: Sequence[Picture], compared: Compared, val_fraction: float | None
 ) -> tuple[list[Picture], list[Picture], list[Rejected]]:
-    """Choose one picture of each content and put it on a side, by the folders if `val_fraction` is None.
+    """Choose one picture of each content, and its split: by the folders if `val_fraction` is None, else by content.
 
-    Returns the pictures used and their copies, each sorted by path, and those left out of training since they look like
-    a picture held out. A copy is on the side of the picture used.
+    Returns the pictures in use and their copies, each sorted by path, and the pictures that are left out of training
+    because they look like a held-out picture. A copy is in the split of the picture in use.
     """
     keepers: dict[str, Picture] = {}
     for picture in pictures:

@@ -1,8 +1,12 @@
-"""Reads a file's class, split and metadata from where it lies and from metadata files.
+"""Reads class, split and metadata of each file from its folders and from metadata files.
 
-Understood are class folders, nested or not, in the root or in one wrapping folder; a flat folder; split folders
-anywhere in the tree, more than once, with classes below them; and `metadata.csv` or `metadata.jsonl` as in Hugging
-Face's imagefolder: https://huggingface.co/docs/datasets/image_dataset
+Supported layouts:
+
+- class folders, nested or not, in the root or in one wrapping folder;
+- a flat folder;
+- split folders anywhere in the tree, more than once, with classes below them;
+- with any of these, `metadata.csv` or `metadata.jsonl` as in Hugging Face's imagefolder:
+  https://huggingface.co/docs/datasets/image_dataset
 """
 
 import csv
@@ -32,12 +36,13 @@ log = logging.getLogger(__name__)
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 ANNOTATIONS = frozenset({"labels", "annotations"})
-"""Folders beside `images`, as detectors of objects expect them."""
+"""Folders beside `images` in data sets for object detection."""
 
 
 class Place(NamedTuple):
-    """A file's class, the split that its folders name, the columns of its metadata, and the other folders above it:
-    those that neither wrap all files nor name the split.
+    """What the layout says about a file: its class, its split, and the columns of its metadata.
+
+    `folders` are the folders above it that neither wrap all files nor name the split.
     """
 
     label: str | None
@@ -47,14 +52,14 @@ class Place(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """A metadata file: its columns by the picture's path below the root, and whether one of them is `label`."""
+    """A metadata file: its columns by the picture's path below the root, and whether it has a column `label`."""
 
     columns: dict[str, dict[str, str]]
     labelled: bool
 
 
 class Layout(NamedTuple):
-    """The `files` to look into, each with its place, and those that the layout rejects."""
+    """The `files` to decode with their `places`, and those that the layout rejects."""
 
     files: list[File]
     places: list[Place]
@@ -62,7 +67,7 @@ class Layout(NamedTuple):
 
 
 def lay_out(root: Path, files: list[File]) -> Layout:
-    """Find out how a folder is laid out. Raises `UserError` for a metadata file that cannot be read."""
+    """Determine the layout of a folder. Raises `UserError` for a metadata file that cannot be read."""
     metadata = _read_metadata(root, files)
     rejected = [(file.path, "metadata of the pictures") for file in files if _is_metadata(file)]
     files = [file for file in files if not _is_metadata(file)]
@@ -78,7 +83,7 @@ def lay_out(root: Path, files: list[File]) -> Layout:
 
 
 def _in_classes(root: Path, files: list[File], pictures: list[File]) -> Layout:
-    """The layout where folders are classes."""
+    """The layout if folders are classes."""
     _warn_of_likely_splits(root, pictures)
     depth = _wrapping(root, pictures)
     labels = [next(iter(file.folders[depth:]), None) for file in files]
@@ -91,9 +96,9 @@ def _in_classes(root: Path, files: list[File], pictures: list[File]) -> Layout:
 
 
 def _in_splits(root: Path, files: list[File], pictures: list[File], parents: Mapping[Folders, set[Folders]]) -> Layout:
-    """The layout where the folders name the split; files outside the split folders are rejected.
+    """The layout if there are split folders. Files outside of them are rejected.
 
-    `test` counts as `validation` if there is no other: train and test alone.
+    `test` counts as `validation` if there is no validation folder.
     """
     wraps, outer = wrapped(pictures, parents), len(_common(parents))
     kept, places, beside = [], [], []
@@ -114,7 +119,7 @@ def _in_splits(root: Path, files: list[File], pictures: list[File], parents: Map
 
 
 def _warn_of_likely_splits(root: Path, pictures: list[File]) -> None:
-    """Say which folders beside each other have a word for a split in their names, though they are not read as one."""
+    """Warn about sibling folders whose names contain a word for a split, but that are not read as a split."""
     found = likely_splits(pictures)
     if found:
         log.warning(
@@ -125,7 +130,7 @@ def _warn_of_likely_splits(root: Path, pictures: list[File]) -> None:
 
 
 def _wrapping(root: Path, files: list[File]) -> int:
-    """How many folders wrap everything: each is the only one on its level, and the last holds several folders."""
+    """The number of folders that wrap everything: each is the only one on its level, and the last has several."""
     folders = {file.folders for file in files} or {()}
     common = _common(folders)
     inside = {each[len(common) : len(common) + 1] for each in folders}
@@ -138,8 +143,8 @@ def _wrapping(root: Path, files: list[File]) -> int:
 
 
 def _common(folders: Collection[Folders]) -> Folders:
-    """The folders that all of these begin with."""
-    first, last = min(folders), max(folders)  # what these share, all share
+    """The longest common beginning of these folders."""
+    first, last = min(folders), max(folders)  # what these two share, all share
     return first[: next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
@@ -148,7 +153,7 @@ def _is_metadata(file: File) -> bool:
 
 
 def _read_metadata(root: Path, files: list[File]) -> dict[str, Metadata]:
-    """The metadata files, by the folder that they lie in."""
+    """Read the metadata files, by their folder. Raises `UserError`."""
     found: dict[str, Metadata] = {}
     known = {unicodedata.normalize("NFC", file.path) for file in files}
     for path in (file.path for file in files if _is_metadata(file)):
@@ -209,16 +214,16 @@ def _jsonl(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
-    return text.encode(errors="replace").decode()  # a lone surrogate, at the end of a text that was cut
+    return text.encode(errors="replace").decode()  # a lone surrogate at the end of a truncated text
 
 
 def _normal(label: str | None) -> str | None:
-    """Compose accents (NFC): the same name may be stored in two ways."""
+    """Compose accents (NFC), because the same name may be stored in two ways."""
     return None if label is None else unicodedata.normalize("NFC", label)
 
 
 def _described(file: File, place: Place, metadata: dict[str, Metadata]) -> Place:
-    """`place` with the columns of the nearest metadata file above; its labels, if it has any, replace the folders'."""
+    """`place` with the columns of the nearest metadata file above; if that has labels, they replace the folders'."""
     if not metadata:
         return place
     for depth in range(len(file.folders), -1, -1):

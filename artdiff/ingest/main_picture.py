@@ -1,4 +1,4 @@
-"""Opens the main picture of a file that holds several: not a thumbnail, nor the blank first frame of an animation."""
+"""Opens the main picture of a file with several: not a thumbnail, and not a blank first frame of an animation."""
 
 import io
 from functools import cache
@@ -11,34 +11,34 @@ from artdiff.ingest.flatten import WHITE, flat, orientation
 from artdiff.ingest.signs import EXPORTED
 
 MAX_PIXELS = 178_956_970
-"""Pictures with more pixels are rejected: Pillow's own bound against decompression bombs. A JPEG that is decoded at a
-fraction of its size counts as that fraction."""
+"""Pictures with more pixels are rejected; the value is Pillow's limit against decompression bombs. A JPEG that is
+decoded at reduced size counts with that size."""
 
 NOT_PICTURES = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 """Formats that Pillow opens but does not decode itself: EPS would start a program, the others are stubs."""
 
 MOST_FRAMES = 64
-"""Frames of an animation that are looked at if the first is blank; fewer if they have more than `MAX_PIXELS` in all."""
+"""Frames of an animation that are checked if the first is blank; fewer if they have more than `MAX_PIXELS` in all."""
 
 BLANK = 8
-"""A frame whose values differ by no more, of 255, has nothing on it."""
+"""A frame is blank if its values differ by no more than this; values are 0 to 255."""
 
 LOOK = 32
-"""Side in pixels at which pages and frames are compared, at most."""
+"""Maximum resolution at which pages and frames are compared, in pixels."""
 
 ALIKE = 16.0
-"""Two pages show the same if they differ by no more on average, of 255, at that size."""
+"""Two pages show the same picture if their mean difference at that resolution is no more; values are 0 to 255."""
 
 MERGED = 1057
-"""Photoshop's resource that says whether a file holds the picture itself beside its layers (byte 4)."""
+"""Photoshop resource whose byte 4 says whether the file has the merged picture besides its layers."""
 
 
 class Unreadable(Exception):
-    """The file is not a picture that can be used; the message says why, in words for a person."""
+    """The file is not a usable picture; the message is a reason for the user."""
 
 
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are decoded, the usual ones first."""
+    """Pillow's names of the formats that are decoded, common ones first."""
     _init()
     return tuple(name for name in Image.ID if name not in NOT_PICTURES)
 
@@ -50,9 +50,9 @@ def _init() -> None:
 
 
 def loaded(content: bytes, *, draft: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The main picture, decoded, and its upright size. A JPEG may come smaller, with at least `draft` pixels a side.
+    """Decode the main picture → picture, upright (width, height). Raises `Unreadable`, or any exception of Pillow.
 
-    Raises `Unreadable`, and whatever Pillow raises.
+    With `draft`, a JPEG may be decoded at reduced size, with at least `draft` pixels per side.
     """
     found = tiff.read(content)
     picture = _opened(content) if found is None else _of_tiff(found)
@@ -81,7 +81,7 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _of_tiff(found: tiff.Tiff) -> Image.Image:
-    """The main page. A page that says nothing of its orientation has that of the first."""
+    """Open the main page. A page without orientation takes that of the first page."""
     page, raw = found.main(), found.raw_format
     if page is None:
         previews = [one for one in found.pages if one.is_picture]
@@ -106,7 +106,7 @@ def _of_tiff(found: tiff.Tiff) -> Image.Image:
 def _instead_of_thumbnail(
     found: tiff.Tiff, page: tiff.Page, picture: Image.Image, larger: list[tiff.Page]
 ) -> tuple[tiff.Page, Image.Image]:
-    """The first of the larger pages that shows the same as `page`, or else `page` itself."""
+    """The first of the larger pages that shows the same picture as `page`, else `page` itself."""
     if not larger or page.area > MAX_PIXELS:
         return page, picture
     try:
@@ -126,13 +126,13 @@ def _instead_of_thumbnail(
 
 
 def _look(picture: Image.Image, side: int = LOOK) -> np.ndarray:
-    """A picture at a small size, float32 (side,side,3), 0 to 255."""
+    """Reduce a picture to float32 (side,side,3), 0 to 255."""
     small = flat(picture, WHITE).convert("RGB").resize((side, side), Image.Resampling.BOX)
     return np.asarray(small).astype(np.float32)
 
 
 def _of_mpo(picture: Image.Image) -> int:
-    """The place of the main picture in a Multi-Picture file: the first, unless that is a thumbnail of another."""
+    """The place of the main picture in a Multi-Picture file: the first that is not a thumbnail."""
     try:
         kinds = [entry["Attribute"]["MPType"] for entry in picture.mpinfo[0xB002]]  # type: ignore[attr-defined]
     except (KeyError, TypeError, AttributeError):
@@ -161,7 +161,7 @@ def _is_blank(picture: Image.Image) -> bool:
 
 
 def _first_with_content(content: bytes, found: tiff.Tiff | None) -> int:
-    """The place of the first frame with at least half as much on it as any other; 0 if there is nothing on all."""
+    """The first frame whose contrast is at least half the maximum of all frames; 0 if all are blank."""
     shown: list[float] = []
     pixels = 0
     while len(shown) < MOST_FRAMES and pixels <= MAX_PIXELS:
@@ -176,7 +176,7 @@ def _first_with_content(content: bytes, found: tiff.Tiff | None) -> int:
 
 
 def _frame(content: bytes, found: tiff.Tiff | None, place: int) -> Image.Image:
-    """A frame of an animation or a page of a TIFF, decoded. Raises `EOFError` or `IndexError` behind the last one."""
+    """Decode a frame of an animation or a page of a TIFF. Raises `EOFError` or `IndexError` after the last one."""
     if found is not None:
         pages = [page for page in found.pages if page.is_picture and not page.is_reduced]
         picture = _opened(found.beginning_with(pages[place]))

@@ -1,4 +1,4 @@
-"""A picture of the index."""
+"""The record of a picture in the index."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from artdiff.ingest.split_folders import Split
 
 
 class Picture(NamedTuple):
-    """A file that can be used.
+    """A usable file.
 
-    `digest` is the SHA-256 of its content, `row` the content's row in the store of decoded pixels (-1: not kept).
-    `copy_of` is the path of the file with the same content that is used instead. `looks_like` is the path of the best
-    picture of a group of near-duplicates, which may be the picture itself. `folders` are those of its record.
+    `digest` is the SHA-256 of its content, `row` its row in the store of decoded pixels (-1: not cached). `copy_of` is
+    the path of the file with the same content that is used instead. `looks_like` is the path of the best picture of its
+    group of near-duplicates, which may be the picture itself. `folders` are as in `Record`.
     """
 
     path: str
@@ -33,6 +33,6 @@ class Picture(NamedTuple):
 
 
 def groups_of(pictures: Sequence[Picture]) -> list[int]:
-    """A number for each picture, the same for those that look alike."""
+    """A group number for each picture; near-duplicates have the same."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(one.looks_like or one.path, len(numbers)) for one in pictures]

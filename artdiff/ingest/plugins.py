@@ -1,4 +1,4 @@
-"""Formats that Pillow reads with a plugin of the extra `photos`: the HEIC pictures of phones, and JPEG XL."""
+"""Formats that Pillow reads with plugins of the extra `photos`: HEIC, which phones write, and JPEG XL."""
 
 from functools import cache
 from importlib import import_module
@@ -12,7 +12,7 @@ MODULES = {"HEIC": "pillow_heif", "JPEG XL": "pillow_jxl"}
 
 @cache
 def add(name: str | None) -> bool:
-    """Let Pillow read the format `name`, which takes up to 30 ms; false if there is no plugin for it here."""
+    """Register the plugin for the format `name`, which takes up to 30 ms → False if none is installed."""
     if name not in MODULES:
         return False
     try:
@@ -25,7 +25,7 @@ def add(name: str | None) -> bool:
 
 
 def may_read_now(reason: str) -> bool:
-    """Whether a file that was rejected for this reason may be read since a plugin has been installed."""
+    """Whether a file that was rejected for this reason may be readable with a plugin that is installed now."""
     return any(
         reason.startswith(f"{name}, {signs.CONVERTED}") and find_spec(module) is not None
         for name, module in MODULES.items()

@@ -1,4 +1,4 @@
-"""Decodes files in child processes with a bound on time and memory each: a hostile file costs one entry, no more.
+"""Decodes files in child processes with limits on time and memory, so that a malicious file costs only its own entry.
 
 The children run `artdiff.ingest.child`.
 """
@@ -30,20 +30,20 @@ from artdiff.settings.data import Limits
 __all__ = ["Job", "Limits", "Outcome", "Rows", "cores", "read", "run"]
 
 AHEAD = 4
-"""Files that a child is given at once, so that it need not wait for the next."""
+"""Files that a child has at once, so that it need not wait for the next."""
 
 COSTLY = ("its decoder crashed", "took longer than", "needs more than")
-"""How the reasons begin that depend on the limits, not on the file alone."""
+"""Beginnings of reasons that depend on the limits as well as on the file."""
 
 START = 60.0
 """Seconds that a child may take to start, on a busy machine."""
 
 
 class Outcome(NamedTuple):
-    """What became of a file: its `facts`, or the `reason` why it is rejected.
+    """The result of decoding a file: its `facts`, or the `reason` why it is rejected.
 
-    `crc` is the CRC-32 of the row that was written. `picture` is the whole picture if no transform was given.
-    `lasting` is False if the file may be readable next time. `rights` are what it says of those in the whole picture.
+    `crc` is the CRC-32 of the row that was written. `picture` is the whole picture if no transform was given, with the
+    `rights` that its metadata states. `lasting` is False if the file may be readable next time.
     """
 
     facts: Facts | None
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file: its whole `picture` and what it says of the `rights` in it, or the `reason` why it is rejected."""
+    """A decoded file: the whole `picture` and the `rights` in its metadata, or the `reason` why it is rejected."""
 
     path: Path
     picture: Image.Image | None
@@ -69,9 +69,9 @@ def cores() -> int:
 
 
 def read(paths: Iterable[Path], limits: Limits, *, enough: int | None = None, processes: int = 1) -> Iterator[Read]:
-    """Decode whole pictures: each as upright sRGB on white, or the reason why it is rejected; about in order.
+    """Decode whole pictures, as upright sRGB on white, in approximately the given order.
 
-    Pictures may come out smaller if `enough` pixels a side are enough.
+    With `enough`, pictures may be reduced to no fewer than `enough` pixels per side.
     """
     jobs = []
     for path in paths:
@@ -99,10 +99,10 @@ def run(
 ) -> Generator[tuple[Job, Outcome]]:
     """Decode files, by default on all cores; yields each job with its outcome as soon as it is done.
 
-    With a number (the pixels a side that are enough) or None for `transform`, outcomes have the whole picture.
+    If `transform` is a number (`enough` of `read`) or None, outcomes have the whole picture.
 
-    A file on which a child dies or overruns its time is tried once more, as the only one that child has, before it is
-    rejected. Raises `UserError` if a row cannot be written. Close the iterator to end the children early.
+    If a child crashes or exceeds the time limit on a file, the file is tried once more, as its child's only job, before
+    it is rejected. Raises `UserError` if a row cannot be written. Close the iterator to end the children early.
     """
     settings = json.dumps((transform, (limits.seconds, limits.gigabytes), rows)).encode()
     waiting, again = deque(jobs), deque[Job]()
@@ -110,7 +110,7 @@ def run(
     try:
         while waiting or again or any(child.jobs for child in children):
             _hand_out(children, waiting, again)
-            done: list[tuple[Job, Outcome]] = []  # yielded below: the caller's time must not count as the children's
+            done: list[tuple[Job, Outcome]] = []  # yielded below, so that the caller's time is not counted
             for child, answer in _answers(children, limits):
                 if not isinstance(answer, Outcome):
                     done.append(answer)
@@ -129,7 +129,7 @@ def run(
 
 
 def _hand_out(children: "list[_Child]", waiting: deque[Job], again: deque[Job]) -> None:
-    """Give every child what it can take; a job that is tried again only to a child that has no other."""
+    """Give jobs to all children that can take more. A job that is tried again goes to a child without other jobs."""
     for child in children:
         while waiting and len(child.jobs) < AHEAD and not child.alone:
             child.give(waiting.popleft())
@@ -138,7 +138,7 @@ def _hand_out(children: "list[_Child]", waiting: deque[Job], again: deque[Job]) 
 
 
 def _answers(children: "list[_Child]", limits: Limits) -> "Iterator[tuple[_Child, tuple[Job, Outcome] | Outcome]]":
-    """Wait until a child answers, dies or is overdue: yields the job and its outcome, or why the child was ended."""
+    """Wait until a child answers, dies or exceeds its time; yields its job and outcome, or why it failed."""
     busy = {child.connection: child for child in children if child.jobs}
     first_due = min(child.since for child in busy.values()) + limits.seconds
     ready = wait(list(busy), timeout=max(0.0, first_due - time.monotonic()))
@@ -152,7 +152,7 @@ def _answers(children: "list[_Child]", limits: Limits) -> "Iterator[tuple[_Child
 
 
 class _Child:
-    """A child process and the jobs that it has not answered yet; the first is the one it works on."""
+    """A child process and its unanswered jobs; it works on the first."""
 
     def __init__(self, settings: bytes) -> None:
         try:
@@ -216,7 +216,7 @@ class _Child:
         return self.jobs.popleft(), Outcome(Facts(*facts) if facts is not None else None, **said, picture=picture)
 
     def failure(self, limits: Limits, *, died: bool) -> Outcome:
-        """End the child → the outcome of its current job, on which it died or overran its time."""
+        """End the child → the outcome of its current job, on which it died or exceeded its time."""
         end = self.end()
         if not died:
             return Outcome(None, f"took longer than {limits.seconds:g} s to decode")
@@ -224,7 +224,7 @@ class _Child:
         return Outcome(None, f"its decoder crashed ({end})", lasting=not killed)
 
     def end(self) -> str:
-        """Kill the process if it still runs → how it ended, in words."""
+        """Kill the process if it still runs → how it ended, such as `SIGKILL` or `exit code 1`."""
         self.connection.close()
         code = self.process.poll()
         if code is None:
@@ -243,14 +243,14 @@ class _Child:
 
 
 def _scratch() -> IO[bytes]:
-    """A file for what a child prints, in memory where the system can: the folder for temporary files may be full."""
+    """A file for a child's stderr, in memory if the system can, because the temporary folder may be full."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("said"), "r+b")
     return tempfile.TemporaryFile()
 
 
 def _ulimit() -> str:
-    """The system's limit on memory as a possible cause and its remedy; empty if there is none."""
+    """A hint at the system's memory limit as a possible cause; empty without a limit."""
     try:
         import resource
 

@@ -1,6 +1,6 @@
-"""What a file says of the rights in its picture: creator, rights, licence, and how it was made.
+"""Reads from a file's metadata who made the picture and who has rights in it: creator, rights, licence, origin.
 
-Needs Pillow only, and reads metadata of strangers: it runs in the processes that decode.
+Metadata is untrusted, so this runs in the child processes that decode. Imports only Pillow.
 """
 
 import io
@@ -11,7 +11,7 @@ from PIL import Image, IptcImagePlugin
 from PIL.ExifTags import Base
 
 LONGEST = 300
-"""Letters that are kept of each."""
+"""Maximum number of characters of each text."""
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 XMP = {
@@ -28,11 +28,11 @@ TEXTS = {"Author": "creator", "Copyright": "rights"}
 """Keywords of PNG (https://www.w3.org/TR/png-3/#11keywords)."""
 
 C2PA = (b"jumbc2pa", b"jumdc2pa", b"c2pa.claim")
-"""How signed content credentials show in a file."""
+"""Byte sequences that mark signed content credentials in a file."""
 
 
 def rights(content: bytes) -> dict[str, str]:
-    """What the bytes of a picture say, by what it is about; empty if they say nothing that can be read."""
+    """The texts about rights in the bytes of a picture: name, such as `creator`, → text; empty if there are none."""
     found = dict[str, str]()
     try:
         with Image.open(io.BytesIO(content)) as picture:
@@ -40,7 +40,7 @@ def rights(content: bytes) -> dict[str, str]:
                 clean = " ".join(text.replace("\0", " ").split())[:LONGEST]
                 if clean:
                     found.setdefault(name, clean)
-    except Exception:  # strange metadata can make the readers raise anything
+    except Exception:  # on malformed metadata the readers can raise anything
         pass
     if any(mark in content for mark in C2PA):
         found["credentials"] = "signed content credentials (C2PA)"
@@ -48,11 +48,11 @@ def rights(content: bytes) -> dict[str, str]:
 
 
 def _told(picture: Image.Image) -> Iterator[tuple[str, str]]:
-    """Names and texts, from the field that says most to the one that says least."""
+    """Names and texts, the most informative fields first."""
     packet = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
     if packet:
         yield from _in_xmp(packet)
-    exif = Image.Exif() if picture.format == "PNG" else picture.getexif()  # of a PNG it would decode the pixels
+    exif = Image.Exif() if picture.format == "PNG" else picture.getexif()  # for a PNG, getexif would decode the pixels
     if picture.format == "PNG":
         exif.load(picture.info.get("exif", b""))
     for tag, name in EXIF.items():
@@ -66,7 +66,7 @@ def _told(picture: Image.Image) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
-    """A text of Exif or IPTC. In most files it is UTF-8, which Pillow may read as Latin-1."""
+    """Decode a text of Exif or IPTC. In most files it is UTF-8, but Pillow may have read it as Latin-1."""
     try:
         value = str(value).encode("latin-1") if not isinstance(value, bytes) else value
         return value.decode()

@@ -1,6 +1,6 @@
-"""Paints the built-in sample art: class folders of JPEG files in several styles, the same for the same seed.
+"""Paints the built-in sample art: class folders of JPEG files in several styles, reproducible from a seed.
 
-It serves the first run, the tests and the notebook, offline. No result about art is quoted on it.
+It is for the first run, the tests and the notebook, offline. No published result about art uses it.
 """
 
 import csv
@@ -21,13 +21,13 @@ from artdiff import cache, files
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Part of the folder's name: raise it when the pictures change."""
+"""Part of the folder's name: increase it when the pictures change."""
 
 SIDE = 160
 """Longer side of a picture in pixels."""
 
 OVERSAMPLING = 2
-"""Pictures are drawn this many times larger, then reduced: that smooths edges."""
+"""Pictures are drawn this many times larger and then reduced, which smooths edges."""
 
 PALETTES = {
     "navy and red": ("#f4ecd8", "#1d3557", "#e63946", "#457b9d", "#e9c46a"),
@@ -37,7 +37,7 @@ PALETTES = {
     "brown and wine": ("#fbf5ef", "#432818", "#99582a", "#bb9457", "#6f1d1b"),
     "teal and pink": ("#edf6f9", "#006d77", "#83c5be", "#e29578", "#ffddd2"),
 }
-"""By what captions call them: background first, then the colours to paint with."""
+"""Name of a palette in captions → background, then the colours to paint with."""
 
 COUNTS = ("no", "one", "two", "three")
 
@@ -45,14 +45,14 @@ METADATA = "metadata.csv"
 
 
 class Painted(NamedTuple):
-    """A picture, and what it shows in words."""
+    """A picture and its caption."""
 
     picture: Image.Image
     caption: str
 
 
 def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0, captions: bool = False) -> Path:
-    """The folder of sample art below `cache_dir`, with or without captions, painted if it is not there yet."""
+    """The folder of sample art below `cache_dir`, with or without captions; painted if it does not exist."""
     root = cache_dir / f"sample_art-v{VERSION}-{per_style}-{seed}{'-captions' if captions else ''}"
     if not root.exists():
         cache.make(cache_dir)
@@ -70,7 +70,7 @@ def folder(cache_dir: Path, *, per_style: int = 200, seed: int = 0, captions: bo
 
 
 def paint(root: Path, *, per_style: int, seed: int, captions: bool = False) -> None:
-    """Paint `per_style` pictures of each style into class folders of `root`, and list their `captions` if wanted."""
+    """Paint `per_style` pictures of each style into class folders of `root`; optionally write their `captions`."""
     lines = [("file_name", "text")]
     jobs = [(style, index) for style in STYLES for index in range(per_style)]
     for style, index in tqdm(jobs, desc="painting", unit=" pictures", disable=None):
@@ -90,7 +90,7 @@ def paint(root: Path, *, per_style: int, seed: int, captions: bool = False) -> N
 
 
 def colour_field(rng: Generator, width: int, height: int) -> Painted:
-    """A few soft-edged blocks of colour, one above the other, on a ground of their own."""
+    """A few soft-edged blocks of colour, one above the other, on a background."""
     palette, ground, *colours = _palette(rng)
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = _mix(ground, colours[0], rng.uniform(0, 0.5))
@@ -107,7 +107,7 @@ def colour_field(rng: Generator, width: int, height: int) -> Painted:
 
 
 def engraving(rng: Generator, width: int, height: int) -> Painted:
-    """Round bodies under one light, shaded by hatching: dark places take a second and a third set of lines."""
+    """Balls under one light, shaded by hatching: dark areas get a second and a third set of lines."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     horizon = rng.uniform(0.55, 0.75) * height
     tone = np.where(y > horizon, 0.55 + 0.25 * (y - horizon) / (height - horizon), 0.9 - 0.25 * y / horizon)
@@ -163,7 +163,7 @@ def flow_field(rng: Generator, width: int, height: int) -> Painted:
 
 
 def landscape(rng: Generator, width: int, height: int) -> Painted:
-    """Ridges one behind the other, paler with distance, under a sky with a sun or a moon."""
+    """Mountain ridges one behind the other, paler with distance, under a sky with a sun or a moon."""
     dusk = rng.uniform(0, 1)
     top, low = _mix("#3a6ea5", "#2b1b4d", dusk), _mix("#f6e7c8", "#f28c5b", dusk)
     near = _mix("#1f3d2b", "#1a1030", rng.uniform(0, 1))
@@ -232,7 +232,7 @@ def _mix(one: str, other: str, share: float) -> np.ndarray:
 
 
 def _noise(rng: Generator, width: int, height: int, *, cells: int) -> np.ndarray:
-    """Smooth noise float32 (height,width), about [-1,1], with some `cells` bumps across."""
+    """Smooth noise float32 (height,width) in about [-1,1], with about `cells` bumps across."""
     coarse = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 

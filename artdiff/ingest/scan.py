@@ -1,7 +1,7 @@
-"""Finds every file below a folder, and explains what is wrong with a folder that cannot be used.
+"""Lists every file below a folder, and explains why a folder cannot be used.
 
-Files and folders whose name begins with a dot, and those that systems, storage devices and tools keep for themselves,
-are rejected as hidden. Whatever cannot be read is rejected with the reason. Links to folders are followed, each once.
+Files and folders whose names begin with a dot, and those of systems, storage devices and tools, are rejected as hidden.
+Whatever cannot be read is rejected with the reason. Links to folders are followed, each once.
 """
 
 import difflib
@@ -23,10 +23,10 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga"}
     | {".ico", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
 )
-"""The usual extensions of pictures, for hints and the layout only: the decoder looks at the content."""
+"""Common extensions of pictures. They are used for hints and the layout only; the decoder looks at the content."""
 
 Rejected = tuple[str, str]
-"""(file, relative to the root; the reason why it is not used)."""
+"""(path relative to the root, reason)."""
 
 
 # fmt: off
@@ -47,13 +47,13 @@ SYSTEM = frozenset({
     "@recycle", "@recycle bin", "@recently-snapshot", "@__thumb", "@transcode", "@qmariadb", "~snapshot", "trashbox",
 })
 # fmt: on
-"""Names in lower case that a system, a storage device or a tool keeps for itself; most others begin with a dot."""
+"""Names, in lower case, of files and folders of systems, storage devices and tools. Most others begin with a dot."""
 
 LINKED_TWICE = "a link to a folder that is read already, or that holds this one"
 
 
 class File(NamedTuple):
-    """A file as the disk lists it: `path` relative to the root, with `/`; times in nanoseconds."""
+    """A listed file: `path` relative to the root, with `/`; times in nanoseconds."""
 
     path: str
     bytes: int
@@ -71,14 +71,14 @@ class File(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The files of a folder that may be pictures, sorted by path, and those that are rejected."""
+    """The files of a folder that may be pictures, and those that are rejected, both sorted by path."""
 
     files: list[File]
     rejected: list[Rejected]
 
 
 def scan(root: Path, *, name: str = "data.root") -> Listing:
-    """All files below `root`. Raises `UserError` if there is none; `name` is the setting to name in the message."""
+    """List all files below `root`. Raises `UserError` if there are none; its message names the setting `name`."""
     check(root, name=name)
     files: list[File] = []
     rejected: list[Rejected] = []
@@ -93,7 +93,7 @@ def scan(root: Path, *, name: str = "data.root") -> Listing:
 
 
 def check(root: Path, *, name: str = "data.root") -> None:
-    """Raise `UserError` unless `root` is a folder that can be listed. Fast: nothing heavy is imported."""
+    """Raise `UserError` unless `root` is a folder that can be listed. Fast: imports nothing slow."""
     if not _exists(root):
         raise UserError(f"{name}={root} does not exist; {_nearest(root, name)}")
     if not root.is_dir():
@@ -108,21 +108,21 @@ def folders_of(path: str) -> tuple[str, ...]:
 
 
 def check_root(settings: DataSettings) -> None:
-    """Raise `UserError` if the settings name a folder that cannot be read; a source of the user's checks itself."""
+    """Raise `UserError` if `data.root` cannot be read. A user-defined source is not checked."""
     if settings.root is not None and settings.source is None:
         check(user_path(settings.root))
 
 
 def tree(paths: Iterable[str], *, depth: int = 2) -> str:
-    """The folders that files lie in and how many each holds, on one line: `a/b 12, c 3`."""
+    """Folders and their numbers of files, on one line: `a/b 12, c 3`."""
     counts = Counter("/".join(folders_of(path)[:depth]) or "." for path in paths)
     return some([f"{shown(name)} {count:,}" for name, count in sorted(counts.items())], most=8)
 
 
 def _walk(root: Path) -> Iterator[File | Rejected]:
-    """Walk real folders first, then linked ones, then hidden ones, so that each is listed once under its best name.
+    """Walk real folders first, then linked ones, then hidden ones, so that each is listed once, under its best name.
 
-    Links to a folder above the root are not followed: they lead to files that the user did not point at.
+    Links to a folder above the root are not followed: they lead to files that the user did not choose.
     """
     above = {_identity(str(folder)) for folder in root.resolve().parents}
     seen: set[tuple[int, int]] = set()
@@ -157,7 +157,7 @@ def _walk(root: Path) -> Iterator[File | Rejected]:
 
 
 def _hides(name: str) -> bool:
-    """True for names that begin with a dot or that a system keeps for itself, in capitals or not."""
+    """True for names that begin with a dot or are in `SYSTEM`, in upper or lower case."""
     if name.startswith("."):
         return True
     lower = name.lower()
@@ -172,7 +172,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
@@ -190,12 +190,12 @@ def _file(entry: "os.DirEntry[str]", path: str) -> File | Rejected:
 def _exists(root: Path) -> bool:
     try:
         return root.exists()
-    except OSError:  # a name that no disk can hold, or a folder above that may not be entered
+    except OSError:  # an impossible name, or no permission for a folder above
         return False
 
 
 def _nearest(root: Path, name: str) -> str:
-    """A hint for a folder that does not exist: the closest name, and what the nearest existing folder holds."""
+    """A hint for a folder that does not exist: the closest name, and the content of the nearest existing folder."""
     parents = [folder for folder in root.absolute().parents if _exists(folder) and os.access(folder, os.R_OK)]
     parent = parents[0]
     missing = root.absolute().relative_to(parent).parts[0]
@@ -211,7 +211,7 @@ def _nearest(root: Path, name: str) -> str:
 
 
 def elsewhere(root: Path, name: str) -> str:
-    """A question that points at a folder with pictures beside or above `root`; empty if there is none."""
+    """A suggestion of a folder with pictures beside or above `root`; empty if there is none."""
     for folder in (*_folders(root.absolute().parent)[:50], root.absolute().parent):
         if folder != root.absolute() and _holds_pictures(folder):
             return f"did you mean {name}={folder}? "
@@ -240,7 +240,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _content(folder: Path) -> str:
-    """What a folder holds, in words: `a, b and 3 more`, or `nothing`."""
+    """The content of a folder in words: `a, b and 3 more`, or `nothing`."""
     try:
         visible = [entry for entry in folder.iterdir() if not _hides(entry.name)]
         names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible)
@@ -253,7 +253,7 @@ def _content(folder: Path) -> str:
 
 
 def _is_empty(folder: Path) -> bool:
-    """True for a folder that holds nothing, as far as one may look."""
+    """True for an empty folder; False if it cannot be listed."""
     try:
         return folder.is_dir() and not any(folder.iterdir())
     except OSError:

@@ -1,10 +1,10 @@
-"""What a file is that cannot be decoded, told from its first bytes, and what can be done about it."""
+"""Identifies files that cannot be decoded by their first bytes, and names the remedy."""
 
 import re
 from collections.abc import Callable
 
 HEAD = 1024
-"""Bytes that are looked at."""
+"""Number of bytes that are checked."""
 
 CONVERTED = "which must first be converted to JPEG or PNG"
 PLUGIN = f"{CONVERTED} (or pip install 'artdiff[photos]')"
@@ -19,13 +19,13 @@ def _begins(*starts: bytes) -> _Test:
 
 
 def _brands(*names: bytes) -> _Test:
-    """Whether an ISO media file (ISO/IEC 14496-12) is of one of these brands."""
+    """A test for an ISO media file (ISO/IEC 14496-12) with one of these brands."""
 
     def test(head: bytes) -> bool:
         if head[4:8] != b"ftyp":
             return False
         box = head[8 : min(int.from_bytes(head[:4], "big"), HEAD)]
-        return any(box[at : at + 4] in names for at in range(0, len(box), 4) if at != 4)  # after the first: a version
+        return any(box[at : at + 4] in names for at in range(0, len(box), 4) if at != 4)  # the second word is a version
 
     return test
 
@@ -38,7 +38,7 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as error:
         if len(head) < HEAD or error.start < HEAD - 4:
             return False
-        text = head[: error.start].decode()  # a character was cut
+        text = head[: error.start].decode()  # a character was cut off
     return not re.search("[\0-\x08\x0e-\x1a\x1c-\x1f]", text)
 
 
@@ -74,7 +74,7 @@ PICTURES: tuple[tuple[str, str, _Test], ...] = (
     ("BPG", CONVERTED, _begins(b"BPG\xfb")),
     ("Farbfeld", CONVERTED, _begins(b"farbfeld")),
 )
-"""Pictures that Pillow does not decode by itself: name, remedy, test."""
+"""Picture formats that Pillow does not decode by itself: name, remedy, test."""
 
 POINTERS: tuple[tuple[str, _Test], ...] = (
     (
@@ -84,7 +84,7 @@ POINTERS: tuple[tuple[str, _Test], ...] = (
     ("a git-annex pointer (run git annex get)", lambda head: re.match(rb"/?(\.git/)?annex/objects/", head)),
     ("a DVC pointer (run dvc pull)", lambda head: re.match(rb"(outs|md5|wdir):", head) and b"md5: " in head),
 )
-"""Small files in the place of a picture that lies elsewhere."""
+"""Small text files that stand for a picture stored elsewhere: name with remedy, test."""
 
 OTHERS: tuple[tuple[str, _Test], ...] = (
     ("SVG", lambda head: b"<svg" in head.lower()),
@@ -114,23 +114,23 @@ OTHERS: tuple[tuple[str, _Test], ...] = (
     ("program", _begins(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe")),
     ("text", _is_text),
 )
-"""What else lies in folders of pictures: name, test."""
+"""Other files that are often found in folders of pictures: name, test."""
 
 
 def name(content: bytes) -> str | None:
-    """The format of a picture that Pillow does not decode by itself; None if it is none of these."""
+    """The picture format, if it is one that Pillow does not decode by itself; else None."""
     head = content[:HEAD]
     return next((known for known, _, fits in PICTURES if fits(head)), None)
 
 
 def unsupported(content: bytes) -> str | None:
-    """The reason why such a picture is rejected."""
+    """The reason why a picture of such a format is rejected; None for other files."""
     named = name(content)
     return next((f"{known}, {remedy}" for known, remedy, _ in PICTURES if known == named), None)
 
 
 def not_a_picture(content: bytes) -> str:
-    """The reason why something else is rejected."""
+    """The reason why any other file is rejected."""
     head = content[:HEAD]
     if not head.strip(b"\0"):
         return f"not a picture (nothing but zeros): {AGAIN}"

@@ -1,6 +1,6 @@
-"""Where pictures come from: a source lists records, and everything after it works on records alone.
+"""Sources of pictures. A source lists records; everything after it works on records alone.
 
-A folder is one source. Any class with a `root` and a method `records` is another: name it as `data.source._target_`.
+A folder is one source. Any class with a `root` and a method `records` can be another: set `data.source._target_` to it.
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ class Record(NamedTuple):
     """A file that may be a picture.
 
     `path` is relative to the source's root, with `/`. `mtime` and `ctime` are in nanoseconds: a file whose size and
-    times have not changed is not read again. `split` is None unless the source says on which side the picture is;
-    `columns` is what else is known of it, such as `license` and `source`. `folders` are those whose names say what it
-    shows, for `data.captions=filename`; None if all folders of its path do.
+    times have not changed is not read again. `split` is None unless the source determines the split. `columns` are
+    further metadata, such as `license` and `source`. `folders` are those whose names describe the picture, for
+    `data.captions=filename`; None for all folders of its path.
     """
 
     path: str
@@ -32,18 +32,18 @@ class Record(NamedTuple):
 
 
 class Source(Protocol):
-    """Lists the files of a collection that lies below the folder `root`."""
+    """Lists the files of a collection in the folder `root`."""
 
     root: Path
 
     def records(self) -> tuple[list[Record], list[Rejected]]:
-        """The files to look into, and those that are not used. Raises `UserError` if there are none to look into."""
+        """The files to decode, and those that are rejected. Raises `UserError` if there are none to decode."""
 
 
 class Folder:
     """A folder of pictures, laid out as `artdiff.ingest.layout` describes.
 
-    With `captions_beside`, a text file with the name of a picture is its caption.
+    With `captions_beside`, a text file with the same name as a picture is its caption.
     """
 
     def __init__(self, root: Path, *, captions_beside: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""Which side of the split a picture is on: by its content alone, unless the folders say so.
+"""Assigns pictures to splits by their content alone, unless split folders do.
 
-The first 32 bits of the SHA-256, as a number in [0,1), are compared with `val_fraction`. So adding files moves no other
-picture, with three exceptions: near-duplicates go together, a large group of them is cut along its content, and a set
-too small to hold anything out holds out one.
+The first 32 bits of the SHA-256, as a number in [0,1), are compared with `val_fraction`. So adding files does not move
+other pictures, with three exceptions: near-duplicates stay together, a large group of them is cut by similarity, and a
+data set too small to hold anything out holds out one picture.
 """
 
 import logging
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Placed(NamedTuple):
-    """The pictures, each with its side.
+    """The pictures with their splits.
 
-    `left_out` of training, and not among `pictures`, are those that look too much like one held out: their paths, each
-    with that of the one held out.
+    `left_out` are pictures that are left out of training because they look like a held-out one: path → path of the
+    held-out picture. They are not among `pictures`.
     """
 
     pictures: list[Picture]
@@ -31,16 +31,16 @@ class Placed(NamedTuple):
 
 
 def precedence(picture: Picture) -> tuple[int, str]:
-    """The smallest of copies is used: one that is held out rather than one for training, then the first path."""
+    """Sort key of copies, the smallest of which is used: first those held out, then by path."""
     return ("test", "validation", "train").index(picture.split), picture.path
 
 
 def by_content(pictures: Sequence[Picture], pairs: np.ndarray, val_fraction: float) -> Placed:
-    """Put pictures on a side by their hash; near-duplicates go with the best of their group, and name it.
+    """Split pictures by their hash. A group of near-duplicates is split by the hash of its best picture.
 
-    Groups of more than `LARGEST` are cut. Where that would leave out too much of one, its pictures differ so little
-    that each goes by its own hash. At least one picture is held out, and at least one is not. `pairs` are the
-    near-duplicates by their places in `pictures`, int (M,2).
+    Groups of more than `LARGEST` are cut. If a cut would leave too many pictures out of training, each picture of the
+    group is split by its own hash. At least one picture is held out, and at least one is not. `pairs` int (M,2) are
+    near-duplicates by their places in `pictures`.
     """
     groups, neighbours = duplicates.groups(pairs), Neighbours(pictures, pairs)
     units = [[place] for place in set(range(len(pictures))).difference(*groups)]
@@ -61,10 +61,10 @@ def by_content(pictures: Sequence[Picture], pairs: np.ndarray, val_fraction: flo
 
 
 def by_folders(pictures: Sequence[Picture], pairs: np.ndarray) -> Placed:
-    """Keep the side that the folders say, but hold out a whole group of near-duplicates if one of it is held out.
+    """Take the split from the folders, but if a picture is held out, hold out all its near-duplicates as well.
 
-    Of a group of more than `LARGEST`, those are left out of training that look like one held out themselves. If half of
-    the pictures for training would be lost, the folders count.
+    In a group of more than `LARGEST`, only pictures that look like a held-out one are left out of training. If training
+    would lose more than half of its pictures in this way, the split of the folders stays as it is.
     """
     placed = list(pictures)
     groups, neighbours = duplicates.groups(pairs), Neighbours(pictures, pairs)
@@ -88,7 +88,7 @@ def by_folders(pictures: Sequence[Picture], pairs: np.ndarray) -> Placed:
     across[[place for one in cuts for place in one.left_out]] = False
     if across.any():
         log.warning(
-            "%s of %s pictures for training look like one that the folders hold out: too many to leave them out",
+            "%s of %s training pictures look like a picture that the folders hold out: too many to leave them out",
             *(f"{across.sum():,}", f"{training:,}"),
         )
     return _named(placed, groups, cuts)
@@ -98,16 +98,16 @@ def _warn_of_likeness(loose: Group, placed: Sequence[Picture], neighbours: Neigh
     trained = np.array([one.split == "train" for one in placed], bool)
     across = (~trained & neighbours.like(trained))[loose].sum()
     if across and across == (~trained[loose]).sum() and len(loose) == len(placed):
-        log.warning("all pictures look alike: those held out look like those trained on")
+        log.warning("all pictures are near-duplicates: those held out look like those trained on")
     elif across:
         log.warning(
-            "%s of the pictures held out look like some trained on: %s pictures differ too little to keep them apart",
+            "%s held-out pictures look like training pictures: %s pictures differ too little to separate them",
             *(f"{across:,}", f"{len(loose):,}"),
         )
 
 
 def best(alike: Iterable[Picture]) -> Picture:
-    """Of near-duplicates, the one with the most pixels, then bytes: adding a smaller one later changes nothing."""
+    """The near-duplicate with the most pixels, then bytes. So adding a smaller one later changes nothing."""
     return max(alike, key=_quality)
 
 
@@ -116,17 +116,17 @@ def _quality(one: Picture) -> tuple[int, int, str]:
 
 
 def _loosened(group: Group, pictures: Sequence[Picture]) -> list[Group]:
-    """A group whose pictures go by their own hash, versions of the same picture together; apart if they are all."""
+    """Divide a large group into versions of the same picture, or, if that gives one part, into single pictures."""
     order = sorted(group, key=lambda place: _quality(pictures[place]), reverse=True)
     found = same_pictures(group, pictures, order) if len(group) > LARGEST else []
     return found if len(found) > 1 else [[place] for place in group]
 
 
 def _held_out(units: Sequence[Group], pictures: Sequence[Picture], val_fraction: float, already: int) -> set[int]:
-    """The places of those units that are held out, by the hash of the best picture of each.
+    """The places of the held-out units, which are chosen by the hash of the best picture of each.
 
-    A group is not held out if with it more than half of the pictures would be, or, for a `val_fraction` of more than a
-    quarter, a quarter more than that.
+    A group is not held out if that would hold out more than half of all pictures, or more than `val_fraction` + 0.25 if
+    that is larger.
     """
     share = [int(best(pictures[place] for place in unit).digest[:8], 16) / 2**32 for unit in units]
     in_order = [units[place] for place in np.argsort(share, kind="stable")]
@@ -138,13 +138,13 @@ def _held_out(units: Sequence[Group], pictures: Sequence[Picture], val_fraction:
     if in_order and not found and not already:
         first = next((unit for unit in in_order if len(unit) == 1 or len(unit) <= most), in_order[0])
         found = set(first)
-        what = "one is held out" if len(first) == 1 else f"{len(first)} that look alike are held out"
-        log.warning("so few pictures that none falls into data.val_fraction=%s: %s", val_fraction, what)
+        what = "one is held out" if len(first) == 1 else f"{len(first)} near-duplicates are held out"
+        log.warning("data.val_fraction=%s selects none of so few pictures: %s", val_fraction, what)
     return found
 
 
 def _named(placed: Sequence[Picture], groups: Sequence[Group], cuts: Sequence[Cut]) -> Placed:
-    """Name the best of each group; of a group that is cut, the best of each part, and take out what is left out."""
+    """Set `looks_like` to the best picture of each group, or of each part of a cut group; remove left-out pictures."""
     placed = list(placed)
     held_out = set().union(*(one.held_out for one in cuts))
     left_out = {place: held for one in cuts for place, held in one.left_out.items()}

@@ -1,7 +1,7 @@
-"""Recognises folders that name the split, by their names and by what lies beside them.
+"""Recognises split folders by their names and by the folders beside them.
 
-Folders beside each other are a split if their names differ only in the word for training, validation or test, and in
-numbers: `train/ val/`, `Training Set/ Test Set/`, `train2017/ val2017/`, `seg_train/ seg_test/`, `trainA/ testA/`.
+Sibling folders are a split if their names differ only in the word for training, validation or test, and in numbers:
+`train/ val/`, `Training Set/ Test Set/`, `train2017/ val2017/`, `seg_train/ seg_test/`, `trainA/ testA/`.
 """
 
 import re
@@ -25,28 +25,28 @@ SPLITS = {
 """Words that name a split, in lower case."""
 
 PICTURES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures"})
-"""Names of folders, in lower case, that say no more than that pictures lie in them."""
+"""Folder names, in lower case, that only say that there are pictures in the folder."""
 
 FILLERS = PICTURES | {"set", "data", "dataset", "split", "folder", "copy", "jpg", "jpeg", "png"}
-"""Words that say nothing beside that for the split, in lower case."""
+"""Words, in lower case, that are ignored beside the word for the split."""
 
 Folders = tuple[str, ...]
-"""A folder below the root, name by name."""
+"""A folder below the root, as a tuple of names."""
 
 
 class Named(NamedTuple):
-    """What a split folder's name says: the side, and the words that are left (`DIV2K_train_HR`: DIV2K, HR)."""
+    """The parsed name of a split folder: the split and the remaining words (`DIV2K_train_HR`: train; DIV2K, HR)."""
 
     split: Split
     rest: Folders
 
 
 def parents_of_splits(files: list[File]) -> dict[Folders, set[Folders]]:
-    """The folders that hold split folders, and which other words the names of these have (`trainA testA`: A).
+    """The folders that contain split folders, and the remaining words in the names of these (`trainA testA`: A).
 
-    There must be one for training and another whose name has the same other words. If folders with pictures that name
-    no split lie beside them, all of these may be classes (`boat/ car/ train/ test/`). They are taken for classes
-    unless the split folders contain folders of the same name.
+    There must be one for training and another one with the same remaining words. If other folders with pictures are
+    beside them, all of them may be classes (`boat/ car/ train/ test/`). They are read as classes unless the split
+    folders contain folders of the same name.
     """
     inside: dict[Folders, dict[Named, set[str]]] = defaultdict(lambda: defaultdict(set))
     for folders in {file.folders for file in files}:
@@ -67,10 +67,10 @@ def parents_of_splits(files: list[File]) -> dict[Folders, set[Folders]]:
 
 
 def _certain(found: Mapping[Named, object]) -> set[Folders]:
-    """The other words of split folders beside each other that belong together; empty if they are no split.
+    """The remaining words of sibling folders that form a split; empty if they form none.
 
-    Two that differ in the side alone make it certain. Then the other words of the rest count too, such as B of
-    `trainA trainB testA`, unless the two are plain `train/ val/`.
+    They form a split if two of them differ in the split word alone. Then those without such a partner belong to it too,
+    such as `trainB` in `trainA trainB testA`, unless the two are plain `train/ val/`.
     """
     sides: dict[Folders, set[Split]] = defaultdict(set)
     for named in found:
@@ -80,7 +80,7 @@ def _certain(found: Mapping[Named, object]) -> set[Folders]:
 
 
 def _share(found: Mapping[Named, set[str]]) -> bool:
-    """True if a folder of the same name lies in a folder for training and in another."""
+    """True if a training folder and another split folder contain folders of the same name."""
     training = set().union(*(names for named, names in found.items() if named.split == "train"))
     return bool(training & set().union(*(names for named, names in found.items() if named.split != "train")))
 
@@ -91,7 +91,7 @@ def _is_side(name: str, rests: set[Folders]) -> bool:
 
 
 def wrapped(pictures: list[File], parents: Mapping[Folders, set[Folders]]) -> set[Folders]:
-    """Split folders whose pictures all lie in one folder that is no class: `seg_train/seg_train`, `train/images`."""
+    """Split folders whose pictures are all in one subfolder that is no class: `seg_train/seg_train`, `train/images`."""
     inside: dict[Folders, set[Folders]] = defaultdict(set)
     for folders in {file.folders for file in pictures}:
         for depth, name in enumerate(folders):
@@ -105,14 +105,14 @@ def wrapped(pictures: list[File], parents: Mapping[Folders, set[Folders]]) -> se
 
 
 def _is_wrap(name: str, split: Named | None) -> bool:
-    """True for a name that says no more than that of the split folder around it."""
+    """True for a folder name that adds nothing to the name of the split folder above it."""
     return name.lower() in PICTURES or _named(name) == split
 
 
 def side_and_class(
     folders: Folders, parents: Mapping[Folders, set[Folders]], wraps: set[Folders]
 ) -> tuple[Split, str | None, Folders] | None:
-    """(split, class, the folders that name no split) of a file in `folders`; None if it lies in no split folder."""
+    """(split, class, folders without the split folder) of a file in `folders`; None if that is in no split folder."""
     for depth, name in enumerate(folders):
         named, rests = _named(name), parents.get(folders[:depth], set())
         if named is not None and named.rest in rests:
@@ -124,7 +124,7 @@ def side_and_class(
 
 @cache
 def _named(name: str) -> Named | None:
-    """What a folder's name says of the split; None unless exactly one of its words does."""
+    """Parse the name of a split folder; None unless exactly one of its words names a split."""
     words = _words(name)
     splits = [SPLITS[word.lower()] for word in words if word.lower() in SPLITS]
     if len(splits) != 1:
@@ -134,7 +134,7 @@ def _named(name: str) -> Named | None:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a folder's name: `trainA` is two, and numbers at the end of `train2017` or `Set2` are left out."""
+    """The words of a folder's name. `trainA` is two words; the numbers in `train2017` or `Set2` are left out."""
     words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     bare = [word.strip("0123456789") for word in words]
     return [
@@ -143,7 +143,7 @@ def _words(name: str) -> list[str]:
 
 
 def likely_splits(pictures: list[File]) -> list[str]:
-    """Folders beside each other that have a word for a split in their names, in rising order."""
+    """Sibling folders whose names contain a word for a split, sorted."""
     likely: dict[Folders, set[str]] = defaultdict(set)
     for folders in {file.folders for file in pictures}:
         for depth, name in enumerate(folders):
@@ -153,7 +153,7 @@ def likely_splits(pictures: list[File]) -> list[str]:
 
 
 def _is_likely(names: set[str]) -> bool:
-    """True if names with a word for a split name several sides (`train_x test_y`), or one twice (`train train_2`)."""
+    """True if the names contain words for several splits (`train_x test_y`), or one split twice (`train train_2`)."""
     several = len(set().union(*(_sides(name) for name in names))) > 1
     return len(names) > 1 and (several or len({_named(name) for name in names}) < len(names))
 

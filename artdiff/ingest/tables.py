@@ -1,8 +1,8 @@
-"""Names and lists in text: one line of a message, or a tab-separated table and how to read it back.
+"""Writes file names and lists to messages, and writes and reads tab-separated tables.
 
-A table's lines end with a line feed and its cells are separated by tabs. A cell that holds a tab, a quote, a line feed
-or a carriage return is written in quotes, with the quotes inside doubled (as in RFC 4180). Nothing else ends a line or
-a cell. Bytes of a file's name that are not UTF-8 are written unchanged.
+A table's lines end with a line feed and its cells are separated by tabs. A cell that contains a tab, a quote, a line
+feed or a carriage return is written in quotes, with the quotes inside doubled (as in RFC 4180). Nothing else ends a
+line or a cell. Bytes of a file's name that are not UTF-8 are written unchanged.
 """
 
 import re
@@ -15,11 +15,11 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=[\t\n]|\r\n|\r?\Z)')
 _PLAIN = re.compile(r"(?:(?!\r?\n|\r\Z)[^\t])*")
 _NEEDS_QUOTES = re.compile(r'[\t\n\r"]')
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Surrogates that do not stand for a byte of a file's name: no encoding can write them."""
+"""Surrogates that do not represent a byte of a file's name, and that no encoding can write."""
 
 
 def shown(path: str) -> str:
-    """A file name that fits on one line of text: undecodable bytes and control characters are escaped."""
+    """A file name for one line of text: undecodable bytes and control characters are escaped."""
     text = encoded(path).decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
@@ -35,7 +35,7 @@ def encoded(text: str) -> bytes:
 
 
 def decoded(content: bytes) -> str:
-    """The text of a list: UTF-8, with or without a byte order mark, or UTF-16 with one."""
+    """Decode the text of a list: UTF-8, with or without a byte order mark, or UTF-16 with one."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     return content.decode("utf-8-sig", errors="surrogateescape")
@@ -55,7 +55,7 @@ def rows(text: str) -> Iterator[list[str]]:
 
 
 def row(text: str, at: int = 0) -> tuple[list[str], int]:
-    """The cells of the line of a table that begins at a place, and the place where the next line begins."""
+    """The cells of the table line that begins at position `at`, and the position of the next line."""
     cells = []
     while True:
         found = _QUOTED.match(text, at) or _PLAIN.match(text, at)

@@ -1,14 +1,14 @@
-"""Which picture of a TIFF is the main one: the first may be a thumbnail. Raw files of cameras are TIFFs, too.
+"""Finds the main picture of a TIFF, whose first page may be a thumbnail. Most raw files of cameras are TIFFs too.
 
-TIFF 6.0 (1992); TIFF Technical Note 1 (SubIFDs); Adobe's DNG specification 1.7 for the values of NewSubfileType and
-PhotometricInterpretation.
+Sources: TIFF 6.0 (1992); TIFF Technical Note 1 (SubIFDs); Adobe's DNG specification 1.7 for the values of
+NewSubfileType and PhotometricInterpretation.
 """
 
 import struct
 from typing import NamedTuple
 
 MOST_PAGES, MOST_ENTRIES = 64, 1024
-"""What is looked at, at most: pages of a file and entries of each."""
+"""Maximum numbers of pages per file, and of entries per page, that are read."""
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, MAKE = 254, 255, 256, 257, 258, 259, 262, 271
 STRIPS, ORIENTATION, SAMPLES, SUB_PAGES, FORMAT, DNG = 273, 274, 277, 330, 339, 50706
@@ -20,16 +20,16 @@ MASKS = (4, 51177, 52527)
 """PhotometricInterpretation of a transparency mask, a depth map and a semantic mask."""
 
 SENSOR = (32803, 34892)
-"""The same of a sensor's values: a colour filter array, and linear raw."""
+"""PhotometricInterpretation of sensor values: a colour filter array, and linear raw."""
 
 AS_LARGE = 0.8
-"""A preview of at least this share of the sensor's pixels counts as the picture."""
+"""A preview with at least this fraction of the sensor's pixels counts as the picture."""
 
 LARGER = 1.5
-"""A page with so many times the width and height of the first may be the picture that the first is a thumbnail of."""
+"""If a page has at least this many times the width and height of the first, the first may be its thumbnail."""
 
 SAME_SHAPE = 0.05
-"""By how much their shapes may differ: thumbnails have whole numbers of pixels, and are cropped a little."""
+"""Maximum relative difference of their aspect ratios: thumbnails are rounded to whole pixels and cropped a little."""
 
 RAW_OF = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "SAMSUNG": "SRW", "CANON": "CR2", "HASSELBLAD": "3FR"}
 FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
@@ -38,7 +38,7 @@ COMPRESSIONS |= {50002: "JPEG XL", 52546: "JPEG XL", 34661: "JBIG", 34925: "LZMA
 
 
 class Page(NamedTuple):
-    """A picture of the file: the place of its directory and its tags, as far as they are whole numbers."""
+    """A page of the file: the offset of its directory, and those of its tags whose values are integers."""
 
     place: int
     tags: dict[int, tuple[int, ...]]
@@ -60,13 +60,13 @@ class Page(NamedTuple):
 
     @property
     def is_picture(self) -> bool:
-        """Neither a mask nor a sensor's values."""
+        """True unless the page has a mask or sensor values."""
         kind = self.first(PHOTOMETRIC, 1)
         return self.area > 0 and not self.first(SUBFILE) & 4 and kind not in (*MASKS, *SENSOR)
 
     @property
     def is_unusual(self) -> bool:
-        """Whether its pixels are of a kind that Pillow does not decode, or not in every installation."""
+        """Whether Pillow cannot decode pixels of this kind, or not in every installation."""
         usual = self.first(FORMAT, 1) in (1, 2, 4) or (self.first(BITS), self.first(SAMPLES, 1)) == (32, 1)
         return (
             not usual
@@ -76,7 +76,7 @@ class Page(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What its pixels are, in words."""
+        """The kind of its pixels, in words."""
         bits, count = self.first(BITS, 1), self.first(SAMPLES, 1)
         how = COMPRESSIONS.get(self.first(COMPRESSION, 1))
         values = f"{count} x {bits}-bit {FORMATS.get(self.first(FORMAT, 1), '')}values a pixel"
@@ -84,7 +84,7 @@ class Page(NamedTuple):
 
 
 class Tiff(NamedTuple):
-    """The pages of a file in the order of the file, each followed by its sub-pages, and the content itself."""
+    """The content of a file, and its pages in order, each followed by its sub-pages."""
 
     content: bytes
     pages: list[Page]
@@ -112,11 +112,11 @@ class Tiff(NamedTuple):
 
     @property
     def sensor_pixels(self) -> int:
-        """How many pixels the camera took; 0 if that is not known."""
+        """The number of pixels of the camera's sensor; 0 if unknown."""
         return max((page.area for page in self.pages if page.first(PHOTOMETRIC) in SENSOR), default=_cr2(self))
 
     def main(self) -> Page | None:
-        """The page that is the picture, as far as the file says so; None if it holds only smaller copies of it."""
+        """The page with the main picture according to the tags; None if there are only smaller copies of it."""
         pictures = [page for page in self.pages if page.is_picture]
         sensor = self.sensor_pixels
         if sensor or self.raw_format == "CR2":
@@ -128,7 +128,7 @@ class Tiff(NamedTuple):
         return max(full, key=lambda page: page.area, default=None)
 
     def larger(self, page: Page) -> list[Page]:
-        """Pages of the same shape that are much larger than `page`, the largest first."""
+        """Pages with the same aspect ratio that are much larger than `page`, the largest first."""
         width, height = (max(side, 1) for side in page.size)
         found = [
             other
@@ -170,7 +170,7 @@ def _order(content: bytes) -> str:
 
 
 def _page(content: bytes, place: int, order: str, is_big: bool) -> tuple[Page, int]:
-    """The directory at a place, and the place of the next one. Raises `struct.error` or `OverflowError`."""
+    """The directory at offset `place`, and the offset of the next. Raises `struct.error` or `OverflowError`."""
     counted, entry, pointer = ("Q", "HHQ", "Q") if is_big else ("H", "HHI", "I")
     (count,) = struct.unpack_from(order + counted, content, place)
     head, value = struct.calcsize(order + entry), struct.calcsize(order + pointer)
@@ -194,7 +194,7 @@ def _page(content: bytes, place: int, order: str, is_big: bool) -> tuple[Page, i
 
 
 def _cr2(found: Tiff) -> int:
-    """The sensor's pixels in a CR2, whose last page is a lossless JPEG (SOF3) without a size among its tags."""
+    """The number of sensor pixels of a CR2, whose last page is a lossless JPEG (SOF3) without size tags."""
     if found.content[8:10] != b"CR":
         return 0
     start = found.pages[-1].first(STRIPS)

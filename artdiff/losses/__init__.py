@@ -1,6 +1,6 @@
 """The hybrid loss: pixel MSE plus the MSE between VGG16 features (Johnson et al., arXiv:1603.08155).
 
-A loss is called `loss(output, target, weight=…, gate=…) -> Losses`; any object that is called so can be trained on.
+A loss is any object that can be called as `loss(output, target, weight=…, gate=…) -> Losses`.
 """
 
 from artdiff.diffusion.objective import Loss, Losses, Target

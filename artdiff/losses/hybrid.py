@@ -22,10 +22,10 @@ class HybridLoss:
     ) -> Losses:
         """Compare `output` (B,3,H,W) with its target, both ImageNet-normalised.
 
-        `weight` (B,) multiplies the MSE of each picture, and the term is then named `weighted_mse`. `gate` (B,), 0 or
-        1, selects the pictures that the perceptual term is averaged over; if there is none, it is 0. That average, and
-        the scale of a relative perceptual loss, are taken over the batch at hand: over each micro-batch if gradients
-        are accumulated.
+        `weight` (B,) multiplies the MSE of each picture; the term is then named `weighted_mse`. `gate` (B,), 0 or 1,
+        selects the pictures that the perceptual term is averaged over; if it selects none, the average is 0. That
+        average, and the scale of a relative perceptual loss, are computed over this batch: over each micro-batch if
+        gradients are accumulated.
         """
         mse = picture_means(F.mse_loss(output, target.image, reduction="none"))
         name, error = ("mse", mse) if weight is None else ("weighted_mse", weight * mse)
@@ -45,9 +45,9 @@ class HybridLoss:
         weight: Tensor,
         gate: Tensor,
     ) -> Losses:
-        """The MSE of latents (B,C,H/F,W/F) and the perceptual term of what they decode to.
+        """The MSE of latents (B,C,H/F,W/F) and the perceptual term of the decoded pictures.
 
-        Decoding costs more than denoising, so it is left out where `perceptual_weight` is 0.
+        If `perceptual_weight` is 0, nothing is decoded: decoding costs more than denoising.
         """
         error = weight * picture_means(F.mse_loss(denoised.float(), clean, reduction="none"))
         loss, terms = self.mse_weight * error.mean(), {"weighted_mse": error}

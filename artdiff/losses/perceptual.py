@@ -1,7 +1,7 @@
 """The perceptual loss: the MSE between VGG16 features of output and target.
 
-Losses are plain objects rather than modules: VGG16 is frozen and must stay out of checkpoints, parameter counts and
-averaged weights. It moves to whatever device the pictures are on.
+Losses are plain objects and not modules: VGG16 is frozen and must stay out of checkpoints, parameter counts and EMA
+weights. It moves to the device of the pictures.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ FALLBACK = """
 +-----------------------------------------------------------------------------------------+"""
 
 CPU_PIXELS = 8 * 128 * 128
-"""Pixels that go through VGG16 at once on a CPU, so that the activations fit into its caches.
+"""Largest batch of VGG16 on a CPU, in pixels, so that the activations fit into its caches.
 
 Measured at 128 px in batches of 32 (two AVX-512 cores, bf16): a training step takes 5 to 20 % less time.
 """
@@ -42,12 +42,12 @@ class PerceptualLoss:
     Args:
         weights: `imagenet` (torchvision's, downloaded once), a `.pth` or `.safetensors` file of VGG16 or of its first
             layers, `random` (He initialisation from a fixed seed), or `auto`: `imagenet`, else `random` with a warning.
-        layer: where VGG16 is cut, `relu1_1` to `relu5_3`.
+        layer: the layer of VGG16 whose output is compared, `relu1_1` to `relu5_3`.
         relative: divide by the mean square of the target features, so that the scale of VGG16's weights does not
-            matter: 0 is equal, 1 is as far away as no features at all.
+            matter: 0 is equal, 1 is as far as features that are all zero.
         keep: gigabytes that cached target features may take; 0 caches nothing.
 
-    `source` says which weights were taken. Raises `UserError` if the weights are not available.
+    `source` says which weights were loaded. Raises `UserError` if they are not available.
     """
 
     def __init__(self, *, weights: str, layer: str, relative: bool, keep: float) -> None:
@@ -80,7 +80,7 @@ class PerceptualLoss:
         return errors / torch.cat([picture_means(theirs.float().square()) for _, theirs in parts]).mean()
 
     def cache_targets(self, contents: Contents) -> None:
-        """Compute the features of these pictures once; `Target.index` then says which of them the targets are."""
+        """Cache the target features of these pictures; `Target.index` then points into them."""
         if self.keep > 0:
             weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.features.parameters())
             recipe = f"VGG16 {self.layer} {hashlib.sha256(weights).hexdigest()}"
@@ -92,7 +92,7 @@ class PerceptualLoss:
             log.warning(FALLBACK)
 
     def _target_features(self, target: Target) -> Tensor:
-        """(B,C,H,W), from the cache where it has them."""
+        """VGG16 features of the target (B,C,H,W), cached if possible."""
 
         def compute(pictures: Tensor) -> Tensor:
             return torch.cat([self.run(part) for part in pictures.split(at_once(pictures))])
@@ -109,5 +109,5 @@ def picture_means(errors: Tensor) -> Tensor:
 
 
 def at_once(image: Tensor) -> int:
-    """How many of the pictures (B,3,H,W) go through VGG16 together."""
+    """Batch size of VGG16 for pictures (B,3,H,W)."""
     return max(1, CPU_PIXELS // image[0, 0].numel()) if image.device.type == "cpu" else len(image)

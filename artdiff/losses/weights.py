@@ -1,4 +1,4 @@
-"""Where the weights of VGG16 come from: torchvision's download, a file, or a fixed random initialisation."""
+"""Load the weights of VGG16: torchvision's download, a file, or a fixed random initialisation."""
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from artdiff.files import has_home, user_path
 log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 20
-"""A download that is silent for this long is given up."""
+"""Timeout of a download that sends no data."""
 
 
 def _layers() -> dict[str, int]:
@@ -34,11 +34,11 @@ def _layers() -> dict[str, int]:
 
 
 LAYERS = _layers()
-"""Where VGG16 may be cut, with the number of entries of its `features` up to there: relu1_1 is 2, relu3_3 is 16."""
+"""Layers of VGG16 by name, with the number of entries of its `features` up to them: relu1_1 is 2, relu3_3 is 16."""
 
 
 def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
-    """Load weights into the first layers of VGG16, up to `layer`; returns where they came from.
+    """Load weights into the first layers of VGG16, up to `layer`; returns a description of their source.
 
     `weights` is `imagenet`, `random`, `auto` (`imagenet`, or `random` if that is not available) or a file. Raises
     `UserError`.
@@ -73,19 +73,19 @@ def load(features: nn.Sequential, weights: str, *, layer: str) -> str:
 
 
 def content(path: Path) -> Any:
-    """What a file of weights (`.safetensors`, `.pth`) holds, on the CPU. Runs no code; raises anything if damaged."""
+    """Load a file of weights (`.safetensors`, `.pth`) on the CPU. Runs no code. A damaged file may raise anything."""
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def described(path: Path) -> str:
-    """A file of weights by its name and what is in it."""
+    """The name of a file of weights, and its SHA-256."""
     return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
 def _has_folder() -> bool:
-    """Whether torch knows where to keep what it downloads; without a home it would make a folder called `~` here."""
+    """Whether torch has a folder for downloads. Without a home it would create a folder named `~` here."""
     return has_home() or any(os.environ.get(name) for name in ("TORCH_HOME", "XDG_CACHE_HOME"))
 
 
@@ -96,7 +96,7 @@ def _check_folder() -> None:
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Give up on a connection that is silent for this long; torch's download would wait for ever."""
+    """Set a socket timeout: torch's download would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -137,7 +137,7 @@ def _copy(found: dict[str, Tensor], features: nn.Sequential, layer: str, name: s
     missing = [key for key in wanted if key not in found]
     if missing:
         has = [name for name, entries in LAYERS.items() if f"{entries - 2}.weight" in found]
-        remedy = f"it reaches to {has[-1]}: set loss.perceptual.layer={has[-1]}" if has else "it holds no VGG16 layers"
+        remedy = f"it ends at {has[-1]}: set loss.perceptual.layer={has[-1]}" if has else "it holds no VGG16 layers"
         raise UserError(f"loss.perceptual.weights={name} has no {missing[0]}, needed for {layer}; {remedy}")
     for key, value in wanted.items():
         if found[key].shape != value.shape:

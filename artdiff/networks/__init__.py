@@ -1,6 +1,6 @@
-"""Plain `nn.Module`s without noise, Lightning or Hydra. Denoisers are called `net(noisy, time, label) -> output`.
+"""Networks: plain `nn.Module`s, without noise, Lightning or Hydra. Denoisers: `net(noisy, time, label) -> output`.
 
-What a denoiser gets and gives is of unit variance: `artdiff.diffusion.path.Preconditioned` scales both.
+Input and ideal output of a denoiser have unit variance: `artdiff.diffusion.path.Preconditioned` scales both.
 """
 
 from artdiff.networks.autoencoder import Autoencoder

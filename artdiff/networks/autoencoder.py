@@ -1,4 +1,4 @@
-"""A convolutional autoencoder: between pictures and latents, which cost far less to denoise (arXiv:2112.10752).
+"""A convolutional autoencoder, whose latents cost far less to denoise than pictures (arXiv:2112.10752).
 
 Shape letters: B pictures, H and W pixels, C latent channels, F the factor, K channels of a level.
 """
@@ -13,27 +13,29 @@ from artdiff import UserError
 from artdiff.networks.layers import group_norm
 
 MOMENTUM = 0.01
-"""Share of each training batch in the running statistics of the latents."""
+"""Momentum of the running statistics of the latents: the weight of each training batch."""
 
 
 class Autoencoder(nn.Module):
-    """A codec: `encode` makes latents of unit variance, `decode` pictures. Any size works that the factor divides.
+    """A codec: `encode` returns latents of unit variance, `decode` pictures. H and W must be multiples of the factor.
 
-    Squares of pixels become channels first, so no layer runs at full resolution. No attention, and nothing passes by
-    the bottleneck. Beside the blocks, encoder and decoder each have a linear path, which learns the best linear code
-    within minutes; the blocks learn the rest (after DC-AE, arXiv:2410.10733). Latents are standardised per channel by a
-    batch normalisation without weights. Its running statistics are in the state_dict, and so in checkpoints.
+    Squares of pixels first become channels, so no layer runs at full resolution. There is no attention, and no skip
+    connection around the bottleneck. Beside the blocks, encoder and decoder each have a linear path. It learns the best
+    linear code within minutes, and the blocks learn the rest (after DC-AE, arXiv:2410.10733). Latents are standardised
+    per channel by a batch normalisation without weights. Its running statistics are in the state_dict, and so in
+    checkpoints.
 
     Args:
-        patch: side in pixels of the squares that become channels.
-        encoder: channels of each level of the encoder, multiples of 16; each level after the first halves the sides.
+        patch: width and height in pixels of the squares that become channels.
+        encoder: channels of each level of the encoder, multiples of 16. Each level after the first halves width and
+            height.
         decoder: the same for the decoder, in the same order.
         num_res_blocks: residual blocks in each level, of the encoder and of the decoder.
         latent_channels: channels of the latents.
 
     Attributes:
         channels: channels of the latents.
-        factor: pixels along a side of a latent position: `patch · 2^(levels − 1)`.
+        factor: width and height in pixels of a latent position: `patch · 2^(levels − 1)`.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         if len(encoder) != len(decoder) or not encoder:
             raise UserError(
-                f"codec.encoder and codec.decoder need as many levels each, got {list(encoder)} and {list(decoder)}"
+                f"codec.encoder and codec.decoder need equally many levels, got {list(encoder)} and {list(decoder)}"
             )
         self.patch = patch
         self.channels = latent_channels
@@ -67,9 +69,9 @@ class Autoencoder(nn.Module):
         self.decoder_linear = nn.Sequential(nn.Conv2d(latent_channels, squares, 1), nn.PixelShuffle(self.factor))
 
     def encode(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W), sides multiples of the factor → latents float32 (B,C,H/F,W/F).
+        """Signed pictures (B,3,H,W), H and W multiples of the factor → latents float32 (B,C,H/F,W/F).
 
-        In training mode the statistics of the batch standardise, and are taken into the running ones.
+        In training mode, latents are standardised with the statistics of the batch, which update the running ones.
         """
         image = image.contiguous(memory_format=torch.channels_last)
         return self.standardise((self.encoder(image) + self.encoder_linear(image)).float())
@@ -80,7 +82,7 @@ class Autoencoder(nn.Module):
         return self.decoder(latent) + self.decoder_linear(latent)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W) → what is left of them behind the bottleneck, (B,3,H,W)."""
+        """Signed pictures (B,3,H,W) → reconstructions (B,3,H,W), not clamped."""
         return self.decode(self.encode(image))
 
 

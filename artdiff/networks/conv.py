@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class ConvDiffusionModel(nn.Module):
-    """Reconstructs a picture through a bottleneck of an eighth of its sides.
+    """Reconstructs a picture through a bottleneck of an eighth of its width and height.
 
-    Attribute names and the order inside each `nn.Sequential` are the article's, so state_dicts are exchangeable with
-    its program. 742,659 parameters.
+    Attribute names and the order inside each `nn.Sequential` are the article's, so state_dicts work in both programs.
+    742,659 parameters.
     """
 
     def __init__(self) -> None:

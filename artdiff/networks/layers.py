@@ -1,7 +1,7 @@
-"""Layers that networks share: the embedding of time, label and words, attention, normalisation, zero initialisation.
+"""Layers that networks share: embeddings of time, label and words, attention, normalisation, zero initialisation.
 
-Shape letters: B pictures, E conditioning features, A heads, N tokens, D features of a head, I and O input and output
-channels, H and W pixels, T words, P pieces of a word, V features of a word.
+Shape letters: B pictures, E conditioning features, A heads, N tokens, M keys, D features of a head, I and O input and
+output channels, H and W pixels, T words, P pieces of a word, V features of a word.
 """
 
 from typing import NamedTuple, TypeVar
@@ -22,7 +22,7 @@ WORD = 64
 """Features of a word."""
 
 WORD_HEADS = 2
-"""Attention heads of a layer over words."""
+"""Attention heads of a `CaptionLayer`."""
 
 FEW_TOKENS = 128
 """Up to this many tokens, explicit attention is faster than the fused CPU kernel.
@@ -33,14 +33,14 @@ Measured on two AVX-512 cores in bf16, 64 pictures, forward and backward: 64 tok
 
 
 class Words(NamedTuple):
-    """Embedded words (B,T,V), and which of them there are, bool (B,T)."""
+    """Embedded words (B,T,V), and a mask, bool (B,T): False is padding."""
 
     vectors: Tensor
     there: Tensor
 
 
 class Given(NamedTuple):
-    """What every block gets: time, label and caption as one vector (B,E), and the words to attend to, if any."""
+    """The condition of every block: time, label and caption as one vector (B,E), and the words to attend to, if any."""
 
     vector: Tensor
     words: Words | None = None
@@ -50,8 +50,8 @@ class WordTable(nn.Module):
     """Embeds words as the sum of their pieces, each a row of a table (fastText, arXiv:1607.04606).
 
     Args:
-        rows: of the table.
-        layers: of a transformer in which words see each other and their order; without, order does not count.
+        rows: rows of the table.
+        layers: layers of a transformer that gives words their context and order. With 0, the order does not count.
     """
 
     def __init__(self, rows: int, *, layers: int = 0) -> None:
@@ -60,7 +60,7 @@ class WordTable(nn.Module):
         self.layers = nn.ModuleList(CaptionLayer() for _ in range(layers))
 
     def forward(self, pieces: Tensor) -> Words:
-        """Rows (B,T,P), -1 for no piece → words of about unit variance."""
+        """Rows (B,T,P), -1 for padding → words of about unit variance."""
         there = pieces >= 0  # (B,T,P)
         found = self.pieces(pieces.long().clamp(min=0)) * there[..., None]  # (B,T,P,V)
         count = there.sum(dim=-1, keepdim=True)  # (B,T,1)
@@ -75,9 +75,9 @@ class WordTable(nn.Module):
 
 
 class CaptionLayer(nn.Module):
-    """Attention of words to each other, then a feed-forward (arXiv:1706.03762); both add nothing at first.
+    """Self-attention over words, then a feed-forward (arXiv:1706.03762). Both start as the identity.
 
-    Places are rotations of queries and keys (arXiv:2104.09864): what counts is how far apart two words stand.
+    Rotary positions (arXiv:2104.09864): only the distance of two words counts.
     """
 
     def __init__(self) -> None:
@@ -89,23 +89,21 @@ class CaptionLayer(nn.Module):
         self.narrow = zeroed(nn.Linear(4 * WORD, WORD))
 
     def forward(self, words: Words, turns: Tensor) -> Words:
-        """Words that may have seen each other, by the `turns` (2,T,D) of their places; those that are not there tell
-        nothing.
-        """
+        """Words → words with context; `turns` (2,T,D) are their rotary positions. Padding is masked."""
         x, there = words
         query, key, value = self.project(self.norm1(x)).unflatten(-1, (3, WORD_HEADS, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotated(query, turns), rotated(key, turns)
-        seen = there | ~there.any(dim=1, keepdim=True)  # a caption without words: anything, since none of it counts
+        seen = there | ~there.any(dim=1, keepdim=True)  # an empty caption attends to padding, which avoids NaN
         x = x + self.out(attention(query, key, value, seen[:, None, None]).transpose(1, 2).flatten(2))
         return Words(x + self.narrow(F.silu(self.widen(self.norm2(x)))), there)
 
 
 class Condition(nn.Module):
-    """Embeds time, label and words into one vector of `cond_dim` features, which every block gets.
+    """Embeds time, label and caption into one vector of `cond_dim` features, the condition of every block.
 
-    The embedding table has one entry more than there are classes, for the null label: any label outside [0, classes).
-    With `words`, the rows of a table, it also embeds those of captions, which then pass `caption_layers` of a
-    transformer; their mean is added to the vector.
+    The label table has one more entry than there are classes, for the null label: any label outside [0, classes).
+    `words` is the number of rows of the word table; 0 is for a network without captions. Words pass a transformer of
+    `caption_layers` layers, and their mean is added to the vector.
     """
 
     def __init__(self, *, classes: int, cond_dim: int, words: int = 0, caption_layers: int = 0) -> None:
@@ -117,7 +115,7 @@ class Condition(nn.Module):
         self.caption = nn.Linear(WORD, cond_dim, bias=False) if words else None
 
     def forward(self, time: Tensor, label: Tensor, pieces: Tensor | None = None) -> Given:
-        """`time` (B,) in [0,1], `label` int64 (B,) and the rows of words (B,T,P), if it knows words."""
+        """`time` (B,) in [0,1], `label` int64 (B,) and, with captions, the rows of their words (B,T,P)."""
         rates = 10 ** torch.linspace(0, 3, FREQUENCIES, device=time.device)  # radians over the whole range of time
         angles = time.float()[:, None] * rates  # (B,FREQUENCIES)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)  # (B,2·FREQUENCIES)
@@ -133,7 +131,7 @@ class Condition(nn.Module):
 
 
 class WordKeys(nn.Module):
-    """Makes keys and values of words, which a layer attends to beside its own (GLIDE, arXiv:2112.10741)."""
+    """Projects words to keys and values, appended to those of a self-attention (GLIDE, arXiv:2112.10741)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -141,7 +139,7 @@ class WordKeys(nn.Module):
         self.project = nn.Linear(WORD, 2 * width)
 
     def forward(self, key: Tensor, value: Tensor, words: Words) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values (B,A,N,D) → those with the words' behind them (B,A,N+T,D), and which may be attended to,
+        """Append the words' keys and values to those given: (B,A,N,D) → (B,A,N+T,D). Also returns the attention mask,
         bool (B,1,1,N+T).
         """
         added = self.project(words.vectors).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2,B,A,T,D)
@@ -152,9 +150,9 @@ class WordKeys(nn.Module):
 
 
 class Detail(nn.Module):
-    """Two convolutions at full resolution, for what a network of patches cannot say of single pixels.
+    """Two convolutions at full resolution, for detail within a patch (after DiP, arXiv:2511.18822).
 
-    Its output is zero at first, and is added to that of the patches (after DiP, arXiv:2511.18822).
+    Their output starts at zero, and is added to that of the patches.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
@@ -168,8 +166,9 @@ class Detail(nn.Module):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, there: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (arXiv:1706.03762): (B,A,N,D) each → (B,A,N,D), or to (B,A,M,D) of which only those
-    that are `there`, bool (B,1,1,M), count.
+    """Scaled dot-product attention (arXiv:1706.03762): query (B,A,N,D), key and value (B,A,M,D) → (B,A,N,D).
+
+    `there`, bool (B,1,1,M), masks keys: False is not attended to.
     """
     if query.device.type == "cpu" and query.shape[-2] <= FEW_TOKENS:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B,A,N,M)
@@ -179,13 +178,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, there: Tensor | None = 
 
 
 def turning(angles: Tensor) -> Tensor:
-    """Angles (N,D/2) of places → the cosines and sines (2,N,D) that `rotated` takes (arXiv:2104.09864)."""
+    """Angles (N,D/2) of positions → cosines and sines (2,N,D) for `rotated` (rotary embedding, arXiv:2104.09864)."""
     angles = angles.repeat(1, 2)  # (N,D)
     return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the feature pairs (i, i + D/2) of (B,A,N,D) by the angles of (2,N,D)."""
+    """Rotate the feature pairs (i, i + D/2) of (B,A,N,D) by the angles whose cosines and sines are (2,N,D)."""
     one, other = x.chunk(2, dim=-1)
     cosine, sine = turns.to(x.dtype)
     return x * cosine + torch.cat([-other, one], dim=-1) * sine
@@ -197,7 +196,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 
 def zeroed(layer: Layer) -> Layer:
-    """`layer` with weights of zero, so that a residual branch starts as the identity (arXiv:1706.02677)."""
+    """`layer` with zero weights and bias, so that a residual branch starts as the identity (arXiv:1706.02677)."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

@@ -1,7 +1,7 @@
 """A U-Net (arXiv:1505.04597) with time and label in every block and attention at some levels (arXiv:2105.05233).
 
-Shape letters: B pictures, C channels, H and W pixels, I and O input and output channels, P pixels along a patch, E
-conditioning features, A heads, D features of a head, K of a pixel.
+Shape letters: B pictures, C channels, H and W pixels, I and O input and output channels, P width and height of a patch
+(of `words`: pieces of a word), T words, E conditioning features, A heads, D features of a head, K detail channels.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,30 @@ HEAD = 32
 
 
 class UNet(nn.Module):
-    """`net(noisy, time, label) -> output`, through ever smaller and wider levels and back.
+    """A denoising U-Net: `net(noisy, time, label) -> output`.
 
     Args:
         classes: number of labels; any other label, such as -1, is the null label.
-        in_channels: channels of what is denoised, 3 for pictures.
-        out_channels: channels of the output, by default as many.
-        image_size: side in pixels of the pictures to train on. Other sides work if they divide by the same number.
-        patch: side in pixels of the squares that become channels of the first level; 2 makes it four times cheaper.
-        channels: of each level, multiples of 16, of 32 where there is attention. Each level halves the sides.
-        num_res_blocks: residual blocks in each level on the way down; one more on the way up.
-        attention_resolutions: sides of a level at which it has attention. The last level always has.
+        in_channels: input channels, 3 for pictures.
+        out_channels: output channels, by default `in_channels`.
+        image_size: width and height of the training pictures (or latents). Other multiples of `multiple` work too.
+        patch: width and height in pixels of the squares that become channels of the first level; 2 is four times
+            cheaper.
+        channels: channels of each level, multiples of 16, or of 32 at levels with attention. Each level after the first
+            halves width and height.
+        num_res_blocks: residual blocks in each level of the encoder; one more in the decoder.
+        attention_resolutions: levels of this width have attention. The last level always has.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
-        detail_channels: channels of two last convolutions on every pixel, which see the input again. Patches alone
-            cannot remove fine noise (DiP, arXiv:2511.18822). 0 leaves them out.
-        words: rows of the table that it looks words up in; 0 knows no words. It attends to them where it has attention
-            at all.
-        caption_layers: of a transformer over the words; 0 leaves it out, and the order of words does not count.
-        attention: False leaves out all attention. Its cost grows with the square of the pixels, and what only sharpens
-            a picture need not see all of it.
+        detail_channels: channels of two final convolutions at full resolution, which get the input again; 0 for none.
+            Patches alone cannot remove fine noise (DiP, arXiv:2511.18822).
+        words: rows of the word table; 0 for no captions. Levels with attention also attend to the words.
+        caption_layers: layers of a transformer over the words. With 0, the order of words does not count.
+        attention: False leaves out all attention. Its cost grows with the square of the number of pixels, and a
+            refiner, which only sharpens a picture, does not need it.
 
     Attributes:
-        multiple: the sides of what it denoises are multiples of this, at any width and height.
+        multiple: width and height of the input must be multiples of this; they may differ.
     """
 
     def __init__(
@@ -97,8 +98,8 @@ class UNet(nn.Module):
         self.detail = Detail(in_channels + detail_channels, detail_channels, self.outputs) if detail_channels else None
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor, words: Tensor | None = None) -> Tensor:
-        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,), and the rows of `words` (B,T,P)
-        if it knows words → (B,I,H,W), or (B,O,H,W).
+        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) and, with captions, the rows of
+        `words` (B,T,P) → (B,O,H,W).
         """
         condition = self.condition(time, label, words)
         x = F.pixel_unshuffle(noisy, self.patch)  # (B,I·P²,H/P,W/P)
@@ -119,7 +120,7 @@ class UNet(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block; the condition scales and shifts its second half (FiLM, arXiv:1709.07871)."""
+    """A residual block. The condition scales and shifts its second half (FiLM, arXiv:1709.07871)."""
 
     def __init__(self, inputs: int, outputs: int, *, cond_dim: int, dropout: float, attends: bool, words: bool) -> None:
         super().__init__()
@@ -168,7 +169,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the sides with a strided convolution. Takes the condition only to be called like a block."""
+    """Halve width and height with a strided convolution. Ignores the condition, so that it is called like a block."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -180,7 +181,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the sides: nearest neighbour, then a convolution. Takes the condition only to be called like a block."""
+    """Double width and height: nearest neighbour, then a convolution. Ignores the condition, as `Downsample`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -192,12 +193,12 @@ class Upsample(nn.Module):
 
 
 def _multiple(patch: int, channels: Sequence[int]) -> int:
-    """What sides must be a multiple of."""
+    """Width and height of the input must be multiples of this."""
     return patch * 2 ** (len(channels) - 1)
 
 
 def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: Sequence[int] | None) -> list[bool]:
-    """Whether each level has attention; without `resolutions` none has.
+    """Whether each level has attention. With `resolutions` None, no level has.
 
     Raises `UserError` if the settings do not fit together.
     """
@@ -205,8 +206,8 @@ def _attends(image_size: int, patch: int, channels: Sequence[int], resolutions: 
     multiple = _multiple(patch, channels)
     if image_size % multiple:
         raise UserError(
-            f"channels={list(channels)} and patch={patch} of a U-Net need sides that are multiples of {multiple}, got "
-            f"{image_size} (data.image_size, or the side of its latents)"
+            f"channels={list(channels)} and patch={patch} of a U-Net need width and height in multiples of "
+            f"{multiple}, got {image_size} (data.image_size, or the size of its latents)"
         )
     attends = [resolutions is not None and (side in resolutions or side == sides[-1]) for side in sides]
     if any(width % (HEAD if does else GROUP) for width, does in zip(channels, attends, strict=True)):

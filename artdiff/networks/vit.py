@@ -1,7 +1,7 @@
 """A plain vision transformer that denoises patches of pixels, after JiT (arXiv:2511.13720).
 
-Shape letters: B pictures, H and W pixels, I input channels, N patches, P pixels along one, C features of a patch,
-E conditioning features, A heads, D features of a head.
+Shape letters: B pictures, H and W pixels, I input channels, N patches, P width and height of a patch (of `words`:
+pieces of a word), T words, C features of a patch, E conditioning features, A heads, D features of a head.
 """
 
 import torch
@@ -16,26 +16,26 @@ HEAD = 32
 
 
 class ViT(nn.Module):
-    """`net(noisy, time, label) -> output`, with attention between all patches.
+    """A denoising vision transformer: `net(noisy, time, label) -> output`, with attention over all patches.
 
     RMSNorm (arXiv:1910.07467), SwiGLU (arXiv:2002.05202), rotary positions along both axes (arXiv:2104.09864),
     normalised queries and keys (arXiv:2302.05442), and adaLN-Zero conditioning in every layer (arXiv:2212.09748).
 
     Args:
         classes: number of labels; any other label, such as -1, is the null label.
-        in_channels: channels of what is denoised, 3 for pictures; the output has as many.
-        image_size: side in pixels of the pictures.
-        patches: patches along a side; JiT takes 16 at every size.
+        in_channels: input and output channels, 3 for pictures.
+        image_size: width and height in pixels of the pictures.
+        patches: patches per row and per column; JiT has 16 at every resolution.
         width: features of a patch, a multiple of 64.
         depth: number of layers.
-        bottleneck: features that a patch is projected to before it is widened to `width`.
+        bottleneck: a patch is projected to this many features first, then to `width`.
         cond_dim: features of the embedding of time and label.
         dropout: share of the activations dropped in training.
-        words: rows of the table that it looks words up in; 0 knows no words.
-        caption_layers: of a transformer over the words; 0 leaves it out, and the order of words does not count.
+        words: rows of the word table; 0 for no captions.
+        caption_layers: layers of a transformer over the words. With 0, the order of words does not count.
 
     Attributes:
-        multiple: None: it takes no other size than `image_size`.
+        multiple: None: it accepts only pictures of `image_size`.
     """
 
     multiple: int | None = None
@@ -72,8 +72,8 @@ class ViT(nn.Module):
         self.register_buffer("turns", rotary_angles(patches, width // heads), persistent=False)
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor, words: Tensor | None = None) -> Tensor:
-        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,), and the rows of `words` (B,T,P)
-        if it knows words → (B,I,H,W).
+        """`noisy` (B,I,H,W) of unit variance, `time` (B,) in [0,1], `label` int64 (B,) and, with captions, the rows of
+        `words` (B,T,P) → (B,I,H,W).
         """
         condition = self.condition(time, label, words)
         patches = F.pixel_unshuffle(noisy, self.patch)  # (B,I·P²,H/P,W/P)
@@ -120,7 +120,7 @@ class Layer(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square normalisation (arXiv:1910.07467) whose gain takes the precision of the activations."""
+    """Root mean square normalisation (arXiv:1910.07467). The gain is cast to the dtype of the activations."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -134,8 +134,8 @@ class RMSNorm(nn.Module):
 def rotary_angles(side: int, head: int) -> Tensor:
     """Cosines and sines (2,N,D) of rotary position embedding along both axes of a square of `side`² patches.
 
-    A quarter of the features turns with the vertical position and a quarter with the horizontal one; the other half
-    are their partners. Frequencies start from 100 since there are few positions (arXiv:2403.13298).
+    A quarter of the features rotates with the vertical position and a quarter with the horizontal one; the other half
+    are their partners. The base of the frequencies is 100, since there are few positions (arXiv:2403.13298).
     """
     rates = 100.0 ** -torch.linspace(0, 1, head // 4 + 1)[:-1]
     down, right = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

@@ -1,1 +1,1 @@
-"""From what a model is asked for to painted pictures."""
+"""Paint pictures with a trained model: plan them, check the settings, run the sampler."""

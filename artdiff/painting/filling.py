@@ -1,4 +1,4 @@
-"""Fills canvases: from seeds, labels, words and muses to pictures, with a model that paints."""
+"""Fill canvases: sample pictures from seeds, labels, prompts and muses with a painter."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,23 +25,23 @@ SHOWN = 8
 """Pictures in a trajectory."""
 
 Shape = tuple[int, int, int]
-"""(C,H,W) of what is denoised for a picture."""
+"""Shape (C,H,W) of a picture's latents."""
 
 Passed = Callable[[int, Tensor], None]
-"""Called with the number of steps just taken, counted for each picture, and what is being denoised (B,C,H,W)."""
+"""Called after each step with the number of steps taken, counted per picture, and the current state (B,C,H,W)."""
 
 
 def spacing(settings: PaintSettings, task: Generation) -> Spacing:
-    """How the steps of a model are spaced."""
+    """The spacing of the steps, with `auto` resolved for this model."""
     if settings.spacing != "auto":
         return settings.spacing
     return "karras" if task.codec.factor > 1 else "uniform"
 
 
 def strength(settings: PaintSettings, task: Generation) -> float:
-    """How far a muse is left: as far as asked for, in whole steps of a model that is made for so many.
+    """`settings.strength`, rounded to whole steps if a few-step model paints with the steps it was trained for.
 
-    Such a model has learned the beginnings of its steps alone. It takes at least one of them, unless strength is 0.
+    Such a model was trained only at the times where its steps begin. It takes at least one step, unless strength is 0.
     """
     if settings.strength == 0 or task.made_for.get("steps") != settings.steps:
         return settings.strength
@@ -50,14 +50,14 @@ def strength(settings: PaintSettings, task: Generation) -> float:
 
 @dataclass(frozen=True)
 class Filler:
-    """Fills canvases with a model that paints, as many at once as suit the device's memory.
+    """Fills canvases with a painter, by default in batches that fit into the device's memory.
 
-    Pictures do not depend on those that are painted beside them.
+    A picture does not depend on the others in its batch.
 
     Args:
         task: the model, on its device, in evaluation mode.
-        image_size: side in pixels of the pictures that it was trained on, which it paints where nothing else is asked.
-        known: what the settings of every picture say of the model.
+        image_size: width and height in pixels of its training pictures, the default size to paint.
+        known: the metadata of every picture that identifies the model.
     """
 
     task: Generation
@@ -65,7 +65,7 @@ class Filler:
     known: Mapping[str, object]
 
     def fill(self, rows: Sequence[Row], settings: PaintSettings, *, watch: Watch | None = None) -> Iterator[Painting]:
-        """A picture of each canvas, one after the other. `watch` sees them emerge."""
+        """Yield a painting for each canvas. `watch` is called after each step."""
         start = 1 - strength(settings, self.task) if rows[0].muse is not None else 0.0
         times = samplers.times(settings.steps, start, spacing(settings, self.task))
         steps, done = len(times) - 1, 0
@@ -89,7 +89,7 @@ class Filler:
     def _stages(
         self, batch: Sequence[Canvas], shape: Shape, settings: PaintSettings, times: Sequence[float], passed: Passed
     ) -> list[Tensor]:
-        """Decoded pictures (B,3,H,W) on the CPU: `SHOWN` stages from noise on for a trajectory, else the last alone."""
+        """Sample a batch. Returns decoded pictures (B,3,H,W) on the CPU: `SHOWN` for a trajectory, else the last."""
         task, last = self.task, len(times) - 1
         kept = [round(stage * last / (SHOWN - 1)) for stage in range(SHOWN)] if settings.trajectory else [last]
         stages = dict[int, Tensor]()
@@ -110,7 +110,7 @@ class Filler:
         return [stages[step] for step in kept]
 
     def _painting(self, canvas: Canvas, stages: Sequence[Tensor], settings: PaintSettings) -> Painting:
-        """The painting of a canvas, from its stages (3,H,W), which a muse that is kept does not need."""
+        """The painting of a canvas, from its stages (3,H,W). They may be empty if the muse stays as it is."""
         muse = canvas.muse.picture if canvas.muse is not None else None
         picture = _kept(canvas, settings) or images.to_pillow(stages[-1])
         told = self.known | canvas.settings | {"spacing": spacing(settings, self.task)}  # type: ignore[operator]
@@ -121,11 +121,11 @@ class Filler:
         return Painting(canvas.name, picture, told, muse, _strip(stages) if settings.trajectory else None, source)
 
     def _small(self, noisy: Tensor) -> list[Image.Image]:
-        """Small pictures of what is being denoised (B,C,h,w)."""
+        """Thumbnails of the current state (B,C,h,w), decoded."""
         return [images.thumbnail(images.to_pillow(one)) for one in self.task.decode_in_groups(noisy).cpu()]
 
     def _refined(self, batch: Sequence[Canvas], draft: Tensor, settings: PaintSettings) -> Tensor:
-        """Decoded pictures (B,3,H,W) with the detail of the refiners, from noise of the seeds of their canvases."""
+        """Add detail to decoded pictures (B,3,H,W) with the refiners, starting from noise of the canvases' seeds."""
         share = torch.tensor([canvas.share for canvas in batch])
         label = torch.tensor([canvas.ends[round(canvas.share)].label for canvas in batch])
         _, _, height, width = draft.shape
@@ -141,17 +141,17 @@ class Filler:
         return draft
 
     def _shape(self, row: Row, settings: PaintSettings) -> Shape:
-        """Of what is denoised for the pictures of a row."""
+        """Shape of the latents of a row's pictures."""
         codec, square = self.task.codec, (self.image_size, self.image_size)
         width, height = row.muse.picture.size if row.muse is not None else settings.sides or square
         return codec.channels, height // codec.factor, width // codec.factor
 
     def _together(self, shape: Shape) -> int:
-        """How many of a shape the network gets at once."""
+        """Batch size of the network for this shape."""
         return hardware.pictures_at_once(self.task.device, *shape[1:])
 
     def _batches(self, rows: Sequence[Row], settings: PaintSettings) -> Iterator[tuple[list[Canvas], Shape]]:
-        """Canvases of one shape that follow each other, and the shape."""
+        """Yield batches of consecutive canvases that have the same shape, with the shape."""
         for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
             planned = chain.from_iterable(alike)
             at_once = settings.batch_size if settings.batch_size is not None else self._together(shape)
@@ -159,7 +159,7 @@ class Filler:
                 yield batch, shape
 
     def _compile(self, settings: PaintSettings, rows: Sequence[Row], *, calls: int) -> None:
-        """Compile the network if it pays, anew for each shape; `calls` are those of one batch."""
+        """Compile the network if that pays; torch compiles once per shape. `calls` are the evaluations of a batch."""
         batches, shapes = 0, set[Shape]()
         for shape, alike in groupby(rows, key=lambda row: self._shape(row, settings)):
             count, together = sum(map(len, alike)), self._together(shape)
@@ -168,17 +168,17 @@ class Filler:
             shapes.add(shape)
         mode = compiled.mode(settings.compile, self.task.device, calls=batches * calls / len(shapes))
         if mode is None:
-            self.task.ema._compiled_call_impl = None  # what an earlier call compiled; torch has no other way back
+            self.task.ema._compiled_call_impl = None  # undo an earlier compilation; torch has no public way
         else:
             compiled.compile_in_place(self.task.ema, mode)
 
     def _begun(
         self, batch: Sequence[Canvas], shape: Shape, settings: PaintSettings
     ) -> tuple[Tensor, guidance.Denoiser]:
-        """Where a batch starts, (B,*shape) as the codec encodes pictures, and what denoises it."""
+        """The initial state of a batch, latents (B,*shape), and its denoiser."""
         share = torch.tensor([canvas.share for canvas in batch])
         (noise, denoise), (other_noise, other_denoise) = (self._end(which, batch, shape, settings) for which in (0, 1))
-        noisy = between(noise, other_noise, share).to(self.task.device)  # computed in float64, which not every GPU has
+        noisy = between(noise, other_noise, share).to(self.task.device)  # on the CPU: not every GPU has float64
         if any(canvas.ends[0] != canvas.ends[1] for canvas in batch):
             denoise = guidance.blended(denoise, other_denoise, share.to(self.task.device))
         muses = [images.from_pillow(canvas.muse.picture) for canvas in batch if canvas.muse is not None]
@@ -190,7 +190,7 @@ class Filler:
     def _end(
         self, which: int, batch: Sequence[Canvas], shape: Shape, settings: PaintSettings
     ) -> tuple[Tensor, guidance.Denoiser]:
-        """The noise of one end of the way that each canvas is on, and what denoises to that end."""
+        """The noise and the denoiser of one end of each canvas's interpolation: `which` is 0 (first) or 1 (last)."""
         task, device, count = self.task, self.task.device, len(batch)
         ends = [canvas.ends[which] for canvas in batch]
         conditions = task.conditions(
@@ -205,7 +205,7 @@ class Filler:
 
 
 def _kept(canvas: Canvas, settings: PaintSettings) -> Image.Image | None:
-    """The muse of a canvas, if it is to stay as it is: a codec would change it. None if there is anything to paint."""
+    """The muse of a canvas if nothing is to be painted, since decoding would change it; else None."""
     if canvas.muse is None or settings.strength > 0 or settings.refine is not None:
         return None
     return canvas.muse.picture
@@ -217,5 +217,5 @@ def _strip(stages: Sequence[Tensor]) -> Image.Image:
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    """Compute in bf16 if that is faster on the device."""
+    """Autocast to bf16 if that is faster on the device."""
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision(device) == "bf16-mixed")

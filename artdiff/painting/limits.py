@@ -1,4 +1,4 @@
-"""Whether a model can paint what it is asked for, before anything is read or painted."""
+"""Check whether a model can paint what the settings ask for, before anything is read or painted."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Paints = TypeVar("Paints", bound=PaintSettings)
 
 
 def check_words(settings: PaintSettings, vocabulary: Sequence[str]) -> None:
-    """Raise `UserError` if there are words for a model that knows none, or a prompt without any."""
+    """Raise `UserError` for a prompt without words, and for any prompt if the model has no vocabulary."""
     for name, prompt in settings.prompts:
         if not vocabulary:
             raise UserError(f"{name} needs a model that was trained with captions: data.captions=auto")
@@ -25,12 +25,11 @@ def check_words(settings: PaintSettings, vocabulary: Sequence[str]) -> None:
 
 
 def understood(settings: Paints, vocabulary: Sequence[str]) -> tuple[Paints, list[str]]:
-    """`settings` with prompts as a model of this vocabulary can read them, and a line for all that it cannot read as it
-    stands.
+    """`settings` with unknown words of prompts replaced, and a warning for each unknown word.
 
-    With a file of word vectors, a word that it has not learned is replaced by the nearest that it has. A model that
-    remembers as many words as it can may have learned others as well: of these, only what is replaced gets a line.
-    Raises `UserError` if the file cannot be read.
+    With a file of word vectors, an unknown word is replaced by the nearest word of the vocabulary. If the vocabulary is
+    full (`VOCABULARY` words), the model may have learned words that are not listed. Then only replaced words get a
+    warning. Raises `UserError` if the file cannot be read.
     """
     lines, strange = list[str](), dict[str, list[str]]()
     may_have_others = len(vocabulary) >= VOCABULARY
@@ -40,7 +39,7 @@ def understood(settings: Paints, vocabulary: Sequence[str]) -> tuple[Paints, lis
         if settings.word_vectors is not None or not may_have_others:
             strange |= unknown(prompt, vocabulary)
     if settings.negative is not None and settings.guidance == 1:
-        lines.append("negative counts only with guidance, and guidance=1 is off: set guidance=2.0, for example")
+        lines.append("negative has no effect with guidance=1 (off): set guidance=2.0, for example")
     instead = dict[str, str]()
     if strange and settings.word_vectors is not None:
         instead = nearest(strange, vocabulary, user_path(settings.word_vectors))
@@ -49,16 +48,16 @@ def understood(settings: Paints, vocabulary: Sequence[str]) -> tuple[Paints, lis
         if may_have_others and word not in instead:
             continue
         like = f"; those spelled most like it are {', '.join(map(shown, near))}" if near else ""
-        taken = f", and is taken for {shown(instead[word])}" if word in instead else like
+        taken = f", and is replaced by {shown(instead[word])}" if word in instead else like
         lines.append(f"{shown(word)} is no word that the model has learned{taken}")
     return settings, lines
 
 
 def forgotten(settings: PaintSettings, strength: float) -> list[str]:
-    """A line if nothing is left of a muse that is painted with this strength, though one below 1 was asked for."""
+    """A warning if `settings.strength` is below 1 but was rounded up to 1, which replaces the whole muse."""
     if not settings.strength < strength == 1:
         return []
-    return [f"strength={settings.strength:g} comes to all steps of this model, so nothing of the muse will be seen"]
+    return [f"strength={settings.strength:g} rounds to all steps of this model, so nothing of the muse will be seen"]
 
 
 def check_size(settings: PaintSettings, *, trained: int, multiple: int | None, says_multiple: bool) -> None:
@@ -66,15 +65,15 @@ def check_size(settings: PaintSettings, *, trained: int, multiple: int | None, s
 
     Args:
         settings: with `max_pixels`.
-        trained: the side of the pictures that it learned from.
-        multiple: what the sides must be multiples of; None if it paints the size of training only.
-        says_multiple: whether the network has an attribute `multiple`, be it None.
+        trained: width and height of its training pictures.
+        multiple: width and height must be multiples of this; None if only the training size works.
+        says_multiple: whether the network has an attribute `multiple`, even if it is None.
     """
     sides, square = settings.sides, (trained, trained)
     if settings.size == "train" or sides == square:
         return
     if multiple is None:
-        remedy = "; for others it must have an attribute `multiple`: what the sides of its input are multiples of"
+        remedy = "; for others it needs an attribute `multiple`, of which the input's width and height are multiples"
         raise UserError(
             f"size={settings.size}: this network paints {_times(square)} only{'' if says_multiple else remedy}"
         )
@@ -87,13 +86,13 @@ def check_size(settings: PaintSettings, *, trained: int, multiple: int | None, s
         near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.most_pixels]
         near = near or [_times(nearest_sides(*sides, multiple, most=settings.most_pixels))]
         raise UserError(
-            f"size must have sides that are multiples of {multiple} for this model, got {settings.size}; "
+            f"width and height in size must be multiples of {multiple} for this model, got {settings.size}; "
             f"set size={' or '.join(dict.fromkeys(near))}"
         )
 
 
 def check_pixels(settings: PaintSettings, multiple: int) -> None:
-    """Raise `UserError` unless pictures with sides that are multiples of `multiple` fit into `max_pixels`."""
+    """Raise `UserError` if `size` has more than `max_pixels`, or `max_pixels` is less than `multiple²`."""
     most, sides = settings.most_pixels, settings.sides
     if settings.size != "train" and most < multiple**2:
         raise UserError(f"max_pixels must be at least {multiple**2} for this model, got {most}")
@@ -106,5 +105,5 @@ def check_pixels(settings: PaintSettings, multiple: int) -> None:
 
 
 def _times(sides: Sequence[int]) -> str:
-    """Width and height as `size` takes them."""
+    """Width and height in the format of `size`: `192x128`."""
     return "x".join(map(str, sides))

@@ -1,4 +1,4 @@
-"""What painting gives: a picture with the settings that paint it again, and how it emerges."""
+"""The results of painting: pictures with the settings that repaint them, and progress while they emerge."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ from artdiff.signing import Signer
 
 
 class Painting(NamedTuple):
-    """A painted picture, RGB, with the settings that paint it again, a name for its file, and maybe how it emerged.
+    """A painted picture, RGB, with the settings that repaint it and a name for its file.
 
-    `muse` is what it was painted from, at the same size. `trajectory` is a strip from noise to picture. `source` names
-    what shows through in it, with its rights; None if nothing does.
+    `muse` is the picture it was painted from, at the same size. `trajectory` is a strip from noise to picture. `source`
+    names the muse and its rights; None if nothing of a muse is left in the picture.
     """
 
     name: str
@@ -28,24 +28,24 @@ class Painting(NamedTuple):
 
     @property
     def origin(self) -> Origin:
-        """What its file says of it."""
+        """The metadata for its file."""
         return Origin(self.settings, self.source)
 
     def save(self, path: str | Path, *, keep_settings: bool = True, signer: Signer | None = None) -> None:
-        """Write a PNG, JPEG or WebP that says that a model made it and, if not told otherwise, with which settings.
+        """Write a PNG, JPEG or WebP, marked as made by a model, with its settings unless `keep_settings` is False.
 
-        A `signer` adds Content Credentials. Raises `artdiff.UserError` for another end of the name, and if it cannot be
-        signed or written.
+        A `signer` adds Content Credentials. Raises `artdiff.UserError` for another file suffix, and if the picture
+        cannot be signed or written.
         """
         origin.save(self.picture, user_path(path), self.origin, keep_settings=keep_settings, signer=signer)
 
 
 class Emerging(NamedTuple):
-    """How far a batch of pictures is: `done` is a share of all that is to be painted, `shown` makes small pictures."""
+    """Progress of painting: `done` is the finished share in [0,1], `shown()` makes thumbnails of the current batch."""
 
     done: float
     shown: Callable[[], list[Image.Image]]
 
 
 Watch = Callable[[Emerging], None]
-"""Called after each step; what it raises ends the painting."""
+"""Called after each step. If it raises, painting stops."""

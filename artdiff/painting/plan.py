@@ -1,4 +1,4 @@
-"""What is to be painted: which seeds, labels and muses, in which order and under which names. No network yet."""
+"""Plan what to paint: seeds, labels, prompts, muses, their order and file names. Uses no network."""
 
 import hashlib
 import logging
@@ -25,17 +25,18 @@ from artdiff.settings.painting import PaintSettings
 log = logging.getLogger(__name__)
 
 FROM_NOISE, FROM_MUSE = 8, 1
-"""How many pictures of each label are painted unless `n` says otherwise: from noise, and from each muse."""
+"""Default of `n`, the pictures of each label: from noise, and from each muse."""
 
 
 LONGEST = 60
-"""Bytes of a label, a prompt or a muse's name in the name of a file."""
+"""Most bytes of a label, a prompt or a muse's name in a file name."""
 
 
 class Muse(NamedTuple):
-    """A picture to start from, RGB, at the size to paint at; `file` is its file's name, empty for one from Python.
+    """A picture to start from, RGB, at the size to paint at.
 
-    `rights` is what its file says of the rights in it.
+    `file` is its file name, empty for a Pillow picture. `rights` holds the creator, rights and licence that its file
+    states.
     """
 
     name: str
@@ -45,29 +46,29 @@ class Muse(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its pixels and sides, which is the same for every file with the same picture."""
+        """SHA-256 of its pixels, width and height: the same for every file that decodes to this picture."""
         return hashlib.sha256(f"{self.picture.size}".encode() + self.picture.tobytes()).hexdigest()
 
     @property
     def credit(self) -> str:
-        """What a picture in which it shows through says of it."""
+        """Its name and rights, for the metadata of pictures that were painted from it."""
         rights = "; ".join(f"{name}: {text}" for name, text in self.rights.items())
         return f"{self.file or self.name} ({rights})" if rights else self.file or self.name
 
 
 class End(NamedTuple):
-    """What a picture is to show: the number of a label, and words."""
+    """What to paint: the index of a label, and a prompt."""
 
     label: int = NO_LABEL
     prompt: str | None = None
 
 
 Ends = tuple[End, End]
-"""Both ends of a way."""
+"""The first and the last end of an interpolation."""
 
 
 class Canvas(NamedTuple):
-    """One picture to paint: `share` of the way from the first seed and end to the second."""
+    """One picture to paint: `share` in [0,1] interpolates from the first seed and end to the second."""
 
     name: str
     seeds: tuple[int, int]
@@ -78,12 +79,16 @@ class Canvas(NamedTuple):
 
 
 def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int | None = None) -> Iterator[Muse]:
-    """The muses that can be read, at the size to paint at; files that cannot are set aside with a warning.
+    """Yield the muses at the size to paint at. Files that cannot be read are set aside with a warning.
 
-    `settings.muse` is a path to a picture or a folder, a Pillow picture, or a list of either; None means one picture of
-    each style of the built-in sample art. With `size=own` and a `multiple`, sides are rounded to multiples of it, and a
-    picture of more than `max_pixels` is scaled down; without, it keeps its sides or is set aside. With
-    `size=WIDTHxHEIGHT` a picture is cropped to that shape. Raises `UserError` if none can be read.
+    `settings.muse` is a path to a picture or a folder, a Pillow picture, or a list of either. None means one picture of
+    each style of the built-in sample art.
+
+    With `size=own` and a `multiple`, width and height are rounded to multiples of it, and a picture of more than
+    `max_pixels` is scaled down. With `size=own` and no `multiple`, a picture keeps its size, or is set aside if it has
+    too many pixels. With `size=WIDTHxHEIGHT` it is cropped to that shape.
+
+    Raises `UserError` if none can be read.
     """
     stays, read = settings.size == "own" and multiple is None, 0
     for name, file, found in _decoded(settings, transform):
@@ -102,9 +107,10 @@ def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int |
 
 
 def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple[int, int]:
-    """The multiples that come nearest to two sides, scaled down with their aspect until they hold `most` pixels.
+    """Round width and height to multiples of `multiple`; first scale them down if they hold more than `most` pixels.
 
-    `most` is at least `multiple²`. Sides are never less than `multiple`, however narrow the picture.
+    Scaling keeps the aspect ratio. `most` must be at least `multiple²`. Neither result is less than `multiple`, however
+    narrow the picture.
     """
     scale, most = min(1.0, math.sqrt(most / (width * height))) / multiple, most // multiple**2
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
@@ -114,11 +120,10 @@ def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple
 
 
 class Row(Sequence[Canvas]):
-    """The canvases of one label and prompt, from noise or from one muse. Each is made when it is asked for, since there
-    may be many.
+    """The canvases of one label and prompt, from noise or from one muse. They are created lazily: there may be many.
 
-    With two `seeds` the row goes from the first to the second, and from the first of its `ends` to the second; with a
-    `share` it stays there on the way.
+    With two `seeds` the row interpolates from the first seed and end to the second. A `share` fixes one point of that
+    interpolation.
     """
 
     def __init__(
@@ -156,15 +161,15 @@ class Row(Sequence[Canvas]):
 
 
 def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Muse]) -> list[Row]:
-    """The rows of pictures that `settings` ask for: one for each prompt of each label of each muse.
+    """The rows that `settings` ask for: one for each combination of muse, label and prompt.
 
-    Raises `UserError` for a label that is none of `classes`.
+    Raises `UserError` for a label that is not in `classes`.
     """
     count = settings.n
     if count is None:
         count = FROM_NOISE if settings.muse is None else FROM_MUSE
     if settings.seed + count > 2**63:
-        raise UserError(f"seed={settings.seed} leaves no numbers for {count} pictures: it must be at most 2**63 - n")
+        raise UserError(f"seed={settings.seed} is too large for {count} pictures: it must be at most 2**63 - n")
     labels, prompts = label_numbers(settings.label, classes), _prompts(settings.prompt)
     if settings.label is None and classes and settings.prompt is None:
         labels = [*range(len(classes))] if settings.muse is None else [NO_LABEL]
@@ -185,10 +190,11 @@ def canvases(settings: PaintSettings, classes: Sequence[str], muses: Sequence[Mu
 
 
 def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, name: str) -> tuple[Row, PaintSettings]:
-    """The row of one picture that paints the one again whose settings are `told`, and the settings for it.
+    """From the metadata `told` of a picture, the row of one canvas that repaints it, and the settings for it.
 
-    `muse` is what the user gives for the muse or the refined picture; the row begins without one. Raises `UserError`
-    if that is missing or too much, or a setting has no meaning here; `name` is the picture's.
+    `muse` is the picture that the user gives as muse, or as the one to refine. The row has no muse yet. `name` is the
+    picture's name, for errors. Raises `UserError` if `muse` is missing or superfluous, or the metadata is incomplete or
+    invalid.
     """
     begun = "refine" if "refine" in told else "muse"
     if muse is None and begun in told:
@@ -199,20 +205,20 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
     prompts = [told.get("prompt"), told.get("to_prompt", told.get("prompt"))]
     given = {key: told[key] for key in PaintSettings.REPAINTED if key in told} | {"n": 1, begun: muse}
     if begun == "refine":
-        given.pop("negative", None)  # earlier pictures name it, though it counts for nothing
+        given.pop("negative", None)  # earlier versions stored it, though it has no effect
     if "refine_steps" in told:
         given.setdefault("refine_solver", samplers.EARLIER)
     missing = [key for key in ("seed", "steps", "solver") if told.get(key) is None]
     if missing:
         raise UserError(f"{name} does not say how it was painted: {missing[0]} is missing")
     if not all(samplers.is_ours(told.get(key, samplers.EARLIER)) for key in ("solver", "refine_solver")):
-        raise UserError(f"{name} was painted with a solver that is code outside artdiff, which its file cannot ask for")
+        raise UserError(f"{name} was painted with a solver that is code outside artdiff, which a file may not run")
     try:
         settings = PaintSettings.with_defaults(**given)
         seeds = (told["seed"], told.get("to_seed", told["seed"]))
         numbers = [label_numbers(label if label is None else [label], classes)[0] for label in labels]
         if not all(prompt is None or isinstance(prompt, str) for prompt in (*prompts, told.get("negative"))):
-            raise TypeError("a prompt is no text")
+            raise TypeError("a prompt is not a text")
         first, last = (End(*end) for end in zip(numbers, prompts, strict=True))
         share = float(told.get("share", 0.0))
     except UserError as error:
@@ -225,9 +231,9 @@ def repainting(told: Mapping[str, Any], classes: Sequence[str], muse: Any, *, na
 
 
 def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
-    """The numbers of labels by name; `all` is every class, `none` the null label, and so is None.
+    """Indices of labels given by name. `"all"` is every class; `"none"` and None are the null label.
 
-    Raises `UserError` for a name that is none of `classes`.
+    Raises `UserError` for a name that is not in `classes`.
     """
     if asked is None:
         return [NO_LABEL]
@@ -243,7 +249,7 @@ def label_numbers(asked: Any, classes: Sequence[str]) -> list[int]:
 
 
 def _prompts(asked: Any) -> list[str | None]:
-    """The prompts that are asked for, or one of none."""
+    """The setting `prompt` as a list; [None] without one."""
     if asked is None:
         return [None]
     return [str(prompt) for prompt in (asked if isinstance(asked, list | tuple) else [asked])]
@@ -258,7 +264,7 @@ def _canvas(
     ends: Ends,
     share: float,
 ) -> Canvas:
-    """A canvas that is named after what will be on it, with the settings that paint it again."""
+    """A canvas, named after its muse, label, prompt and seed, with the settings that repaint it."""
     names = [classes[end.label] if end.label != NO_LABEL else None for end in ends]
     shown_ends = [_end_name(name, end.prompt, seed) for name, end, seed in zip(names, ends, seeds, strict=True)]
     stem = shown_ends[0]
@@ -282,19 +288,19 @@ def _canvas(
 
 
 def _end_name(label: str | None, prompt: str | None, seed: int) -> str:
-    """What a picture is to show, as part of a file's name."""
+    """Label, prompt and seed as part of a file name."""
     parts = [part for part in (label, prompt) if part]
     most = LONGEST if len(parts) < 2 else LONGEST // 2
     return "_".join([*(_cut(re.sub(r"[^\w.-]+", "_", part), most=most) for part in parts), str(seed)])
 
 
 def _cut(name: str, *, most: int = LONGEST) -> str:
-    """The beginning of a name, of the 255 bytes that a file's name may have."""
+    """The first `most` bytes of a name: a file name may have 255 in all."""
     return name[:50].encode()[:most].decode(errors="ignore")
 
 
 def _writable(name: str) -> str:
-    """The name of a muse as part of a file's name: control characters and what is no text become `_`; 200 bytes."""
+    """The name of a muse for a file name: control and undecodable characters become `_`; at most 200 bytes."""
     return re.sub("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "_", name).encode()[:200].decode(errors="ignore")
 
 
@@ -317,7 +323,7 @@ def _at_size(
 
 
 def _decoded(settings: PaintSettings, transform: Transform) -> Iterator[tuple[str, str, pool.Read]]:
-    """(name, file, the picture or why it cannot be read) of every muse."""
+    """Yield (name, file, the picture or why it cannot be read) of every muse."""
     given = settings.muse if isinstance(settings.muse, list | tuple) else [settings.muse]
     for one in given:
         if not (one is None or isinstance(one, str | Path | Image.Image)):

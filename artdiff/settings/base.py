@@ -1,4 +1,4 @@
-"""What all settings share: checked dataclasses, where defaults come from, and names that are always text."""
+"""Shared by all settings: checked dataclasses, defaults from `conf/`, and the settings that are always text."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from artdiff.files import is_url, user_path
 from artdiff.rules import Rule, number, one_of, whole_number
 
 MULTIPLE = 8
-"""Image sides must be a multiple of this: the networks halve them three times."""
+"""An image size must be a multiple of this: the networks halve width and height three times."""
 
 PACKAGE = Path(__file__).parents[1]
 
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-"""The configuration folder: inside the package when installed from a wheel, beside it in a checkout."""
+"""The configuration folder: inside the package if installed from a wheel, beside it in a checkout."""
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 """Where to compute: `auto` takes the GPU if there is one."""
@@ -30,7 +30,7 @@ NETWORK_RENAMED = {"features": "cond_dim", "attention": "attention_resolutions",
 
 RENAMED = {f"network.{old}": f"network.{new}" for old, new in NETWORK_RENAMED.items()}
 RENAMED |= {"network.data_std": "task.data_std"}
-"""Settings that had another name up to version 0.1; the old one is still accepted, with a warning."""
+"""Old → new names of settings renamed after version 0.1. The old name is still accepted, with a warning."""
 
 TEXTS = (
     *(
@@ -66,12 +66,12 @@ Component = dict[str, Any]
 
 
 def is_built_in(component: Mapping[str, Any]) -> bool:
-    """False for a component from outside artdiff, whose arguments mean what its author says."""
+    """Return whether a component's class is artdiff's own. Arguments of other classes are not checked."""
     return str(component.get("_target_")).startswith("artdiff.")
 
 
 def solver(name: str, value: Any) -> None:
-    """A file of `artdiff/diffusion/samplers`, or a class of the user's by its dotted path or as `_target_`."""
+    """Rule: a file's name in `artdiff/diffusion/samplers`, or a user's class as dotted path or `_target_`."""
     if isinstance(value, Mapping) and "_target_" in value:
         return
     known = sorted(path.stem for path in (PACKAGE / "diffusion/samplers").glob("[!_]*.py"))
@@ -81,7 +81,7 @@ def solver(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Checks each field against its annotation. Raises `UserError` with the field's full name."""
+    """Base of all settings. Checks each field against its annotation; raises `UserError` with the field's full name."""
 
     prefix: ClassVar[str] = ""
 
@@ -127,36 +127,36 @@ def _conf(name: str) -> dict[str, Any]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 24."""
+    """Return the values in `conf/NAME.yaml`, without its groups: `defaults("generate")["steps"]` is 24."""
     return dict(_conf(name))
 
 
 def refuse_inside(name: str, folder: str, root: str, *, remedy: str = "choose a folder elsewhere") -> None:
-    """Raise `UserError` if `folder` lies among the pictures: what is written there would be read as one next time.
+    """Raise `UserError` if `folder` lies in the folder of pictures: files written there would be read as pictures.
 
-    Nothing lies in an object store.
+    If `root` is an object store, there is nothing to check.
     """
     if not is_url(root) and user_path(folder).resolve().is_relative_to(user_path(root).resolve()):
         raise UserError(f"{name}={folder} lies in data.root={root}, among the pictures; {remedy}")
 
 
 def check_out(out: str, root: str | None) -> None:
-    """Raise `UserError` unless `out` is a folder to write to, outside the pictures."""
+    """Raise `UserError` if `out` is a file, or lies in the folder of pictures `root`."""
     refuse_file("out", out)
     if root is not None:
         refuse_inside("out", out, root)
 
 
 def refuse_file(name: str, folder: str) -> None:
-    """Raise `UserError` if the folder to write to is a file."""
+    """Raise `UserError` if `folder`, which is to be written to, is a file."""
     if user_path(folder).exists() and not user_path(folder).is_dir():
         raise UserError(f"{name}={folder} is a file; expected a folder to write to")
 
 
 def check_file(name: str, path: str | None) -> None:
-    """Raise `UserError` if a file is given that is not there."""
+    """Raise `UserError` if `path` is given but is not a file."""
     if path is not None and not user_path(path).is_file():
-        raise UserError(f"{name}={path} does not exist, or is no file")
+        raise UserError(f"{name}={path} does not exist, or is not a file")
 
 
 def _hints(cls: type[Settings]) -> dict[str, Any]:
@@ -165,11 +165,11 @@ def _hints(cls: type[Settings]) -> dict[str, Any]:
 
 
 PLAIN: dict[type, Rule] = {bool: one_of(True, False), int: whole_number, float: number}
-"""What values of these types are checked by, if nothing else is said of them."""
+"""The rules for values of these types without an `Annotated` rule."""
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    """Raise `UserError` unless `value` is what an annotation allows."""
+    """Raise `UserError` unless `value` fits the annotation `hint`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (UnionType, Union):
         if value is None and type(None) in arguments:

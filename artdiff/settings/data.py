@@ -1,4 +1,4 @@
-"""Which pictures, and what is done with their folder: training data, audit, packing, pruning."""
+"""Settings of training data, audit, packing and pruning."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from artdiff.rules import POSITIVE_WHOLE, colour, fraction, not_negative, one_of
 from artdiff.settings.base import MULTIPLE, Component, Settings, check_out, refuse_inside
 
 Fit = Literal["squash", "crop", "pad"]
-"""How a picture becomes square: squashed, cropped to its middle, or padded with the background colour."""
+"""How a picture is made square: squashed, cropped to its centre, or padded with the background colour."""
 
 Captions = Literal["none", "auto", "metadata", "sidecar", "filename"]
 """Where captions come from; `artdiff.ingest.captions` explains them."""
@@ -18,7 +18,7 @@ Captions = Literal["none", "auto", "metadata", "sidecar", "filename"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Settings):
-    """What decoding one file may take; memory is bounded on Linux only."""
+    """Limits of time and memory for decoding one file; memory is limited on Linux only."""
 
     prefix: ClassVar[str] = "limits."
 
@@ -28,7 +28,7 @@ class Limits(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings(Settings):
-    """How pictures are served, wherever they come from."""
+    """Settings that all data modules share."""
 
     prefix: ClassVar[str] = "data."
 
@@ -62,7 +62,7 @@ class ServingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(ServingSettings):
-    """`conf/data/folder.yaml`: which pictures, at which size, and how they are served."""
+    """`conf/data/folder.yaml`: which pictures are used, their size, and how they are loaded."""
 
     source: Component | None = None
     fit: Fit
@@ -91,7 +91,7 @@ class DataSettings(ServingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings(ServingSettings):
-    """`conf/data/stream.yaml`: shards that `artdiff.pack` has written, in a folder or an object store."""
+    """`conf/data/stream.yaml`: shards that `artdiff.pack` has written to a folder or an object store."""
 
     fit: Fit | None = None
     cache_gigabytes: Annotated[float, positive]
@@ -106,7 +106,7 @@ DATA: dict[str, type[ServingSettings]] = {
     "artdiff.data.datamodule.ArtDataModule": DataSettings,
     "artdiff.data.streaming.StreamDataModule": StreamSettings,
 }
-"""The settings of each kind of data; a data module of the user's takes those of a folder."""
+"""Data module → its settings class. A user-defined data module has those of a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How well a model paints, and which ways to paint are compared."""
+"""Settings of `artdiff.evaluate`: which model is scored, on which pictures, and which settings it compares."""
 
 import dataclasses
 import os
@@ -11,15 +11,15 @@ from artdiff.settings.base import Accelerator, Settings, check_out, defaults, so
 from artdiff.settings.painting import PaintSettings, SamplingSettings, Spacing
 
 Weights = Literal["averaged", "raw"]
-"""Of a painter: the moving average, or those that were trained."""
+"""Which weights paint: the EMA weights, or the trained weights themselves."""
 
 FEATURES = ("random_vgg16", "vgg16", "inception", "clip", "dinov2")
-"""Networks that pictures are compared by; `artdiff.evaluation.features` says which they are."""
+"""Feature networks; `artdiff.evaluation.features` describes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedData(Settings):
-    """Which pictures a model is compared with."""
+    """Which pictures the painted ones are compared with."""
 
     prefix: ClassVar[str] = "data."
 
@@ -28,13 +28,13 @@ class EvaluatedData(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(Settings):
-    """Ways to paint that are compared, in every combination; None leaves one as it is."""
+    """Checkpoints and sampling settings to compare, in every combination; None does not vary one."""
 
     prefix: ClassVar[str] = "compare."
     PAINTING: ClassVar[tuple[str, ...]] = ("steps", "solver", "spacing", "guidance")
-    """Those that are settings of painting."""
+    """The names that are sampling settings."""
     STORED: ClassVar[tuple[str, ...]] = (*PAINTING, "guidance_interval", "refine_steps", "refine_solver")
-    """Settings of painting that a run keeps of its best way, which is then painted as it was scored."""
+    """Sampling settings that `store=true` stores with a run, so that it paints as it was scored."""
 
     checkpoints: str | list[str] | None
     steps: list[int] | None
@@ -58,7 +58,7 @@ class CompareSettings(Settings):
 
     @property
     def asks(self) -> bool:
-        """Whether there is anything to compare."""
+        """Whether anything is to be compared."""
         return any(getattr(self, name) is not None for name in ("checkpoints", *self.PAINTING))
 
 
@@ -100,16 +100,16 @@ class EvaluateSettings(SamplingSettings):
             raise UserError(f"lpips={self.lpips} would not be LPIPS: set lpips=imagenet or a file of VGG16's weights")
         if self.store and not self.compare.asks and len(self.weights) == 1:
             raise UserError(
-                "store=true keeps the best of what is compared: set compare.guidance=[1.0,2.0], for example"
+                "store=true stores the best of the compared settings: set compare.guidance=[1.0,2.0], for example"
             )
         self.paint_settings()
 
     def paint_settings(self, **way: Any) -> PaintSettings:
-        """How pictures are painted, with `way` in place of settings of the same names."""
+        """The settings to paint with; those in `way` replace others of the same name."""
         ours, theirs = ({field.name for field in dataclasses.fields(one)} for one in (self, PaintSettings))
         return PaintSettings.with_defaults(**{name: getattr(self, name) for name in ours & theirs - {"n"}} | way)
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a value names a file in a folder that is known."""
+    """Whether a value is a plain file name, without a folder."""
     return isinstance(value, str) and bool(value) and not {"/", os.sep} & set(value)

@@ -1,4 +1,4 @@
-"""What to paint and how, and where `artdiff.generate` writes it."""
+"""Settings of painting: what to paint and how, and where `artdiff.generate` writes it."""
 
 import dataclasses
 import re
@@ -24,39 +24,39 @@ from artdiff.settings.passing import PassingSettings
 from artdiff.settings.training import Ranges
 
 Spacing = Literal["uniform", "karras"]
-"""Of the times that a painter passes through."""
+"""Spacing of the sampling times."""
 
 AskedSpacing = Literal["auto", Spacing]
-"""`auto` is `karras` for a painter on latents, else `uniform`."""
+"""`auto` is `karras` for a painter with a codec, else `uniform`."""
 
 SIDES = re.compile(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", re.ASCII)
-"""A size in pixels as it is written: `192x128`, or `64` for a square."""
+"""Format of a size in pixels: `192x128`, or `64` for a square."""
 
 
 def is_empty(value: Any) -> bool:
-    """Whether nothing is named: an empty text or list."""
+    """Whether a value is an empty text or list."""
     return isinstance(value, str | list | tuple) and not value
 
 
 def size(name: str, value: Any) -> None:
-    """`train`, `own`, or a size in pixels."""
+    """Raise `UserError` unless `value` is `train`, `own`, or a size in pixels."""
     is_size = isinstance(value, str | int) and not isinstance(value, bool) and SIDES.fullmatch(str(value))
     if value not in ("train", "own") and not is_size:
         raise UserError(f"{name} must be train, own or WIDTHxHEIGHT, got {value}")
 
 
 Size = Annotated[str | int, size]
-"""At which size to paint: the size of training, the muse's own, or `WIDTHxHEIGHT`."""
+"""Size to paint at: `train` is the training size, `own` the muse's, or `WIDTHxHEIGHT`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(Settings):
-    """How pictures come out of noise, whatever they show."""
+    """How to sample pictures, whatever they show."""
 
     SHAPING: ClassVar[tuple[str, ...]] = (
         *("seed", "steps", "solver", "spacing", "guidance", "guidance_interval", "refine_steps", "refine_solver"),
     )
-    """Those that a picture depends on."""
+    """The settings here that a picture depends on."""
 
     seed: Annotated[int, whole(0, 2**63 - 1)]
     steps: Annotated[int, POSITIVE_WHOLE]
@@ -74,7 +74,7 @@ class PaintSettings(SamplingSettings):
     """What to paint, and how: the settings of `Painter.paint` and the larger part of `conf/generate.yaml`."""
 
     REPAINTED: ClassVar[tuple[str, ...]] = (*SamplingSettings.SHAPING, "strength", "size", "max_pixels", "negative")
-    """Those that a picture is painted again with as they are in its file."""
+    """The settings that `from=PICTURE` takes unchanged from a picture's file."""
 
     muse: Any
     """A path, a Pillow picture, or a list of these; None paints from noise."""
@@ -83,12 +83,12 @@ class PaintSettings(SamplingSettings):
     prompt: str | list[Any] | None = None
     negative: str | None = None
     word_vectors: str | None = None
-    """A file of word vectors, for words that the model has not learned."""
+    """A file of word vectors, to replace words that the model has not learned."""
     strength: Annotated[float, share]
     interpolate: list[int] | None
     trajectory: bool
     refine: Any = None
-    """Like `muse`: pictures whose detail the refiner paints anew."""
+    """Like `muse`: pictures whose detail the refiner repaints."""
     compile: CompileMode
     size: Size
     max_pixels: Annotated[int, POSITIVE_WHOLE] | None
@@ -103,13 +103,13 @@ class PaintSettings(SamplingSettings):
         for moment in interval:
             share("guidance_interval", moment)
         if interval[0] > interval[1]:
-            raise UserError(f"guidance_interval must begin before it ends, got {interval}")
+            raise UserError(f"guidance_interval must start before it ends, got {interval}")
         if is_empty(self.label):
             raise UserError("label is empty; expected a class by name, several, all or none")
         if is_empty(self.prompt):
-            raise UserError("prompt is empty; expected some words, or several prompts")
+            raise UserError("prompt is empty; expected a text, or several")
         if isinstance(self.prompt, list | tuple) and None in self.prompt:
-            raise UserError(f"prompt must be some words, or several prompts, got {self.prompt}")
+            raise UserError(f"prompt must be a text, or several, got {self.prompt}")
         if is_empty(self.muse):
             raise UserError("muse is empty; expected a picture or a folder of pictures")
         begins_with = "muse" if self.refine is None else "refine"
@@ -125,13 +125,13 @@ class PaintSettings(SamplingSettings):
 
     @property
     def prompts(self) -> list[tuple[str, str]]:
-        """All words that are given, each with the name of its setting."""
+        """All prompts, each with the name of its setting: `prompt` or `negative`."""
         asked = self.prompt if isinstance(self.prompt, list | tuple) else [self.prompt]
         found = [("prompt", one) for one in asked] + [("negative", self.negative)]
         return [(name, str(one)) for name, one in found if one is not None]
 
     def reworded(self, change: Callable[[str], str]) -> Self:
-        """The same with each of these changed, and no more words to look up."""
+        """A copy with `change` applied to each prompt, and `word_vectors` set to None."""
         prompt = self.prompt
         if prompt is not None:
             prompt = [change(str(one)) for one in prompt] if isinstance(prompt, list | tuple) else change(str(prompt))
@@ -140,30 +140,30 @@ class PaintSettings(SamplingSettings):
 
     @property
     def most_pixels(self) -> int:
-        """`max_pixels`, once `Painter.bounded` has set what was left open."""
+        """`max_pixels`, which must be set: `Painter.bounded` sets its default."""
         assert self.max_pixels is not None
         return self.max_pixels
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Width and height in pixels if `size` gives them; None for `train` and `own`."""
+        """Width and height in pixels, from `size`; None for `train` and `own`."""
         found = SIDES.fullmatch(str(self.size))
         return (int(found[1]), int(found[2] or found[1])) if found is not None else None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """As `Settings.of`. To `refine` a picture is to begin with it at its own size and add only the detail."""
+        """As `Settings.of`. `refine` becomes a muse at its own size, with strength 0 and only the detail repainted."""
         if config.get("refine") is None:
             return super().of(config)
         if config.get("muse") is not None:
-            raise UserError("refine begins with the picture itself: leave muse out")
+            raise UserError("refine starts from the picture itself: leave muse out")
         if is_empty(config["refine"]):
             raise UserError("refine is empty; expected a picture or a folder of pictures")
         if config["strength"] not in (0, defaults("generate")["strength"]):
-            raise UserError("refine keeps the picture as it is, but for its detail: leave strength out")
+            raise UserError("refine changes only the detail of the picture: leave strength out")
         for name in ("prompt", "negative"):
             if config.get(name) is not None:
-                raise UserError(f"refine paints detail, which words do not steer: leave {name} out")
+                raise UserError(f"refine paints detail, which ignores prompts: leave {name} out")
         size = "own" if config["size"] == "train" else config["size"]
         return super().of({**config, "muse": config["refine"], "strength": 0.0, "size": size})
 
@@ -181,7 +181,7 @@ class GenerateSettings(PaintSettings, PassingSettings):
 
     ckpt: str | None
     repaint: str | None
-    """Called `from` on the command line: a picture of ours to paint again."""
+    """A picture that artdiff painted, to paint again. It is the setting `from` on the command line."""
     out: str
     format: Literal["png", "jpg", "webp"]
     keep_settings: bool
@@ -199,7 +199,7 @@ class GenerateSettings(PaintSettings, PassingSettings):
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """As `PaintSettings.of`; `from` is no name that Python lets a field have."""
+        """As `PaintSettings.of`, with `from` renamed to `repaint`, since `from` is a Python keyword."""
         if config.get("from") == "":
             raise UserError("from is empty; expected a picture that artdiff painted")
         return super().of({("repaint" if name == "from" else name): value for name, value in config.items()})

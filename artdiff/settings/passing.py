@@ -1,4 +1,4 @@
-"""What a painted picture must pass before it is shown, a look for copies and a classifier, and its signature."""
+"""Settings of the checks on a painted picture (copies of training pictures, a classifier), and of its signature."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,7 @@ CHANNELS = 3
 
 
 def three(rule: Rule) -> Rule:
-    """A number of each channel, which follows `rule`."""
+    """A rule for three numbers, one for each channel, each of which must follow `rule`."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, list | tuple) or len(value) != CHANNELS:
@@ -25,7 +25,7 @@ def three(rule: Rule) -> Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class RefuseSettings(Settings):
-    """A classifier of the user's that pictures must pass."""
+    """A classifier of the user, which may refuse pictures."""
 
     prefix: ClassVar[str] = "refuse."
 
@@ -63,7 +63,7 @@ class SignSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PassingSettings(Settings):
-    """What a painted picture must pass before it is shown, and whether it is signed."""
+    """The checks on a painted picture before it is shown, and its signature."""
 
     originality: bool
     hold_back: bool

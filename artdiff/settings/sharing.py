@@ -1,4 +1,4 @@
-"""A model that is shown or given to others: the gallery and the export."""
+"""Settings of the gallery and the export."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,12 +10,12 @@ from artdiff.settings.data import Limits
 from artdiff.settings.passing import PassingSettings
 
 LOOPBACK = ("127.0.0.1", "localhost")
-"""Hosts that only this machine reaches."""
+"""Host names that only this machine can reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(Settings):
-    """`conf/export.yaml`: which model to give away, where to, and what its card says."""
+    """`conf/export.yaml`: which model to export, where to, and what its model card says."""
 
     ckpt: str
     to: str
@@ -42,7 +42,7 @@ class ExportSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class GallerySettings(PassingSettings):
-    """`conf/gallery.yaml`: which runs the page offers, where it keeps pictures, and who may open it."""
+    """`conf/gallery.yaml`: which runs the page offers, where it saves pictures, and who may open it."""
 
     ckpt: str | None
     runs_dir: str

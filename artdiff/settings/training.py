@@ -1,4 +1,4 @@
-"""A training: the task, the whole configuration, and what its components may be given."""
+"""Settings of a training: the task, the whole configuration, and rules for the arguments of its components."""
 
 import dataclasses
 import re
@@ -13,14 +13,14 @@ from artdiff.settings.base import Accelerator, CompileMode, Component, Settings,
 from artdiff.settings.data import DATA, DataSettings, ServingSettings
 
 Ranges = Literal["published", "mended"]
-"""What the article's sigmoid output means: compared as it is (`published`), or ImageNet-normalised first (`mended`)."""
+"""How the article's sigmoid output is compared: as it is (`published`), or ImageNet-normalised first (`mended`)."""
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 """`auto` is bf16-mixed where the hardware is faster in bf16, else 32-true."""
 
 
 def devices(name: str, value: Any) -> None:
-    """`auto`, or how many."""
+    """Rule: `auto`, or a number of devices."""
     if value != "auto" and (not is_whole(value) or value < 1):
         raise UserError(f"{name} must be auto or a whole number of at least 1, got {value}")
 
@@ -29,7 +29,7 @@ SECONDS = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "second
 
 
 def seconds(name: str, value: Any) -> float:
-    """A length of time, which is DD:HH:MM:SS or a mapping such as {minutes: 30}. Raises `UserError`."""
+    """Convert a time, DD:HH:MM:SS or a mapping such as {minutes: 30}, to seconds. Raises `UserError`."""
     if isinstance(value, Mapping):
         if not set(value) <= set(SECONDS):
             raise UserError(f"{name} must name {', '.join(SECONDS)}, got {', '.join(map(str, value))}")
@@ -43,12 +43,12 @@ def seconds(name: str, value: Any) -> float:
 
 
 VGG_WEIGHTS = ("auto", "imagenet", "random")
-"""VGG16 weights by name; anything else is a file. `auto` is `imagenet`, or `random` with a warning if offline."""
+"""Named VGG16 weights; any other value is a file. `auto` is `imagenet`, or `random` with a warning if offline."""
 
 RECONSTRUCTORS = ("artdiff.networks.ConvDiffusionModel",)
 
 CODECS = ("artdiff.networks.Autoencoder",)
-"""The networks of ours that map a picture to a picture, and those that encode and decode; all others denoise."""
+"""Networks of artdiff that map a picture to a picture (`RECONSTRUCTORS`), and autoencoders. All others denoise."""
 
 COMPONENT_RULES: dict[str, Rule] = {
     "optimizer.lr": number,
@@ -72,13 +72,13 @@ COMPONENT_RULES: dict[str, Rule] = {
     "trainer.accumulate_grad_batches": POSITIVE_WHOLE,
     "trainer.gradient_clip_algorithm": one_of(None, "norm"),
 }
-"""Checked wherever a component has an argument of that name (a network or a loss only if it is ours), so that a mistake
-is reported before torch is loaded. The component checks the rest itself when it is built."""
+"""Rules for arguments of components, so that a mistake is reported before torch is loaded. Networks and losses are
+checked only if they are artdiff's own. A component checks its other arguments when it is built."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):
-    """What all tasks have: components that the task builds itself, so that a checkpoint can name them."""
+    """Settings of all tasks. The task builds these components itself, so that its checkpoints store their settings."""
 
     prefix: ClassVar[str] = "task."
 
@@ -104,7 +104,7 @@ class AutoencodingSettings(TaskSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisingSettings(TaskSettings):
-    """What the denoising tasks share."""
+    """Settings of all denoising tasks."""
 
     codec: Component | None = None
     classes: list[str]
@@ -131,8 +131,8 @@ class GenerationSettings(DenoisingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.caption_dropout > 0.5:
-            raise UserError(f"task.caption_dropout must be at most 0.5, since as many lose the label, got "
-                            f"{self.caption_dropout}")  # fmt: skip
+            raise UserError(f"task.caption_dropout must be at most 0.5, since it also drops the labels of as many "
+                            f"others, got {self.caption_dropout}")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +146,11 @@ class DistillationSettings(GenerationSettings):
 
 
 ENLARGE = 2
-"""By how much an enlarger makes the sides longer."""
+"""Factor by which an enlarger scales width and height."""
 
 
 def refiner_shrink(enlarger: object | None) -> int:
-    """At which part of the sides a refiner works that this enlarger follows; None is no enlarger."""
+    """Return by which factor a refiner's width and height are below the final ones; `enlarger` may be None."""
     return 1 if enlarger is None else ENLARGE
 
 
@@ -164,7 +164,7 @@ class RefinementSettings(DenoisingSettings):
 
 
 FROM_DATA = ("classes", "vocabulary")
-"""Settings of a task that the pictures decide."""
+"""Settings of a task that come from the training pictures."""
 
 TASKS: dict[str, type[TaskSettings]] = {
     "artdiff.tasks.Reconstruction": ReconstructionSettings,
@@ -199,7 +199,7 @@ class TrainSettings(Settings):
     callbacks: dict[str, Component | None]
     logger: Component
     config: dict[str, Any]
-    """The plain mapping that this was built from, as it is kept in the run's folder."""
+    """The plain mapping that this was built from, which is saved in the run's folder."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -209,7 +209,7 @@ class TrainSettings(Settings):
                 f"task must be generation, distillation, autoencoder, refinement or reconstruction, got {target}"
             )
         known = {field.name for field in dataclasses.fields(cls)}
-        given = {name: value for name, value in config.items() if name in known}  # a user may add notes of their own
+        given = {name: value for name, value in config.items() if name in known}  # a user may add keys of their own
         data = config.get("data")
         if not isinstance(data, Mapping):
             raise UserError(f"data must be given: data=folder or data=stream, got {data}")
@@ -246,11 +246,11 @@ class TrainSettings(Settings):
 
     @property
     def paints(self) -> bool:
-        """Whether the task is to paint new pictures, rather than to reconstruct."""
+        """Whether the task paints new pictures, rather than reconstructing."""
         return isinstance(self.task, GenerationSettings)
 
     def _check_pair(self) -> None:
-        """A network of ours must fit the task; one of the user's is taken at their word."""
+        """Raise `UserError` if a network of artdiff does not fit the task. Other networks are not checked."""
         network, task = str(self.task.network.get("_target_")), self.config["task"]["_target_"]
         if isinstance(self.task, DenoisingSettings):
             fits, remedy = network not in RECONSTRUCTORS + CODECS, "network=unet or network=vit"
@@ -280,7 +280,7 @@ class TrainSettings(Settings):
 
 
 def _flat(name: str, component: Any) -> Iterator[tuple[str, Any]]:
-    """Every argument of a component with its dotted name."""
+    """Yield every argument of a component with its dotted name."""
     if isinstance(component, dict):
         for key, value in component.items():
             yield from _flat(f"{name}.{key}", value)

@@ -1,4 +1,4 @@
-"""What is trained: LightningModules that take a step and log it."""
+"""Training tasks: the LightningModules that compute the losses and log them."""
 
 from artdiff.tasks.autoencoding import Autoencoding
 from artdiff.tasks.distillation import Distillation

@@ -1,4 +1,4 @@
-"""Learn the latents that a painter denoises: encode pictures and decode them again."""
+"""Train a codec: encode pictures to latents and decode them again."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from artdiff.tasks.metrics import ReconstructionScores
 
 
 class Autoencoding(Task):
-    """Train a codec: decode what it encodes, under the hybrid loss.
+    """Train an autoencoder with the hybrid loss.
 
     Args:
         network: the codec, with `encode` and `decode` as in `artdiff.diffusion.codec.Codec`.
         optimizer: for its weights.
         scheduler: of the learning rate, once an epoch; None keeps it constant.
-        latent_noise: latents are decoded with noise of a standard deviation between 0 and this, drawn for each picture.
-            The decoder then forgives the small errors of a painter (l-DeTok, arXiv:2507.15856).
+        latent_noise: before decoding, latents get noise of a standard deviation between 0 and this, drawn for each
+            picture. It makes the decoder robust to small errors of a painter (l-DeTok, arXiv:2507.15856).
         seed: of the noise.
         loss: only needed to train.
     """
@@ -45,7 +45,7 @@ class Autoencoding(Task):
         self.scores = ReconstructionScores(prefix="val/")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W), sides multiples of the factor → what their latents decode to, in [-1,1]."""
+        """Signed pictures (B,3,H,W), H and W multiples of the factor → their reconstructions in [-1,1]."""
         return _shown(self._decoded(image))
 
     def losses(self, batch: Batch) -> Losses:
@@ -65,7 +65,7 @@ class Autoencoding(Task):
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:
-        """Pictures over what their latents decode to."""
+        """A row of pictures, and a row of their reconstructions."""
         return [image, self(image)]
 
     def captions(self) -> list[str]:
@@ -80,5 +80,5 @@ class Autoencoding(Task):
 
 
 def _shown(decoded: Tensor) -> Tensor:
-    """What was decoded, as signed pictures."""
+    """Decoder output → signed float32 pictures in [-1,1]."""
     return decoded.float().clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""What all tasks share: a network, an optimizer, a loss, the checks of a step, and what a checkpoint holds."""
+"""Base of all tasks: network, optimizer, loss, checks for NaN, and metadata of checkpoints."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,25 +20,25 @@ from artdiff.ranks import Share
 from artdiff.sharding import is_shared_out, shard, whole
 
 FORMAT = 1
-"""Of checkpoints: increase it when this version's cannot be read by those before."""
+"""Version of the checkpoint format. Increase it if an older artdiff could not load a new checkpoint."""
 
 
 class Task(L.LightningModule, ABC):
-    """Trains `network` under a loss.
+    """Trains `network` with a loss.
 
-    `network`, `optimizer` and `scheduler` are plain `_target_` mappings that are kept in the checkpoint, so that it is
-    enough to paint with. `loss` is needed only to train, and is not kept. `seed` is that of training; `built_with` is
-    passed to the network beside its settings.
+    `network`, `optimizer` and `scheduler` are plain `_target_` mappings. The checkpoint stores them, so it is enough to
+    paint with. `loss` is only needed to train, and is not stored. `seed` is the training seed. `built_with` holds
+    further arguments for the network.
 
-    A step may accumulate the gradients of several batches. What acts once a step is done when the last one is in.
+    An optimizer step may accumulate the gradients of several batches. Hooks for a step run after the last of them.
     """
 
     network: torch.nn.Module
     network_methods: tuple[str, ...] = ()
-    """Of the network, those that are called, if it is not called as a whole."""
+    """Methods of the network that training calls, if it does not call `forward`. FSDP needs them."""
     failed_at: Tensor
     grad_norm: Tensor
-    """Norm of all gradients of the latest step before clipping, on the device. Reading it waits for the device."""
+    """Norm of all gradients of the latest step, before clipping. It is on the device, and reading it synchronises."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Task(L.LightningModule, ABC):
         self.loss = loss
         self.seed = seed
         self.seen = 0
-        """Images trained on so far, by all ranks."""
+        """Images trained on so far, over all ranks."""
         self.step = Step()
         self.validated_sums: Tensor | None = None
-        """On several ranks: the pictures that this one has validated, and the sums of their losses."""
+        """With several ranks: how many pictures this rank has validated, and the sums of their losses."""
         self.validated_terms: list[str] = []
         self.register_buffer("failed_at", torch.tensor(-1), persistent=False)  # the first bad step, on the device
         self.register_buffer("grad_norm", torch.tensor(torch.nan), persistent=False)
@@ -72,27 +72,25 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def sample_grid(self, image: Tensor) -> list[Tensor]:
-        """Lines of a grid of signed pictures, each (B,3,H,W), that shows what the model does with some validation
-        pictures (B,3,H,W).
-        """
+        """A preview of what the model does with validation pictures (B,3,H,W): rows of signed pictures (B,3,H,W)."""
 
     def captions(self) -> list[str]:
-        """What each line of such a grid is; empty if that is not said."""
+        """A caption for each row of `sample_grid`; empty for none."""
         return []
 
     def facts(self) -> dict[str, object]:
-        """What a run's description says about the model."""
+        """Facts about the model for the description of the run."""
         return {"parameters": sum(weight.numel() for weight in self.network.parameters()), **self._loss_facts()}
 
     def configure_model(self) -> None:
-        """Share out the network over the devices, where Lightning's strategy asks for it."""
+        """Shard the network over the devices if Lightning's strategy is FSDP."""
         mesh = self.device_mesh
         if mesh is not None and not is_shared_out(self.network):
             shard(self.network, mesh["data_parallel"], methods=self.network_methods)
 
     @property
     def grid_takes_all_ranks(self) -> bool:
-        """Whether all ranks must paint a `sample_grid`: no one has all weights."""
+        """Whether all ranks must call `sample_grid`, since the weights are sharded."""
         return is_shared_out(self.network)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -103,7 +101,7 @@ class Task(L.LightningModule, ABC):
 
     @property
     def perceptual(self) -> PerceptualLoss | None:
-        """The perceptual term of the loss, if it has one of ours."""
+        """The perceptual term of the loss if it is a `PerceptualLoss`, else None."""
         found = getattr(self.loss, "perceptual", None)
         return found if isinstance(found, PerceptualLoss) else None
 
@@ -114,7 +112,7 @@ class Task(L.LightningModule, ABC):
         return self.device.type != "cuda" or (every > 0 and (self.global_step + 1) % every == 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed(self._batch_seed())  # for dropout; noise and times have their own numbers
+        torch.manual_seed(self._batch_seed())  # for dropout; noise and times use `PictureRandom`
         losses = self.losses(batch)
         share = batch.share or Share(len(batch.image), len(batch.image))
         self.seen += share.total
@@ -123,8 +121,8 @@ class Task(L.LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Skip the update if the loss or a gradient is NaN or infinite; raise at the next logging step.
 
-        A fused optimizer skips without waiting for the device. In 16-bit precision gradients may overflow, and
-        Lightning skips such a step itself.
+        A fused optimizer skips on the device, without synchronising. In 16-bit precision, gradients may overflow;
+        Lightning itself skips such a step.
         """
         step, self.step = self.step, Step()
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
@@ -133,7 +131,7 @@ class Task(L.LightningModule, ABC):
             torch._foreach_mul_(gradients, correction)
         self.grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
         has_failed = ~step.is_finite
-        if self.trainer.world_size > 1:  # gradients are those of all ranks, the loss is this one's
+        if self.trainer.world_size > 1:  # gradients are averaged over ranks, the loss is this rank's
             has_failed = self.on_all_ranks(has_failed.float(), "max") > 0
         is_fused = all(group.get("fused") for group in optimizer.param_groups)
         if self.trainer.precision != "16-mixed":
@@ -152,14 +150,14 @@ class Task(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients. Lightning's own hook refuses fused optimizers in any precision."""
+        """Clip the norm of all gradients. Lightning's own hook does not accept fused optimizers."""
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), gradient_clip_val, self.grad_norm)
 
     def on_validation_epoch_end(self) -> None:
         self.failed_at = self.on_all_ranks(self.failed_at, "max")
         self._raise_if_failed()
-        if self.validated_sums is not None:  # Lightning's mean over ranks counts in whole numbers a rank
+        if self.validated_sums is not None:  # Lightning's mean over ranks rounds the count per rank to an integer
             count, *sums = self.on_all_ranks(self.validated_sums, "sum")
             self.log_terms("val", {name: one / count for name, one in zip(self.validated_terms, sums, strict=True)}, 1)
             self.validated_sums = None
@@ -170,10 +168,10 @@ class Task(L.LightningModule, ABC):
         checkpoint["artdiff"] = {**about, **self._loss_facts()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seen = checkpoint.get("artdiff", {}).get("seen", 0)  # version 0.1 did not count what it reconstructed
+        self.seen = checkpoint.get("artdiff", {}).get("seen", 0)  # version 0.1 did not store it for reconstructions
 
     def picture_numbers(self, batch: Batch) -> Tensor:
-        """The place of each picture of a training batch in the order of training, int64 (B,), by all ranks."""
+        """The index of each picture in the order of training over all ranks, int64 (B,), for a training batch."""
         count, world = len(batch.image), self.trainer.world_size
         return torch.arange(count, device=batch.image.device) * world + (self.seen + self.global_rank)
 
@@ -183,7 +181,7 @@ class Task(L.LightningModule, ABC):
             self.log(f"{stage}/{name}", value, batch_size=count)
 
     def log_validation(self, losses: Losses, count: int) -> None:
-        """Log the losses of a validation batch, whose values are checked when the validation ends."""
+        """Log the losses of a validation batch. NaN and infinity are reported when the validation ends."""
         self._remember(~torch.isfinite(losses.loss))
         means = {"loss": losses.loss, **{name: value.mean() for name, value in losses.terms.items()}}
         if self.trainer.world_size == 1:
@@ -194,7 +192,7 @@ class Task(L.LightningModule, ABC):
         self.validated_terms = [*means]
 
     def on_all_ranks(self, value: Tensor, how: Literal["sum", "max"]) -> Tensor:
-        """The sum or the largest of what all ranks have, each number by itself. All ranks must call it."""
+        """Elementwise sum or maximum over ranks. All ranks must call it."""
         if self.trainer.world_size == 1:
             return value
         return self.trainer.strategy.reduce(value.clone(), reduce_op=how)
@@ -208,7 +206,7 @@ class Task(L.LightningModule, ABC):
 
     @property
     def needed_loss(self) -> Loss:
-        """The loss, in training."""
+        """The loss. Asserts that the task was built with one."""
         assert self.loss is not None, "built without a loss: this model can paint but not be trained"
         return self.loss
 
@@ -217,15 +215,15 @@ class Task(L.LightningModule, ABC):
         return int(np.random.SeedSequence((self.seed, self.seen, self.global_rank)).generate_state(1)[0])
 
     def _remember(self, has_failed: Tensor) -> None:
-        """Remember the first step that failed, without reading whether this one has."""
+        """Store the number of the first failed step, without synchronising the device."""
         self.failed_at = torch.where(has_failed & (self.failed_at < 0), self.global_step, self.failed_at)
 
     def _raise_if_failed(self) -> None:
         step = int(self.failed_at)
         if step >= 0:
             raise UserError(
-                f"the loss or a gradient is NaN or infinite at step {step:,}, so nothing more can be learned: "
-                f"begin anew with a lower optimizer.lr or with trainer.precision=32-true"
+                f"the loss or a gradient is NaN or infinite at step {step:,}, so training cannot continue: "
+                f"start again with a lower optimizer.lr or with trainer.precision=32-true"
             )
 
     def _loss_facts(self) -> dict[str, object]:
@@ -233,12 +231,13 @@ class Task(L.LightningModule, ABC):
 
 
 class Step:
-    """The batches of an optimizer step so far, of which this rank may have a part.
+    """Collects the batches of one optimizer step, so that its gradient is the mean over all pictures.
 
     Lightning divides the loss of each batch by the number of batches in a step, and its strategies average gradients
-    over ranks. That gives the mean over all pictures only if there are as many batches, all equally large, and equally
-    many pictures on each rank; an epoch's last step may have fewer. So the loss of each batch is scaled by the size of
-    its part against an equal part of the first one, and the sum of the gradients by `correction`.
+    over ranks. That is the mean over all pictures only if no batch is missing, all batches are equally large, and all
+    ranks have equally many pictures. The last step of an epoch may break this. So the loss of each batch is multiplied
+    by this rank's number of pictures, relative to an equal share of the step's first batch. Then the accumulated
+    gradients are multiplied by `correction`.
     """
 
     def __init__(self) -> None:
@@ -247,7 +246,7 @@ class Step:
         self.is_finite: Tensor
 
     def add(self, losses: Losses, share: Share, *, world: int, keep_terms: bool) -> Tensor:
-        """Take in the losses of a part of a batch, on one of `world` ranks; returns the loss to train on."""
+        """Add the losses of a batch, or of this rank's part of it; returns the scaled loss for `backward`."""
         loss = losses.loss.detach()
         finite = torch.isfinite(loss)
         self.is_finite = self.is_finite & finite if self.shares else finite
@@ -263,11 +262,11 @@ class Step:
         return sum(share.total for share in self.shares)
 
     def correction(self, usual_batches: int) -> float:
-        """The factor that makes the accumulated gradients those of the mean over all pictures."""
+        """The factor that turns the accumulated gradients into those of the mean over all pictures."""
         return usual_batches * self.shares[0].total / self.total
 
     def means(self) -> dict[str, Tensor]:
-        """The loss and its terms, averaged over all pictures; on several ranks, this one's part of each mean."""
+        """The loss and its terms, averaged over all pictures. With several ranks, this rank's summand of each mean."""
         counts = [share.counted for share in self.shares]
         if len(self.kept) == 1 and counts[0] == self.total:
             return self.kept[0]

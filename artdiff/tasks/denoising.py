@@ -1,4 +1,4 @@
-"""What the denoisers share: averaged weights, warm-up of the learning rate, and losses by time."""
+"""Base of the tasks that train denoisers: EMA weights, warm-up of the learning rate, and losses by time bin."""
 
 import copy
 import inspect
@@ -23,28 +23,28 @@ from artdiff.tasks.metrics import TimeBands
 Part = TypeVar("Part")
 
 GOLDEN = 0.618034
-"""The fractional parts of its multiples fill [0,1] evenly, however many there are."""
+"""The golden ratio minus 1: the fractional parts of its multiples cover [0,1] evenly, for any number of them."""
 
-NO_REFINER = "takes no out_channels, which the network of a refiner needs: it sees 6 channels and gives 3"
+NO_REFINER = "takes no out_channels, which the network of a refiner needs: it has 6 input and 3 output channels"
 
 PREVIEW_STEPS = 12
-"""Sampling steps for the grids shown in training: fewer than for pictures to keep."""
+"""Sampling steps for previews in training: fewer than the default for painting."""
 
 
 class Denoising(Task):
-    """Denoises pictures, or latents, at times between noise (0) and picture (1), and averages its weights.
+    """Denoises pictures, or latents, at times between noise (0) and picture (1), and keeps an EMA of the weights.
 
-    Random numbers are a function of the seed, the images seen and the rank: accumulated batches, several ranks and a
-    resumed run draw what one large batch of an uninterrupted run draws.
+    Noise, times and dropped labels are a function of the seed and of each picture's index in the order of training. So
+    gradient accumulation, several ranks and a resumed run draw the same as one large batch of an uninterrupted run.
 
     Args:
         network: called `net(noisy, time, label) -> output`.
-        codec: between pictures and what the network denoises; it is not trained here.
+        codec: between pictures and the latents that the network denoises; frozen.
         warmup: steps over which the learning rate rises linearly.
-        ema_half_life: of the moving average of the weights, in images.
+        ema_half_life: half-life of the EMA, in images.
         ema_ramp: the half-life is at most this share of the images seen.
 
-    All others are those of `Task`.
+    For the others see `Task`.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Denoising(Task):
         self.ema_half_life = ema_half_life
         self.ema_ramp = ema_ramp
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.averaged = 0  # images seen when the average was updated last
+        self.averaged = 0  # images seen at the last update of the EMA
         self.train_bands, self.val_bands = TimeBands(prefix="train"), TimeBands(prefix="val")
         self.validated = 0
 
     def train(self, mode: bool = True) -> Self:
-        """What is not trained is never in training mode, where it would have dropout."""
+        """As in Lightning, but frozen modules stay in evaluation mode, without dropout."""
         super().train(mode)
         for module in self.children():
             if not any(weight.requires_grad for weight in module.parameters()):
@@ -89,25 +89,25 @@ class Denoising(Task):
 
     @property
     def grid_takes_all_ranks(self) -> bool:
-        return False  # the average, which paints, is whole on each
+        return False  # each rank has the whole EMA, which paints
 
     def on_validation_epoch_start(self) -> None:
         self.validated = 0
 
     def noted(self, denoised: Denoised, bands: TimeBands) -> Losses:
-        """The losses of a batch, once its terms are taken into the means by time."""
+        """Add the terms of a batch to the means by time bin; returns its losses."""
         bands.update(denoised.time, denoised.terms)
         return Losses(denoised.loss, denoised.terms)
 
     def fixed_numbers(self, image: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Times (B,) and noise (B,*shape) for the next pictures (B,3,H,W) of a validation, the same every time."""
+        """Times (B,) and noise (B,*shape) for the next pictures (B,3,H,W); the same in every validation."""
         numbers = self.next_validated(len(image))
         self.validated += len(image)
         time = torch.tensor(numbers, device=image.device) * GOLDEN % 1
         return time, seeded_noise(numbers, shape).to(image.device)
 
     def next_validated(self, count: int) -> range:
-        """The places, among those of all ranks, of the next pictures that this rank validates."""
+        """The indices, over all ranks, of the next pictures that this rank validates."""
         world, first = self.trainer.world_size, self.validated
         return range(first * world + self.global_rank, (first + count) * world + self.global_rank, world)
 
@@ -116,7 +116,7 @@ class Denoising(Task):
         self._log_bands(self.val_bands)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Average the weights right after each step, before anything can be saved."""
+        """Update the EMA right after each step, before a checkpoint can be saved."""
         super().optimizer_step(*args, **kwargs)
         new = self.seen - self.averaged
         share = ema.share(new, seen=self.seen, half_life=self.ema_half_life, ramp=self.ema_ramp)
@@ -140,20 +140,20 @@ class Denoising(Task):
         return [optimizer], schedulers
 
     def _log_bands(self, bands: TimeBands) -> None:
-        if bands.update_called:  # a validation may have no losses by time
+        if bands.update_called:  # a validation may log no losses by time bin
             self.log_dict(bands.compute())
             bands.reset()
 
 
 def check_takes(network: dict[str, Any], argument: str, *, otherwise: str) -> None:
-    """Raise `UserError` unless a network can be built with this argument."""
+    """Raise `UserError` unless the class of a network accepts this argument; `otherwise` ends the message."""
     known = inspect.signature(get_class(network["_target_"])).parameters
     if argument not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         raise UserError(f"{network['_target_']} {otherwise}")
 
 
 def frozen(part: Part) -> Part:
-    """A codec or a refiner as it is used, but not trained."""
+    """A codec or a refiner, frozen and in evaluation mode if it is a module."""
     if isinstance(part, torch.nn.Module):
         part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return part

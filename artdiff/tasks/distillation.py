@@ -1,4 +1,4 @@
-"""Learn to paint in few steps: each of them goes as far as several of another painter's."""
+"""Distil a painter into one that paints in few steps: one step covers several of the teacher's."""
 
 import copy
 from typing import Any
@@ -22,18 +22,19 @@ from artdiff.tasks.generation import Generation
 
 
 class Distillation(Generation):
-    """A painter that learns to go in one step where another one goes in several (`artdiff.diffusion.leaps`).
+    """Learn to cover in one step what a teacher covers in several (`artdiff.diffusion.leaps`).
 
-    The other one, the teacher, stays as it is. It sets out from pictures of the folder with noise, as in training.
+    The teacher is frozen. It starts from noisy pictures of the folder, as in training.
 
     Args:
-        steps: of Euler's method that it is made for, and is painted with unless others are asked for.
-        teacher_steps: that the teacher takes from noise to picture, a multiple of `steps`.
-        teacher_guidance: what the teacher paints with, and what the painter then does without guidance.
-        teacher_solver: the teacher's sampler. One that was made for few steps itself follows `euler`, in as many steps.
-        generation: all others are those of `Generation`.
+        steps: number of Euler steps that the student is trained for, its default for painting.
+        teacher_steps: the teacher's number of steps from noise to picture, a multiple of `steps`.
+        teacher_guidance: guidance scale of the teacher; the student then needs none.
+        teacher_solver: the teacher's sampler. A teacher that is a few-step model itself needs `euler`, and its own
+            number of steps.
+        generation: see `Generation`.
 
-    Raises `UserError` if it is to be trained and `teacher_steps` is no multiple of `steps`.
+    Raises `UserError` if it was built to train and `teacher_steps` is not a multiple of `steps`.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Distillation(Generation):
         **generation: Any,
     ) -> None:
         super().__init__(**generation)
-        is_trained = self.loss is not None  # else it only paints, or how its teacher paints is still to be known
+        is_trained = self.loss is not None  # else it only paints, or the teacher's settings are not known yet
         if is_trained and teacher_steps % steps:
             fits = max(1, round(teacher_steps / steps)) * steps
             raise UserError(
@@ -66,7 +67,7 @@ class Distillation(Generation):
         return {"steps": self.steps, "solver": "euler", "spacing": "uniform", "guidance": 1.0}
 
     def taught(self, given: Conditions) -> Denoiser:
-        """The teacher as it paints under these conditions."""
+        """The teacher's denoiser under these conditions, with its guidance."""
         return guided(self.teacher_denoiser, given, guidance=self.teacher_guidance, interval=self.interval)
 
     @torch.no_grad()
@@ -94,15 +95,15 @@ class Distillation(Generation):
 
     @property
     def _sees_pictures(self) -> bool:
-        """Whether the loss looks at pictures, and not at latents alone: decoding may cost more than denoising."""
+        """Whether the loss compares decoded pictures. If not, decoding is skipped: it may cost more than denoising."""
         loss: object = self.loss
         return isinstance(self.codec, Identity) or self.perceptual is not None or not isinstance(loss, LatentLoss)
 
     def on_validation_epoch_start(self) -> None:
-        Denoising.on_validation_epoch_start(self)  # there is no gap to measure: what is learned are no pictures
+        Denoising.on_validation_epoch_start(self)  # without the generalisation gap: targets come from the teacher
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """How far its pictures are from the teacher's, for the labels and captions of held-out pictures."""
+        """Compare its samples with the teacher's, for the labels and captions of held-out pictures."""
         _, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
         given, times = conditions(batch), samplers.times(self.teacher_steps)
         *_, taught = samplers.get(self.teacher_solver)(self.taught(given), noise, times)

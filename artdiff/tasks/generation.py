@@ -1,4 +1,4 @@
-"""Learn to paint new pictures: denoise pictures at random times, under the loss weighted and gated by time."""
+"""Train a painter: denoise pictures at random times, with a loss that is weighted and gated by time."""
 
 import hashlib
 import math
@@ -30,17 +30,17 @@ from artdiff.tasks.denoising import NO_REFINER, PREVIEW_STEPS, Denoising, check_
 from artdiff.words import TABLE, numbers
 
 GAP_PICTURES = 256
-"""Validation pictures that training pictures are compared with: whole batches up to this many, at least one."""
+"""Number of validation pictures for the generalisation gap: whole batches up to this, at least one."""
 
 CPU_GROUP = 16
-"""Pictures that go through a codec or a refiner at once on a CPU, at most: a single small one is padded to so many."""
+"""Largest batch of a codec or a refiner on a CPU. Fewer small pictures are padded to it."""
 
 PREVIEW_CLASSES = 10
-"""Classes shown in these grids, at most."""
+"""Most classes in a preview."""
 
 
 class Compared(NamedTuple):
-    """The losses, on the device, of so many training pictures and of as many held-out ones."""
+    """Losses, on the device, of training pictures and of as many held-out ones."""
 
     pictures: int
     train_loss: Tensor
@@ -48,25 +48,25 @@ class Compared(NamedTuple):
 
 
 class Generation(Denoising):
-    """Denoise pictures at times between noise (0) and picture (1), and so learn to paint from noise.
+    """Learn to paint from noise: denoise pictures at times between noise (0) and picture (1).
 
     Args:
         network: called `net(noisy, time, label) -> output`, built with `classes` and `in_channels`. With captions it is
-            called `net(noisy, time, label, words)` and built with `words`, the rows of its table.
+            called `net(noisy, time, label, words)` and built with `words`, the rows of its embedding table.
         optimizer: for the network's weights.
         scheduler: of the learning rate, once an epoch; None keeps it constant.
-        codec: between pictures and what the network denoises; one with weights is not trained here.
-        refiner: a network that paints the detail that the codec loses (`Refinement`); None for none. Not trained here.
-        enlarger: another one, after the refiner, which then works at half the sides; None for none. Not trained here.
+        codec: between pictures and the latents that the network denoises; frozen.
+        refiner: a network that paints the detail that the codec loses (`Refinement`); None for none. Frozen.
+        enlarger: another one, after the refiner, which then works at half the width and height; None for none. Frozen.
         warmup: steps over which the learning rate rises linearly.
-        classes: names of the labels 0, 1, …; empty for pictures without, which are painted unconditionally.
-        data_std: standard deviation of what is denoised, for the preconditioning: 0.5 for pictures, 1 for latents.
-        time_mean, time_std: of the normal distribution whose sigmoid gives the training times.
-        gate: the time from which on the perceptual term counts.
-        label_dropout: share of the pictures whose label and caption are left out, for guidance.
+        classes: names of the labels 0, 1, …; empty for unconditional painting.
+        data_std: standard deviation of the latents, for the preconditioning: 0.5 for pixels, 1 for a codec's latents.
+        time_mean, time_std: mean and standard deviation of the normal distribution whose sigmoid gives training times.
+        gate: the perceptual term counts from this time on.
+        label_dropout: share of the pictures that lose label and caption, for guidance.
         vocabulary: words of the captions, the most frequent first; empty for pictures without captions.
-        caption_dropout, word_dropout: share of the captions, and of their words, that are left out as well.
-        ema_half_life: of the moving average of the weights, in images.
+        caption_dropout, word_dropout: see `conditioning.dropped`.
+        ema_half_life: half-life of the EMA, in images.
         ema_ramp: the half-life is at most this share of the images seen.
         seed: of noise, times and dropout.
         loss: only needed to train.
@@ -99,7 +99,7 @@ class Generation(Denoising):
         coder: Codec = instantiate(codec, _convert_="all")
         built_with: dict[str, Any] = {"classes": len(classes), "in_channels": coder.channels}
         if vocabulary:
-            check_takes(network, "words", otherwise="knows no words: set data.captions=none, or network=unet or vit")
+            check_takes(network, "words", otherwise="takes no captions: set data.captions=none, or network=unet or vit")
             built_with["words"] = TABLE
         if coder.factor > 1 and "image_size" in network:
             built_with["image_size"] = network["image_size"] // coder.factor
@@ -119,7 +119,7 @@ class Generation(Denoising):
         self.refiner = _refiner(refiner, len(classes), shrink=refiner_shrink(enlarger))
         self.enlarger = _refiner(enlarger, len(classes), shrink=1)
         self.to_cache: tuple[Contents, float] | None = None
-        self.latents: PictureCache | None = None  # made with the first batch, when a checkpoint has been restored
+        self.latents: PictureCache | None = None  # created with the first batch, after a checkpoint is restored
         self.classes = classes
         self.vocabulary = list(vocabulary)
         self.objective = Objective(coder, time_mean, time_std, gate, label_dropout, caption_dropout, word_dropout)
@@ -128,18 +128,19 @@ class Generation(Denoising):
         self.trained_sample: Batch | None = None
         self.compared: list[Compared] = []
         self.compared_pictures = 0
-        """Pictures of each side that the gap of the latest validation was measured on."""
+        """Number of pictures from each split in the generalisation gap of the latest validation."""
 
     def cache_latents(self, contents: Contents, gigabytes: float) -> None:
-        """Encode these pictures once; a batch's `index` then says which of them it has."""
+        """Cache the latents of these pictures, up to so many gigabytes; a batch's `index` points into them."""
         if isinstance(self.codec, torch.nn.Module):
             self.to_cache = (contents, gigabytes)
 
     @torch.no_grad()
     def encoded(self, batch: Batch) -> Tensor:
-        """The latents of a batch (B,C,H/F,W/F), from the cache where it has them.
+        """The latents of a batch (B,C,H/F,W/F), cached if possible.
 
-        For the cache pictures are encoded in groups: how many of a batch it lacks must not change their latents.
+        Pictures for the cache are encoded in groups of fixed size, so that latents do not depend on how many of a batch
+        are missing from it.
         """
         if self.to_cache is None or batch.index is None:
             return self.codec.encode(batch.image)
@@ -148,7 +149,7 @@ class Generation(Denoising):
         return self.latents(batch.index, lambda places: self.encode_in_groups(batch.image[places]))
 
     def _recipe(self) -> str:
-        """What latents depend on beside the pixels: the codec, its weights and the precision."""
+        """The cache key of latents: the codec, a hash of its weights, and the precision."""
         assert isinstance(self.codec, torch.nn.Module)
         weights = b"".join(weight.cpu().numpy().tobytes() for weight in self.codec.state_dict().values())
         precision = torch.get_autocast_dtype(self.device.type) if torch.is_autocast_enabled(self.device.type) else None
@@ -167,12 +168,12 @@ class Generation(Denoising):
             self.trained_sample = self._choose_trained()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The losses of the averaged weights, each picture with its own time and noise, the same every time.
+        """Compute the losses of the EMA weights. Each picture has its own time and noise, the same every time.
 
-        The gap says how far they memorise: `gap/relative`, by how much `gap/val_loss` exceeds `gap/train_loss`, that of
-        training pictures as training does not change them. It opens when memorisation sets in (arXiv:2505.16959). Both
-        are of equally many pictures of the same labels, with the same times, noise and batches, because all of these
-        move a loss by more than a small gap.
+        The generalisation gap measures memorisation: `gap/relative` is by how much `gap/val_loss` exceeds
+        `gap/train_loss`, the loss of training pictures without augmentation. It opens when memorisation sets in
+        (arXiv:2505.16959). Both losses use equally many pictures with the same labels, times, noise and batch sizes,
+        since each of these changes a loss by more than a small gap.
         """
         places, count = self.next_validated(len(batch.image)), len(batch.image)
         time, noise = self.fixed_numbers(batch.image, self._latent_shape(batch.image))
@@ -201,10 +202,10 @@ class Generation(Denoising):
             self.log_dict({"gap/train_loss": train, "gap/val_loss": val, "gap/relative": (val - train) / train})
 
     def _choose_trained(self) -> Batch:
-        """The training pictures, uint8 on the CPU, that are compared with the first pictures of each validation.
+        """Choose the training pictures for the generalisation gap, uint8 on the CPU.
 
-        Without an index: features that are cached here come from other batches than those of training, and could differ
-        from theirs in the last bit.
+        They have no `index`, so nothing about them is cached: features computed in other batches than those of training
+        could differ in the last bit.
         """
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         (batches,) = self.trainer.num_val_batches
@@ -212,7 +213,7 @@ class Generation(Denoising):
         return data.trained_like_validated(int(batches * data.batch_size))
 
     def _trained(self, places: range, device: torch.device) -> Batch:
-        """Some of these pictures, as the network takes them."""
+        """A batch of these training pictures, signed, on the device."""
         assert self.trained_sample is not None
         image, label, _, _, words = self.trained_sample
         chosen = slice(places.start, places.stop, places.step)
@@ -223,7 +224,7 @@ class Generation(Denoising):
         )
 
     def conditions(self, label: Tensor, prompts: Sequence[str | None] | None = None) -> Conditions:
-        """What the network takes for labels int64 (B,) and as many prompts; a model without captions takes none."""
+        """The conditions for labels int64 (B,) and as many prompts. A model without captions ignores the prompts."""
         if not self.vocabulary:
             return (label,)
         return label, torch.from_numpy(numbers(prompts or [None] * len(label))).to(label.device)
@@ -236,21 +237,21 @@ class Generation(Denoising):
         interval: tuple[float, float],
         negative: Conditions | None = None,
     ) -> Denoiser:
-        """The averaged network, which paints: guided to `conditions`, away from the `negative` ones."""
+        """The denoiser with EMA weights for sampling, guided towards `conditions` and away from `negative`."""
         return guided(self._denoise_in_groups, conditions, guidance=guidance, interval=interval, negative=negative)
 
     @property
     def made_for(self) -> dict[str, Any]:
-        """Settings of painting, by name, that this model is made for; none if it takes any."""
+        """Painting settings, by name, that this model was trained for; empty if it works with any."""
         return {}
 
     def shown_labels(self) -> list[int]:
-        """The classes that grids show, a line each."""
+        """The labels of the rows of a preview."""
         return [*range(len(self.classes))][:PREVIEW_CLASSES] or [NO_LABEL]
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:
-        """As many pictures of each class as `image` has, from the same noise every time."""
+        """A row for each class, with as many pictures as `image` has, from the same noise every time."""
         labels, count = self.shown_labels(), len(image)
         noise = seeded_noise(range(count), self._latent_shape(image)).to(image.device).repeat(len(labels), 1, 1, 1)
         label = torch.tensor(labels, device=image.device).repeat_interleave(count)
@@ -259,9 +260,7 @@ class Generation(Denoising):
 
     @torch.no_grad()
     def painted(self, noise: Tensor, given: Conditions) -> Tensor:
-        """What the averaged weights paint from noise (B,C,h,w) of what is asked for, for a grid: latents of the same
-        shape.
-        """
+        """Sample latents for a preview with the EMA weights, from noise under conditions; (B,C,h,w) → (B,C,h,w)."""
         denoise = self.denoiser(given, guidance=1.0, interval=(0, 1))
         *_, painted = samplers.get("heun")(denoise, noise, samplers.times(PREVIEW_STEPS))
         return painted
@@ -270,23 +269,23 @@ class Generation(Denoising):
         return [printable(self.classes[label]) if self.classes else "painted" for label in self.shown_labels()]
 
     def encode_in_groups(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W) → latents (B,C,H/F,W/F); a picture's do not depend on the others."""
+        """Signed pictures (B,3,H,W) → latents (B,C,H/F,W/F), independent of the rest of the batch."""
         return self._code_in_groups(self.codec.encode, image, image.shape[-2:])
 
     def decode_in_groups(self, latent: Tensor) -> Tensor:
-        """Latents (B,C,H/F,W/F) → signed pictures (B,3,H,W), not clamped; a picture does not depend on the others."""
+        """Latents (B,C,H/F,W/F) → signed pictures (B,3,H,W), not clamped, independent of the rest of the batch."""
         height, width = latent.shape[-2:]
         factor = self.codec.factor
         return self._code_in_groups(self.codec.decode, latent, (factor * height, factor * width))
 
     @property
     def refiners(self) -> list[Refiner]:
-        """What decoded pictures go through, in turn: the refiner and the enlarger, as far as there are any."""
+        """The refiner and the enlarger, as far as there are any, in the order in which they are applied."""
         return [one for one in (self.refiner, self.enlarger) if one is not None]
 
     @property
     def multiple(self) -> int | None:
-        """What sides in pixels must be multiples of; None for a network that paints the size of training only."""
+        """Width and height in pixels must be multiples of this; None if the network only paints the training size."""
         found: int | None = getattr(self.ema, "multiple", None)
         if found is None:
             return None
@@ -296,7 +295,7 @@ class Generation(Denoising):
     def refine_in_groups(
         self, refiner: Refiner, draft: Tensor, label: Tensor, noise: Tensor, *, steps: int, solver: Solver
     ) -> Tensor:
-        """Pictures (B,3,H,W), labels int64 (B,) and noise (B,3,h,w) → pictures (B,3,H,W) with the refiner's detail."""
+        """Drafts (B,3,H,W), labels int64 (B,) and noise (B,3,h,w) → pictures (B,3,H,W) with the refiner's detail."""
 
         def refine(*group: Tensor) -> Tensor:
             return refiner.refine(*group, steps=steps, solver=solver)
@@ -305,28 +304,28 @@ class Generation(Denoising):
         return hardware.in_groups(refine, draft, label, noise, together=together)
 
     def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
-        """What the codec makes of one of the pictures (B,3,H,W)."""
+        """Shape of the latents of one picture of `image` (B,3,H,W)."""
         factor = self.codec.factor
         return self.codec.channels, image.shape[-2] // factor, image.shape[-1] // factor
 
     def _code_in_groups(self, compute: Callable[[Tensor], Tensor], part: Tensor, sides: Sequence[int]) -> Tensor:
-        """Encode or decode pictures whose `sides` are so many pixels."""
+        """Encode or decode in groups; `sides` are height and width of the pictures in pixels."""
         if isinstance(self.codec, Identity):
             return compute(part)
         return hardware.in_groups(compute, part, together=_together(self.codec, part, sides))
 
     def _denoise_in_groups(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        """The averaged network; a picture does not depend on the others."""
+        """Denoise with the EMA weights. A picture does not depend on the rest of the batch."""
 
         def denoise(*group: Tensor) -> Tensor:
-            return self.ema_denoiser(*group).clone()  # replayed CUDA graphs write every answer to the same place
+            return self.ema_denoiser(*group).clone()  # replayed CUDA graphs reuse the memory of the output
 
         together = hardware.pictures_at_once(noisy.device, *noisy.shape[-2:])
         return hardware.in_groups(denoise, noisy, time, *conditions, together=together)
 
 
 def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> Refiner | None:
-    """The refiner that `settings` describe, as it is used."""
+    """Build the refiner that `settings` describe, frozen."""
     if settings is None:
         return None
     check_takes(settings, "out_channels", otherwise=NO_REFINER)
@@ -334,9 +333,10 @@ def _refiner(settings: dict[str, Any] | None, classes: int, *, shrink: int) -> R
 
 
 def _together(module: object, part: Tensor, sides: Sequence[int]) -> int:
-    """How many pictures of so many pixels go through a codec or a refiner at once.
+    """Batch size of a codec or a refiner for pictures of these `sides` (height, width).
 
-    What makes squares of `patch` pixels channels first takes as much memory as one on a picture of fewer pixels.
+    A module that first turns squares of `patch` pixels into channels needs as much memory as one without patches on a
+    picture `patch` times smaller in width and height.
     """
     patch = getattr(module, "patch", 1)
     together = hardware.pictures_at_once(part.device, *(max(1, side // patch) for side in sides))

@@ -1,4 +1,4 @@
-"""Scores, built on torchmetrics. Pictures come in as signed floats (B,3,H,W)."""
+"""Metrics, built on torchmetrics. Pictures are signed floats (B,3,H,W)."""
 
 from collections.abc import Mapping
 
@@ -30,9 +30,9 @@ class ReconstructionScores(MetricCollection):
 
 
 class TimeBands(Metric):
-    """The means of named terms over each quarter of time; quarters without a picture are left out.
+    """The mean of each term in each of four time bins; empty bins are left out.
 
-    Losses of different noise schedules cannot be compared, but those of the same quarter of time can.
+    Mean losses under different noise schedules cannot be compared, but those in the same time bin can.
     """
 
     BANDS = 4
@@ -46,7 +46,7 @@ class TimeBands(Metric):
         self.add_state("counts", torch.zeros(self.BANDS), dist_reduce_fx="sum")
 
     def update(self, time: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Take in the terms, each (B,), of pictures at `time` (B,)."""
+        """Add the terms, each (B,), of pictures at `time` (B,)."""
         band = (time * self.BANDS).long().clamp(max=self.BANDS - 1)
         self.counts.index_add_(0, band, torch.ones_like(time))
         for name, value in terms.items():

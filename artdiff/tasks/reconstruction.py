@@ -16,9 +16,9 @@ from artdiff.tasks.metrics import ReconstructionScores
 class Reconstruction(Task):
     """Reconstruct a picture through a bottleneck.
 
-    `ranges` says what the network's sigmoid output in [0,1] means. `published`: it is compared with the
-    ImageNet-normalised target (about -2.1 to 2.6), which it cannot match, and de-normalised to be shown. `mended`: it
-    is a picture in [0,1], ImageNet-normalised before it is compared, and shown as it is.
+    `ranges` says how to interpret the network's sigmoid output in [0,1]. `published`: the loss compares it with the
+    ImageNet-normalised target (about -2.1 to 2.6), which it cannot match, and it is de-normalised for display.
+    `mended`: it is a picture in [0,1], which is ImageNet-normalised for the loss and displayed as it is.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Reconstruction(Task):
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:
-        """Inputs over outputs."""
+        """A row of inputs, and a row of outputs."""
         return [image, self(image)]
 
     def captions(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Learn to paint the detail that a codec loses: denoise the difference between pictures and their drafts."""
+"""Train a refiner, which paints the detail that a codec loses: denoise the difference of pictures and drafts."""
 
 from typing import Any, Literal
 
@@ -18,22 +18,22 @@ from artdiff.losses import Loss, Losses
 from artdiff.tasks.denoising import NO_REFINER, PREVIEW_STEPS, Denoising, check_takes
 
 MEASURED = 64
-"""Training pictures that the scale of the differences is measured on."""
+"""Number of training pictures to measure the standard deviation of the differences on."""
 
 
 class Refinement(Denoising):
-    """Train a refiner: what it is given as a draft is what `codec` decodes of a picture, with some noise.
+    """Train a refiner. Its drafts are pictures that `codec` encoded and decoded, with some noise added.
 
     Args:
         network: called `net(noisy ⊕ draft, time, label) -> output`, built with `classes` and the numbers of channels.
         optimizer: for its weights.
         scheduler: of the learning rate, once an epoch; None keeps it constant.
-        codec: makes the drafts; not trained here.
-        draft_noise: drafts get noise of a standard deviation between 0 and this, drawn for each picture, so that the
-            refiner does not rely on what a painter's drafts lack (arXiv:2106.15282).
+        codec: makes the drafts; frozen.
+        draft_noise: drafts get noise of a standard deviation between 0 and this, drawn for each picture. A painter's
+            drafts lack some of the true drafts' detail, and the refiner must not rely on it (arXiv:2106.15282).
         time_mean, time_std, gate, label_dropout, warmup, classes, ema_half_life, ema_ramp: as in `Generation`.
-        trains: what becomes of it, the painter's `refiner` or its `enlarger`.
-        shrink: learns at a `shrink`-th of the pictures' sides: 2 for a refiner that an enlarger follows.
+        trains: how the painter will use it: as its `refiner` or its `enlarger`.
+        shrink: trains on pictures whose width and height are divided by this: 2 for a refiner before an enlarger.
         seed: of noise, times and dropout.
         loss: only needed to train.
     """
@@ -82,13 +82,13 @@ class Refinement(Denoising):
         self.register_buffer("std", torch.tensor(0.0))  # of the differences; 0 until it has been measured
 
     def on_fit_start(self) -> None:
-        """Measure the scale of the differences on some training pictures, unless the checkpoint has it."""
+        """Measure the standard deviation of the differences on training pictures, unless the checkpoint has it."""
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         multiple = self.shrink * getattr(self.network, "multiple", 1)
         if data.settings.image_size % multiple:
             remedy = {"refiner": "refiner=none stages.refine.share=0", "enlarger": "enlarger=none stages=cascade"}
             raise UserError(
-                f"the {self.trains} needs image sides that are multiples of {multiple}, got "
+                f"the {self.trains} needs an image size that is a multiple of {multiple}, got "
                 f"data.image_size={data.settings.image_size}; or set {remedy[self.trains]}"
             )
         if self.std == 0:
@@ -99,11 +99,11 @@ class Refinement(Denoising):
 
     @torch.no_grad()
     def draft(self, image: Tensor) -> Tensor:
-        """Signed pictures (B,3,H,W) → what the codec makes of them, float32 (B,3,h,w); h = H/shrink."""
+        """Signed pictures (B,3,H,W) → drafts, float32 (B,3,h,w) with h = H/shrink: encoded, decoded and shrunk."""
         return shrunk(self.codec.decode(self.codec.encode(image)).float(), self.shrink)
 
     def objective(self, draft: Tensor) -> Objective:
-        """How pictures with these drafts (B,3,H,W) are denoised."""
+        """The training objective for pictures with these drafts (B,3,H,W)."""
         return Objective(Residual(draft, self.std), **self.schedule)
 
     def losses(self, batch: Batch) -> Losses:
@@ -114,7 +114,7 @@ class Refinement(Denoising):
         return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bands)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The losses of the averaged weights on whole pictures, each with its own time and noise, always the same."""
+        """Compute the losses of the EMA weights. Each picture has its own time and noise, the same every time."""
         draft, batch = self.draft(batch.image), self._shrunk(batch)
         time, noise = self.fixed_numbers(batch.image, batch.image.shape[1:])
         found = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
@@ -122,7 +122,7 @@ class Refinement(Denoising):
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:
-        """Pictures, their drafts, and what is made of these without a label."""
+        """Rows of pictures, their drafts, and these drafts refined without a label."""
         draft, label = self.draft(image), torch.full((len(image),), NO_LABEL, device=image.device)
         image = shrunk(image, self.shrink)
         noise = seeded_noise(range(len(image)), tuple(image.shape[1:])).to(image.device)
@@ -133,8 +133,9 @@ class Refinement(Denoising):
         return ["pictures", "drafts of them", "detail painted on the drafts"]
 
     def _shrunk(self, batch: Batch) -> Batch:
-        """The batch as it is learned from, without captions: detail does not need them. Smaller pictures have no place
-        in the caches of the whole ones.
+        """The batch at the refiner's resolution, without captions, which detail does not need.
+
+        A smaller batch has no `index`, since caches hold features of the full-size pictures.
         """
         batch = batch._replace(words=None)
         if self.shrink == 1:

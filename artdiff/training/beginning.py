@@ -1,4 +1,4 @@
-"""What a new run begins with: the codec and refiners that it is built on, and the weights of an earlier run."""
+"""What a new run takes from earlier runs: codec and refiners, and initial weights."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 UNET = "artdiff.networks.UNet"
 
 LABELS = "condition.label.weight"
-"""The table that embeds labels, in networks of ours: a row for each class, then the null label's. A network may have an
-attribute `label_table` that names its own.
+"""The label embedding in networks of artdiff: one row per class, then one for the null label. Another network names its
+own in an attribute `label_table`.
 """
 
 TAUGHT = ("network", "data_std")
-"""Settings that a painter which learns from another one has from it."""
+"""Settings that a distilled painter takes from its teacher."""
 
 WORDS = {"words", "caption"}
-"""Parts of the names of weights that are for captions."""
+"""Weights for captions have one of these words in their names."""
 
 
 def build_on(
@@ -40,11 +40,11 @@ def build_on(
     is_last: bool = True,
     ckpt: Path | None = None,
 ) -> dict[str, Trained]:
-    """The trained parts of the checkpoints `before`, or of `init` without any, that the task of `config` uses, by the
-    setting that describes them; these settings of the task become theirs.
+    """Return the trained parts that the task of `config` uses, by setting, and copy their settings into the task.
 
-    A stage before the last one that trains a refiner trains that of `init` further. A run that is carried on from
-    `ckpt` has parts of its own, and takes their settings from there. Raises `UserError`.
+    They come from the checkpoints `before`, or from `init` if there are none. If an earlier stage than the last trains
+    a refiner, it starts from the refiner of `init`. A run that is resumed from `ckpt` takes the parts of `ckpt`. Raises
+    `UserError`.
     """
     task, parts = config["task"], dict[str, Trained]()
     sources = [*before] if before or init is None or "codec" not in task else [init]
@@ -54,72 +54,70 @@ def build_on(
     if str(task["_target_"]).endswith("Distillation"):
         _learn_from(config, init, trust_code=trust_code)
     if task.get("trains") == "enlarger":
-        parts.pop("codec", None)  # its own only halves the sides
+        parts.pop("codec", None)  # an enlarger's own codec only halves width and height
     if not parts:
         return {}
     if "codec" not in task:  # the network of an autoencoder is a codec
         parts = {"network": parts["codec"]}
     if init is not None and is_last and task["network"].get("_target_") == UNET:
-        # its size says no more than where it attends
+        # a U-Net's image_size only sets at which resolutions it has attention
         task["network"]["image_size"] = checkpoints.earlier(init, name="init").settings["network"].get("image_size")
     if init is not None and not is_last and task.get("trains") in parts:
         parts["network"] = _to_train(parts[task["trains"]])
     left_out = _left_out(config) if ckpt is None else set()
     parts = {name: part for name, part in parts.items() if name in task and name not in left_out}
     if taken_over := [name for name in parts if task[name] is None and ckpt is None]:
-        log.info("taken over from the run it is built on: %s", ", ".join(taken_over))
+        log.info("taken over from the given run: %s", ", ".join(taken_over))
     task |= {name: part.settings for name, part in parts.items()}
     if "refiner" in parts:
         needed, its = refiner_shrink(task.get("enlarger")), parts["refiner"].shrink
         if its != needed:
-            raise UserError(f"the refiner of the run it is built on works at 1/{its} of the sides, and is needed at "
-                            f"1/{needed}: an enlarger halves what a refiner works at")  # fmt: skip
+            raise UserError(f"the refiner of the given run works at 1/{its} of width and height, expected 1/{needed}: "
+                            f"with an enlarger a refiner works at 1/2, without at 1/1")  # fmt: skip
     return parts
 
 
 def _to_train(part: Trained) -> Trained:
-    """A refiner as the network that is trained: without the scale of its differences, which is measured anew."""
+    """Turn a refiner into the network to train: without the scale of its differences, which is measured again."""
     network = {key.removeprefix("network."): value for key, value in part.weights.items() if key != "std"}
     return part._replace(weights=network)
 
 
 def _left_out(config: Mapping[str, Any]) -> set[str]:
-    """Parts that the configuration could have and has set to none: a stage could train them."""
+    """Return the parts that a stage could train but that the configuration sets to none."""
     stages = config.get("stages") or {}
     return {part for stage, part in TRAINS.items() if stage in stages and config["task"].get(part) is None}
 
 
 def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) -> None:
-    """Give the task the network of the painter that it learns from. Raises `UserError`."""
+    """Copy the teacher's network settings into the task. Raises `UserError` if it cannot be the teacher."""
     if init is None:
         raise UserError("task=distillation learns from a painter: set init=RUN")
     teacher = checkpoints.restore(init, trust_code=trust_code, name="init")
     if not isinstance(teacher.task, Generation):
-        raise UserError(
-            f"init={init} was trained as {type(teacher.task).__name__}, and only a painter can teach to paint"
-        )
+        raise UserError(f"init={init} was trained as {type(teacher.task).__name__}, expected a painter as teacher")
     size = teacher.transform.size
     if size != config["data"]["image_size"]:
         raise UserError(f"init={init} paints {size} px: set data.image_size={size}")
     if teacher.task.vocabulary and config["data"].get("captions", "none") == "none":
-        raise UserError(f"init={init} knows words, which would be lost: set data.captions=auto, or as that run had it")
+        raise UserError(f"init={init} was trained with captions: set data.captions=auto, or the setting of that run")
     if not teacher.task.vocabulary and config["data"].get("captions", "none") != "none":
-        raise UserError(f"init={init} knows no words, and so cannot teach any: set data.captions=none")
+        raise UserError(f"init={init} was trained without captions and cannot teach them: set data.captions=none")
     own = teacher.task.made_for
-    if own:  # it can only be followed as it paints
+    if own:  # a distilled teacher paints well only with the steps and solver it was trained for
         ours = config["task"]["steps"]
         if own["steps"] % ours:
             raise UserError(f"init={init} paints in {own['steps']} steps: task.steps must divide them, got {ours}")
         config["task"] |= {f"teacher_{name}": own[name] for name in ("steps", "solver", "guidance")}
-        log.info("init=%s teaches as it paints: in %s steps, without guidance", init, own["steps"])
+        log.info("init=%s is distilled: as teacher it paints in its %s steps, without guidance", init, own["steps"])
     config["task"] |= {name: teacher.task.hparams[name] for name in TAUGHT}
     config["network"] = config["task"]["network"]
 
 
 def begin_with(parts: dict[str, Trained], task: Task) -> None:
-    """Give the task the weights of the parts that it is built on. Raises `UserError` if it needs more."""
+    """Load the weights of these parts into the task. Raises `UserError` if the task needs a part that is missing."""
     for name, part in parts.items():
-        if not part.weights:  # of a codec that has none
+        if not part.weights:  # a codec without weights
             continue
         classes, weights = getattr(task, "classes", []), part.weights
         if part.classes is not None:
@@ -128,14 +126,14 @@ def begin_with(parts: dict[str, Trained], task: Task) -> None:
             if unknown and name != "network":
                 log.warning("the %s does not know %s: it paints them as pictures without a label", name,
                             ", ".join(unknown))  # fmt: skip
-        _load(getattr(task, name), weights, f"the {name} of the run it is built on")
+        _load(getattr(task, name), weights, f"the {name} of the given run")
         if name == "network" and isinstance(task, Denoising):
-            _load(task.ema, weights, "the average of the run it is built on")
+            _load(task.ema, weights, "the EMA weights of the given run")
     check_parts(task.hparams, parts)
 
 
 def check_parts(task: Mapping[str, Any], there: Collection[str]) -> None:
-    """Raise `UserError` if the settings of a task name a part with weights that is not among those that are `there`."""
+    """Raise `UserError` if the task's settings name a part with weights that is not in `there`."""
     for name in TRAINS.values():
         if needs_training(task.get(name)) and name not in there:
             remedy = "codec=identity" if name == "codec" else f"{name}=none"
@@ -146,9 +144,9 @@ def check_parts(task: Mapping[str, Any], there: Collection[str]) -> None:
 
 
 def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
-    """Give the task's network the weights of the checkpoint `path`: of a denoiser the averaged ones.
+    """Load the weights of the checkpoint `path` into the task's network; a denoiser's EMA weights.
 
-    Labels are known again by their names; a new one begins as the null label. Raises `UserError` if they do not fit.
+    Label embeddings are matched by name; a new label starts as the null label. Raises `UserError` if they do not fit.
     """
     source = checkpoints.restore(path, trust_code=trust_code, name="init").task
     if not isinstance(task, type(source)):
@@ -170,14 +168,16 @@ def take_weights(task: Task, path: Path, *, trust_code: bool) -> None:
 
 
 def _for_labels(weights: dict[str, Tensor], before: list[str], now: list[str], *, of: nn.Module) -> dict[str, Tensor]:
-    """`weights` of a network or a refiner for the labels `now` instead of `before`."""
+    """Return `weights` of a network or refiner with the label embeddings reordered from labels `before` to `now`."""
     table = getattr(getattr(of, "network", of), "label_table", LABELS)
     rows = [before.index(label) if label in before else len(before) for label in (*now, None)]
     return {name: value[rows] if name.endswith(table) else value for name, value in weights.items()}
 
 
 def _for_words(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """`weights` without those for words if `network` knows none; with its own, untrained, if they know none."""
+    """Adapt `weights` to whether `network` uses captions: drop weights for words that it lacks, and add its own initial
+    ones for words that `weights` lack.
+    """
 
     def of_words(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in state.items() if WORDS & set(name.split("."))}

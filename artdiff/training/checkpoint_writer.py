@@ -1,4 +1,4 @@
-"""Writes checkpoints beside where they belong, never through the system's folder for temporary files."""
+"""Write checkpoints through a temporary file in their own folder, never in the system's temporary folder."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from artdiff.files import make_folder, writing
 
 
 class CheckpointWriter(TorchCheckpointIO):
-    """Replaces a checkpoint once the new one is on the disk; a killed run or a full disk leaves the old one.
+    """Replaces a checkpoint after the new one is on the disk. A killed run or a full disk leaves the old one.
 
-    Lightning's own writer goes through `TMPDIR`, and copies from there. Addresses such as `s3://…` are left to it.
+    Lightning's own writer writes to `TMPDIR` and copies from there. It still handles addresses such as `s3://…`.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

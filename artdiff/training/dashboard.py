@@ -1,4 +1,4 @@
-"""TensorBoard as a dashboard: how a run goes at a glance, and charts of what belongs together."""
+"""TensorBoard as a dashboard: the main curves of a run at a glance, and charts that combine related curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,31 +21,32 @@ PICTURES = f"{GLANCE}/pictures"
 
 FIRST = {"train/loss": f"{GLANCE}/loss", "val/loss": f"{GLANCE}/loss on held-out pictures",
          "train/images_per_second": f"{GLANCE}/images per second"}  # fmt: skip
-"""What is shown there too, by the name under which it is logged."""
+"""Logged name → second name in that group, under which the value is logged again."""
 
 Layout = dict[str, dict[str, list[Any]]]
 """Categories of charts by title; each chart has a kind and the names of its curves, as regular expressions."""
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
-    """Writes event files into the run's folder itself, so that TensorBoard calls the run by the name of its folder.
+    """Writes event files directly into the run's folder, so that TensorBoard shows the run under its folder's name.
 
-    A run that an earlier version began goes on in its folder `tensorboard`. Arguments are those of Lightning's logger.
+    A run that was started by an older version continues in its folder `tensorboard`. Arguments are those of Lightning's
+    logger.
     """
 
     NAME_HPARAMS_FILE = runs.CONFIG
-    """Lightning writes this file only where none is: the run's own settings stand there already."""
+    """Lightning writes this file only if it does not exist. Here it does: it holds the run's own settings."""
 
     @property
     def log_dir(self) -> str:
         return str(runs.events(Path(super().log_dir)))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars, some of them also at a glance."""
+        """Log scalars, and those in `FIRST` also under their second name."""
         super().log_metrics({**metrics, **{FIRST[name]: metrics[name] for name in metrics if name in FIRST}}, step)
 
     def describe(self, task: Task, data: PictureDataModule) -> None:
-        """Say what the pictures are, and lay out the charts that belong together."""
+        """Write the data card of the pictures and the layout of the charts."""
         self.experiment.add_custom_scalars(layout(task))
         card = data.card()
         if card is not None:
@@ -53,7 +54,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
 
 def begin(trainer: L.Trainer, task: Task, data: PictureDataModule) -> None:
-    """Describe the run on its dashboard, if it has one."""
+    """Write the run's description to its TensorBoard loggers, if it has any."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             with only_reporting("the dashboard is not complete"):
@@ -61,7 +62,7 @@ def begin(trainer: L.Trainer, task: Task, data: PictureDataModule) -> None:
 
 
 def layout(task: Task) -> Layout:
-    """The charts of the tab Custom Scalars."""
+    """Return the charts of TensorBoard's tab Custom Scalars."""
     charts: Layout = {"Loss": {"training and held-out": ["Multiline", ["^train/loss$", "^val/loss$"]]}}
     if isinstance(task, Denoising):
         charts["Loss"]["gap: held-out against training pictures"] = ["Multiline", ["^gap/(train|val)_loss$"]]

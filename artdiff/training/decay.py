@@ -9,19 +9,19 @@ from artdiff.rules import share as check_share
 from artdiff.training.loop import progress, time_left
 
 LEAST = 1e-3
-"""The lowest factor: from zero the rate could not rise again if a run is carried on for longer."""
+"""The lowest factor. It is not 0, since the rate must be able to rise again if a run is resumed with a longer limit."""
 
 
 class Decay(L.Callback):
     """Multiplies the learning rate by a factor that falls linearly from 1 to 0 over the last part of the run.
 
-    The length of the run is that of `trainer.max_time`, `max_steps` or `max_epochs`, whichever ends first; a run
-    without any of them keeps its rate. In a run that is limited by time the rate follows the clock, so such a run is
-    not repeated or carried on bit for bit. Works beside schedulers that change the rate by factors, as StepLR does.
+    The length of the run is given by `trainer.max_time`, `max_steps` or `max_epochs`, whichever ends first. Without any
+    of them the rate does not change. In a run that is limited by time the rate follows the clock, so repeating or
+    resuming it is not bit-exact. Works with schedulers that multiply the rate by factors, as StepLR does.
 
     Args:
-        share: the part of the run's length in which the rate falls; 0 keeps it, and undoes the fall of a run that is
-            carried on.
+        share: the part of the run's length, in [0,1], in which the rate falls. 0 keeps the rate, and restores it in a
+            resumed run where it had fallen.
     """
 
     def __init__(self, *, share: float) -> None:
@@ -40,7 +40,7 @@ class Decay(L.Callback):
                 group["lr"] *= self.factor / before
 
     def _wanted(self, trainer: L.Trainer) -> float:
-        """The factor at this step, in [LEAST,1]."""
+        """Return the factor for this step, in [LEAST,1]."""
         done = progress(trainer)
         if trainer.world_size > 1 and time_left(trainer) < math.inf:
             done = trainer.strategy.broadcast(done)  # each rank has a clock of its own

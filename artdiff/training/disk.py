@@ -1,4 +1,4 @@
-"""How much a run will write, told and checked before it trains."""
+"""Estimate how much a run will write, and check the free space before it trains."""
 
 import logging
 import math
@@ -19,28 +19,28 @@ from artdiff.training.last_checkpoint import LastCheckpoint
 log = logging.getLogger(__name__)
 
 MOMENTS = 2
-"""Numbers that an optimizer keeps for each weight, at most: Adam's mean and square of its gradients."""
+"""Numbers that an optimizer stores for each weight, at most: Adam's averages of the gradient and of its square."""
 
 LINES = 3
-"""In a grid of a model that does not paint, at most."""
+"""Rows in a grid of a model that does not paint, at most."""
 
 EVENTS = 20_000_000
-"""Bytes of curves, lists and the log, about."""
+"""Approximate bytes of curves, lists and the log."""
 
 
 def check(trainer: L.Trainer, task: Task, data: PictureDataModule, folder: Path) -> None:
-    """Log how much the run will write to `folder`, and warn if all of it may not fit.
+    """Log how much the run will write to `folder`, and warn if not all of it may fit.
 
-    Raises `UserError` if there is no room for the checkpoints that it must have at the same time.
+    Raises `UserError` if there is no room for the checkpoints that must exist at the same time.
     """
     one = checkpoint_bytes(task)
-    there = sum(file.stat().st_size for file in Run(folder).last.parent.glob("*.ckpt"))  # of a run that is carried on
+    there = sum(file.stat().st_size for file in Run(folder).last.parent.glob("*.ckpt"))  # of a resumed run
     least, most = (count * one for count in checkpoints_kept(trainer, _epochs(trainer, data)))
     least = max(one, least - there)
     most += EVENTS + _grid_bytes(trainer, task, data)
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
-    in_all = "they are kept without a limit" if most == math.inf else f"the run at most {_size(most)}"
+    in_all = "their number is not limited" if most == math.inf else f"the run at most {_size(most)}"
     told = f"a checkpoint takes about {_size(one)}, {in_all}; {_size(free)} are free"
     if free < least:
         raise UserError(
@@ -55,15 +55,15 @@ def check(trainer: L.Trainer, task: Task, data: PictureDataModule, folder: Path)
 
 
 def checkpoint_bytes(task: Task) -> int:
-    """About the size of a checkpoint: all weights, and the optimizer's numbers of those that are trained."""
+    """Estimate the size of a checkpoint: all weights, and the optimizer state of those that are trained."""
     trained = sum(weight.nbytes for weight in task.network.parameters() if weight.requires_grad)
     return sum(value.nbytes for value in task.state_dict().values()) + MOMENTS * trained
 
 
 def checkpoints_kept(trainer: L.Trainer, epochs: float) -> tuple[int, float]:
-    """How many checkpoints of a run of so many epochs lie in its folder at the same time.
+    """Return how many checkpoints a run of so many epochs has at the same time: at least, and at most.
 
-    At least, one of them being written, and at most, which is infinite if each is kept of a run without a limit.
+    The least includes one that is being written. The most is infinite if a run without a limit keeps all.
     """
     least, most = 1, 1.0
     for callback in trainer.checkpoint_callbacks:
@@ -78,7 +78,7 @@ def checkpoints_kept(trainer: L.Trainer, epochs: float) -> tuple[int, float]:
 
 
 def _epochs(trainer: L.Trainer, data: PictureDataModule) -> float:
-    """How many epochs the run has at most."""
+    """Return how many epochs the run has at most; infinite without a limit."""
     in_epoch = math.ceil(data.batches_in_epoch / trainer.accumulate_grad_batches)
     by_epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
     by_steps = math.inf if trainer.max_steps < 0 else math.ceil(trainer.max_steps / in_epoch)
@@ -86,7 +86,7 @@ def _epochs(trainer: L.Trainer, data: PictureDataModule) -> float:
 
 
 def _grid_bytes(trainer: L.Trainer, task: Task, data: PictureDataModule) -> int:
-    """Of all grids of samples, as a PNG and in the event file, at three bytes a pixel."""
+    """Estimate the bytes of all sample grids, as PNG and in the event file, at three bytes a pixel."""
     lines = len(task.shown_labels()) if isinstance(task, Generation) else LINES
     grids = [callback for callback in trainer.callbacks if isinstance(callback, SampleGrids)]  # type: ignore[attr-defined]
     side = data.settings.image_size

@@ -13,13 +13,13 @@ from artdiff.training.painting_score import SCORE, PaintingScore
 
 
 class EarlyStopping(early_stopping.EarlyStopping):
-    """Lightning's, checked after each validation that does not fall between the batches of a step.
+    """Lightning's early stopping, checked after each validation, except between the batches of one optimizer step.
 
-    A run that is carried on counts on where it was saved. Its patience is that of the settings, so that a run which
-    stopped early can be carried on with more; Lightning would take the patience from the checkpoint.
+    A resumed run continues the count of its checkpoint. The patience is that of the settings, so that a run which
+    stopped early can be resumed with more; Lightning would take the patience of the checkpoint.
 
     Args:
-        monitor: what must fall (or, with `mode="max"`, rise), by its name on the board.
+        monitor: logged name of the value that must fall (or rise, with `mode="max"`).
         patience: the run stops after this many validations without improvement.
         settings: other arguments of Lightning's callback.
 
@@ -45,7 +45,7 @@ class EarlyStopping(early_stopping.EarlyStopping):
         if not step_ended(trainer, trainer.fit_loop.epoch_loop.batch_idx):
             return  # stopping here would lose the gradients accumulated so far
         if self.monitor == SCORE and any(isinstance(one, PaintingScore) and one.waits for one in callbacks(trainer)):
-            return  # what is known is the score of an earlier validation, if there was one
+            return  # the logged score, if any, is that of an earlier validation
         if not trainer.sanity_checking and self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith(("val/", "gap/"))))
             raise UserError(f"callbacks.early_stopping.monitor must be one of {known}, got {self.monitor}")

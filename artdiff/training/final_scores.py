@@ -1,4 +1,4 @@
-"""What a run reached, beside its hyper-parameters."""
+"""Log a run's final scores with its hyper-parameters."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from artdiff.files import printable
 
 KEPT = ("val/", "gap/")
-"""How the names of scores begin."""
+"""Prefixes of the names of scores."""
 
 
 class FinalScores(L.Callback):
     """Logs the hyper-parameters with the final scores, so that TensorBoard's HPARAMS compares runs.
 
-    `scores` is filled when the run ends: those of the last validation with a painter's gap (`Generation` explains it),
-    and the best checkpoint's as `best val/loss`.
+    `scores` is filled when the run ends: the scores of the last validation, with a painter's generalisation gap (see
+    `Generation`), and the best checkpoint's score as `best val/loss`.
     """
 
     def __init__(self, *, hyperparameters: dict[str, Any]) -> None:
@@ -44,12 +44,12 @@ class FinalScores(L.Callback):
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without Hydra's own keys (`_partial_`, `_convert_`, …), except `_target_`."""
+    """Return `settings` without Hydra's own keys (`_partial_`, `_convert_`, …), except `_target_`."""
     return {name: _shown(value) for name, value in settings.items() if name == "_target_" or not name.startswith("_")}
 
 
 def _shown(value: Any) -> Any:
-    """A setting with text that TensorBoard can write: names of files may hold bytes that are not UTF-8."""
+    """Make a setting's text writable for TensorBoard: names of files may contain bytes that are not UTF-8."""
     if isinstance(value, dict):
         return _compared(value)
     if isinstance(value, list):

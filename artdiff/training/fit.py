@@ -1,4 +1,4 @@
-"""One training run, from checked settings to the run's folder."""
+"""Train one stage of a run: from checked settings to the run's folder."""
 
 import logging
 from collections.abc import Sequence
@@ -43,19 +43,19 @@ def fit(
     init: Path | None = None,
     is_last: bool = True,
 ) -> Run:
-    """Train with `settings`, resuming from the checkpoint `ckpt` if it is given.
+    """Train a stage with `settings`, resuming from the checkpoint `ckpt` if it is given. Returns `run`.
 
     Args:
-        settings: of this stage.
-        run: of this stage.
-        ckpt: to carry on.
-        before: checkpoints of earlier stages, oldest first. The task takes their codec and refiners; of two, the later
-            checkpoint's.
-        init: a checkpoint whose weights the last stage begins with, and whose codec and refiners it is built on unless
-            there are some `before`.
-        is_last: whether this stage of the run is the last one; the report then proposes commands.
+        settings: those of this stage.
+        run: the folder of this stage.
+        ckpt: the checkpoint to resume from.
+        before: checkpoints of earlier stages, oldest first. The task takes their codec and refiners, each from the
+            latest checkpoint that has it.
+        init: a checkpoint. The last stage starts from its weights, and takes its codec and refiners if `before` is
+            empty.
+        is_last: whether this is the run's last stage; the report then proposes commands.
 
-    Raises `UserError`, and `Interrupted` if a signal ended the training, which is saved.
+    Raises `UserError`, and `Interrupted` if a signal ended the training; the training is saved before.
     """
     config = settings.config
     parts = build_on(config, before, init, trust_code=settings.trust_code, is_last=is_last, ckpt=ckpt)
@@ -71,7 +71,7 @@ def fit(
         begin_with(parts, task)
         if init is not None and is_last:
             take_weights(task, init, trust_code=settings.trust_code)
-            log.info("a new run on the weights of %s: steps, optimizer and schedules begin anew", init)
+            log.info("new run from the weights of %s: steps, optimizer and schedules start at zero", init)
     was_finished = bool(run.metadata.get("finished"))
     data.check_ranks(Ranks(trainer.global_rank, trainer.world_size))
     own = data.batch_size // trainer.world_size
@@ -84,7 +84,7 @@ def fit(
     open_loggers(trainer)
     dashboard.begin(trainer, task, data)
     if ckpt is not None:
-        log.info("carrying on from %s at step %s", ckpt, f"{start:,}")
+        log.info("resuming from %s at step %s", ckpt, f"{start:,}")
     try:
         try:
             with trainers.leaving_no_group(trainer):
@@ -92,7 +92,7 @@ def fit(
                 if trainer.global_step == start and _stopped_by(trainer) is None:
                     _is_at_its_end(run, ckpt, config, trainer, final, is_last=is_last, was_finished=was_finished)
         except SystemExit as end:  # Lightning's answer to an interruption
-            if _stopped_by(trainer) is None:  # it came before anything could be saved
+            if _stopped_by(trainer) is None:  # interrupted before our handler was installed: nothing is saved
                 raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
     finally:
         if trainer.global_step > start and trainer.is_global_zero:
@@ -108,7 +108,7 @@ def fit(
 def _note_end(
     run: Run, trainer: L.Trainer, config: dict[str, Any], final: FinalScores, *, carried_on: bool, is_last: bool
 ) -> None:
-    """Note and report what the run has reached; if it was carried on, the scores of before count until it validates."""
+    """Store and report the run's step and scores. A resumed run keeps its earlier scores until it validates."""
     scores = (run.metadata.get("scores", {}) if carried_on else {}) | final.scores
     with only_reporting(f"{runs.METADATA} is not complete"):
         run.note(steps=trainer.global_step, finished=trainer.state.finished, scores=scores)
@@ -117,7 +117,7 @@ def _note_end(
 
 
 def _stopped_by(trainer: L.Trainer) -> int | None:
-    """The signal that asked this training to stop, even if only while its last step was validated."""
+    """Return the signal that stopped this training, also one during the last validation; None if there was none."""
     saving = [one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)]
     return next((one.stopped_by for one in saving if one.stopped_by is not None), None)
 
@@ -132,10 +132,9 @@ def _is_at_its_end(
     is_last: bool,
     was_finished: bool,
 ) -> None:
-    """The run was carried on from its last step. If it was killed before it could note so, it is validated and finished
-    now.
+    """Handle a run that was resumed at its last step: if it was killed before its end, validate and finish it now.
 
-    Raises `UserError` if it has been finished before, or is that of another folder.
+    Raises `UserError` if the run was finished already, or if the checkpoint is another run's.
     """
     is_own = ckpt is not None and ckpt.resolve().parent == run.last.resolve().parent
     step, was_finished = trainer.global_step, trainer.strategy.broadcast(was_finished)
@@ -155,7 +154,7 @@ def _is_at_its_end(
 
 
 def _validate(trainer: L.Trainer, final: FinalScores) -> None:
-    """Validate the last step, whose validation was cut off, and save it as training does after a validation."""
+    """Validate after the last step, whose validation was interrupted, and save as training does after a validation."""
     task: L.LightningModule = trainer.lightning_module
     data: PictureDataModule = trainer.datamodule  # type: ignore[attr-defined]
     if trainer.enable_validation:
@@ -167,7 +166,9 @@ def _validate(trainer: L.Trainer, final: FinalScores) -> None:
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[PictureDataModule, Task]:
-    """The data, set up, and the task for its classes. Mistakes in the task are reported before the folder is read."""
+    """Build the data module, set it up, and build the task for its classes. The task is checked before the folder is
+    read, so that mistakes are reported early.
+    """
     if earlier is not None:  # the classes are known once the folder is read
         earlier.check_fits({name: value for name, value in config["task"].items() if name not in FROM_DATA})
     with torch.device("meta"):
@@ -190,7 +191,7 @@ def _describe(
     ckpt: Path | None,
     is_last: bool,
 ) -> None:
-    """Write the settings and facts of the run into its folder, and log them."""
+    """Write the run's settings, file lists and metadata into its folder, and log the facts."""
     make_folder(run.folder, name="run_dir")
     remove_unfinished(run.folder / runs.CHECKPOINTS)
     write(run.folder / runs.CONFIG, OmegaConf.to_yaml(config))

@@ -1,4 +1,4 @@
-"""Lightning's strategy for weights that are shared out, with the checkpoints of a training on one device."""
+"""Lightning's strategy for sharded weights (FSDP2), with the checkpoint format of a training on one device."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from artdiff.sharding import shared_like, whole
 
 
 class FullySharded(ModelParallelStrategy):
-    """The strategy of `trainer=fsdp` (`Task.configure_model` shares out the network).
+    """The strategy of `trainer=fsdp`; `Task.configure_model` shards the network.
 
-    Lightning's own numbers an optimizer's weights by their place in the model, so that it could not carry on a run of
-    one device whose optimizer has several groups, nor the other way round.
+    Lightning's own strategy numbers an optimizer's weights by their position in the model. If the optimizer has several
+    groups, it then cannot resume a run of one device, nor one device a run of it.
 
     Args:
-        devices: on all machines.
+        devices: the number of devices on all machines.
     """
 
     def __init__(self, devices: int) -> None:
@@ -27,14 +27,14 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        return False  # as on one device: what begins with a training is restored by then
+        return False  # as on one device: restored before hooks that run at the start of training
 
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """All weights, whole. All ranks must call it."""
+        """Return all weights, whole. All ranks must call it."""
         assert self.lightning_module is not None
         return {name: whole(value) for name, value in self.lightning_module.state_dict().items()}
 
@@ -48,7 +48,7 @@ class FullySharded(ModelParallelStrategy):
         self.lightning_module.load_state_dict(shared, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What the optimizer keeps, whole. All ranks must call it."""
+        """Return the optimizer state, whole. All ranks must call it."""
         state = optimizer.state_dict()
         return state | {"state": {number: _each(_unshared, kept) for number, kept in state["state"].items()}}
 
@@ -62,7 +62,7 @@ class FullySharded(ModelParallelStrategy):
 
 
 def _unshared(value: Tensor) -> Tensor:
-    """A tensor, whole and laid out in memory as weights are on one device, which fused optimizers take for granted."""
+    """Return the whole tensor in the memory format that weights have on one device: fused optimizers require it."""
     found = whole(value)
     return found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found
 
@@ -72,5 +72,5 @@ def _each(change: Any, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
-    """What an optimizer keeps for a weight: what has its shape is shared out as the weight is."""
+    """Shard an optimizer's state of a weight: tensors with the weight's shape are sharded like the weight."""
     return _each(lambda value: shared_like(value, weight) if value.shape == weight.shape else value, kept)

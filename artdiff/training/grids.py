@@ -1,4 +1,4 @@
-"""Grids of samples while training, and how far the colours of painted pictures drift."""
+"""Sample grids during training, and the drift of the colours of painted pictures."""
 
 import math
 from pathlib import Path
@@ -21,24 +21,24 @@ from artdiff.training.loop import step_ended, time_left
 from artdiff.training.reporting import only_reporting
 
 HELD_OUT = "held-out pictures"
-"""What shows through in a grid of a model that does not paint anew: its first line, and what is made of it."""
+"""The source named in the metadata of a grid whose model does not paint new pictures: its rows start from these."""
 
 
 class SampleGrids(L.Callback):
     """Saves a grid of samples at intervals, always from the same pictures or noise, as PNG and in TensorBoard.
 
-    For a painter it also logs the drift of the colours, per channel, over the grid's pictures: `drift/mean_…` is their
-    mean minus that of training pictures of the same classes, in [0,1]; `drift/spread_…` is the spread within a picture
-    as a multiple of theirs.
+    For a painter it also logs the drift of the colours, per channel, over the grid's pictures. `drift/mean_…` is their
+    mean minus that of training pictures of the same classes, where pixels are in [0,1]. `drift/spread_…` is the
+    standard deviation within a picture, divided by that of the training pictures.
 
     Args:
-        folder: where the PNG files go.
-        every_n_steps: optimizer steps between two grids. A run longer than `max_grids` of these intervals stretches
-            them, so that neither the folder nor the event file grows without bound.
+        folder: the folder for the PNG files.
+        every_n_steps: optimizer steps between two grids. The interval grows if the run would otherwise have more than
+            `max_grids`, so that neither the folder nor the event file grows without bound.
         pictures: pictures in a row, at most.
-        max_side: side of one picture in the grid in pixels, at most.
-        max_grids: grids in one run. If its steps are not known, as where time ends it, the interval doubles after so
-            many.
+        max_side: width and height of one picture in the grid in pixels, at most.
+        max_grids: grids in one run. If the number of steps is unknown, as in a run limited by time, the interval
+            doubles after so many grids.
     """
 
     def __init__(self, *, folder: str, every_n_steps: int, pictures: int, max_side: int, max_grids: int) -> None:
@@ -62,7 +62,7 @@ class SampleGrids(L.Callback):
             with only_reporting("the drift of colours is not measured"):
                 self.colours = data.colours(pl_module.shown_labels())
         steps = trainer.estimated_stepping_batches
-        if steps != math.inf and time_left(trainer) == math.inf:  # else time may end it long before its last step
+        if steps != math.inf and time_left(trainer) == math.inf:  # else time may end the run long before its last step
             self.every_n_steps = max(self.every_n_steps, math.ceil(steps / self.max_grids))
 
     def on_train_batch_end(
@@ -89,7 +89,7 @@ class SampleGrids(L.Callback):
                 self._keep(trainer, task, lines, step)
 
     def _lines(self, trainer: L.Trainer, task: Task, preview: Tensor) -> list[Tensor]:
-        """The lines of the grid, each (B,3,H,W)."""
+        """Return the rows of the grid, each (B,3,H,W)."""
         was_training = task.training
         task.eval()
         try:
@@ -100,7 +100,7 @@ class SampleGrids(L.Callback):
 
     def _keep(self, trainer: L.Trainer, task: Task, lines: list[Tensor], step: int) -> None:
         grid = images.grid(lines, max_side=self.max_side)
-        with only_reporting("a grid of samples is not kept"):
+        with only_reporting("a grid of samples is not saved"):
             self.folder.mkdir(parents=True, exist_ok=True)
             said = Origin({"step": step}, None if isinstance(task, Generation) else HELD_OUT)
             origin.save(images.to_pillow(grid), self.folder / f"step_{step:07d}.png", said)
@@ -113,7 +113,7 @@ class SampleGrids(L.Callback):
 
 
 def drift(painted: images.Colours, real: images.Colours) -> dict[str, float]:
-    """The difference of the means and the ratio of the spreads, for each channel."""
+    """Return, for each channel, the difference of the means and the ratio of the standard deviations."""
     return {
         name: float(value)
         for index, channel in enumerate(("red", "green", "blue"))

@@ -25,24 +25,25 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `path` after each epoch, in long ones also by time, and when the run ends; a run resumed from it continues
-    exactly.
+    """Saves the checkpoint `path` after each epoch, in long epochs also by time, and when the run ends. Resuming from
+    it is exact.
 
-    A run ends at its last step or minute, and is then validated, or at a signal of `STOPPING`: after the first one the
-    current step is finished and saved, a second one stops at once. A run never ends between the batches of one step.
+    A run ends at its last step or minute, and is then validated; or at a signal of `STOPPING`. After the first signal
+    the current step is finished and saved, a second one stops at once. A run never ends between the batches of one
+    step.
 
-    Saved after a batch, because what Lightning saves at the end of an epoch does not resume in the middle of one; and
-    after a validation, when the best score is known. An epoch that ends within `pause` seconds of the last save is not
-    saved. In the configuration this must follow the checkpoint that keeps the best.
+    It saves after a batch, because a checkpoint that Lightning saves at the end of an epoch cannot resume within one;
+    and after a validation, when the best score is known. An epoch that ends within `pause` seconds of the last save is
+    not saved. In the configuration this callback must follow the one that saves the best checkpoint.
 
     Args:
-        path: of the checkpoint.
-        pause: seconds.
-        every_minutes: saves also within an epoch, when the last save or the start is so long ago; None does not.
-        keep: checkpoints; those saved before lie beside `path`, as `runs.before` calls them.
+        path: the file of the checkpoint.
+        pause: seconds without a save at the end of an epoch, after the last save.
+        every_minutes: also save within an epoch, this long after the last save or the start; None does not.
+        keep: number of checkpoints to keep. Those saved before lie beside `path`; `runs.before` gives their names.
 
     Attributes:
-        stopped_by: the signal that has stopped the run, on any rank; None before.
+        stopped_by: the signal that stopped the run, on any rank; None if there was none.
     """
 
     def __init__(self, *, path: str, pause: float, every_minutes: float | None = None, keep: int = 1) -> None:
@@ -63,7 +64,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
-        if threading.current_thread() is threading.main_thread():  # signals can be handled nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             self.handlers = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def on_train_batch_end(
@@ -98,7 +99,7 @@ class LastCheckpoint(Checkpoint):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
-            # Lightning has put back some already; its own, put back here, would keep the trainer
+            # Lightning has restored some already. Restoring one of its own here would keep the trainer in memory
             if signal.getsignal(number) == self._stop:
                 signal.signal(number, handler)
         self.handlers = {}
@@ -109,9 +110,10 @@ class LastCheckpoint(Checkpoint):
         return self.must_stop or last_epoch or last_step or time_left(trainer) <= 0
 
     def _agree(self, trainer: L.Trainer) -> tuple[bool, bool]:
-        """Whether the run ends and whether to save now, as all ranks see it; also sets `stopped_by`.
+        """Return whether the run ends and whether to save now, the same on all ranks; also sets `stopped_by`.
 
-        Between logging steps they only ask each other if all know that the run ends: asking waits for the device.
+        Ranks communicate only at logging steps, and at steps where all know that the run or the epoch ends, because
+        communication synchronises the device.
         """
         ends, is_due = self._ends(trainer), self._is_due(trainer)
         known = self.must_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
@@ -123,7 +125,7 @@ class LastCheckpoint(Checkpoint):
         return bool(all_ends), bool(all_due)
 
     def _largest(self, trainer: L.Trainer, *values: int) -> list[int]:
-        """The largest of these values on any rank, each by itself."""
+        """Return the maximum of each value over all ranks."""
         if trainer.world_size == 1:
             return [*values]
         found = torch.tensor(values, device=trainer.strategy.root_device)
@@ -139,4 +141,4 @@ class LastCheckpoint(Checkpoint):
             self.stopped_by = number
             raise Interrupted(number)
         self.signalled = number
-        log.warning("stopping after this step and saving; once more to stop at once")
+        log.warning("saving and stopping after this step; a second signal (Ctrl-C) stops at once")

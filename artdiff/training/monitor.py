@@ -1,4 +1,4 @@
-"""How training runs: learning rate, size of the gradients, speed and memory."""
+"""Log how training runs: learning rate, gradient norm, speed and memory."""
 
 import os
 import resource
@@ -14,22 +14,22 @@ from artdiff.tasks.base import Task
 from artdiff.training.loop import is_logging_step, pictures_in
 
 SCALARS = ("train/lr", "train/grad_norm", "train/images_per_second")
-"""What is logged beside the losses and the memory."""
+"""Values logged besides losses and memory."""
 
 GIB = 2**30
 
 
 class Monitor(L.Callback):
-    """Logs at logging steps, and reads nothing from the device in between.
+    """Logs these values at logging steps. Between them it reads nothing from the device, which would synchronise it.
 
     - `train/lr`: the learning rate of this step.
     - `train/grad_norm`: the norm of all gradients together, before clipping.
-    - `train/images_per_second`: of all devices since the last logging step, validation and saving included.
-    - `memory/…` in GiB: `resident` for the process; on a GPU also `allocated` and `reserved`, which PyTorch counts.
+    - `train/images_per_second`: over all devices since the last logging step, including validation and saving.
+    - `memory/…` in GiB: `resident` of the process; on a GPU also PyTorch's `allocated` and `reserved`.
 
     Args:
-        most_logged: logging steps in a run. After so many, only every second one is logged from then on, after twice as
-            many steps only every fourth, and so on: the event files of a run of any length stay small.
+        most_logged: after so many logging steps, the interval between them doubles; it doubles again each time the run
+            is twice as long. So event files stay small in a run of any length.
     """
 
     def __init__(self, *, most_logged: int) -> None:
@@ -42,7 +42,7 @@ class Monitor(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # the scheduler has changed it when the batch ends
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # at the end of the batch, the scheduler has changed it
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,7 +61,7 @@ class Monitor(L.Callback):
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """Memory that training takes now, in GiB."""
+    """Return the memory that training uses now, in GiB."""
     found = {"memory/resident": resident() / GIB}
     if device.type == "cuda":
         found["memory/allocated"] = torch.cuda.memory_allocated(device) / GIB
@@ -70,7 +70,7 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes; on macOS its peak, as the system tells no more without help."""
+    """Return the resident memory of this process in bytes; on macOS its peak, since only that is easily available."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """Muon: orthogonal steps for matrices, Adam for everything else (Jordan et al., 2024; arXiv:2502.16982).
 
-A step of Adam changes a matrix mostly in the few directions in which its gradients are large. Muon gives every
-direction the same share: its step is the nearest orthogonal matrix to the averaged gradient.
+A step of Adam changes a matrix mostly in the few directions in which its gradients are large. A step of Muon is equally
+large in all directions: it is the orthogonal matrix nearest to the moving average of the gradient.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +14,11 @@ from torch.optim import Adam, Optimizer
 from artdiff.sharding import shared_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial a·s + b·s³ + c·s⁵, which takes singular values s in (0,1] to about 1 when it is repeated."""
+"""Coefficients of the polynomial a·s + b·s³ + c·s⁵. Applied repeatedly, it maps singular values s in (0,1] to about 1.
+"""
 
 REPEATS = 5
-"""Of the polynomial."""
+"""How often the polynomial is applied."""
 
 LIKE_ADAM = 0.2
 """Typical size of a weight's step in Adam, as a share of the learning rate (arXiv:2502.16982, eq. 4)."""
@@ -31,9 +32,9 @@ class Muon(Adam):
     Args:
         params: names and weights, from `Module.named_parameters()`.
         lr: the learning rate.
-        betas, fused: of Adam.
-        momentum: share of the old in the moving average of the gradients, which looks one step ahead (Nesterov).
-        exclude: matrices that Adam trains: those with one of these words in their names. The first and last layer and
+        betas, fused: Adam's arguments.
+        momentum: decay of the moving average of the gradients (with Nesterov's look-ahead), in [0,1].
+        exclude: matrices with one of these words in their names are trained by Adam. The first and last layer and
             embeddings do not gain from Muon.
     """
 
@@ -60,7 +61,7 @@ class Muon(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Train the matrices, then let Adam train the rest: it skips weights that have no gradient."""
+        """Update the matrices, then let Adam update the rest: it skips weights without a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -73,11 +74,11 @@ class Muon(Adam):
         return loss
 
     def _step_matrix(self, weight: Tensor, *, lr: float, momentum: float) -> None:
-        """Change a weight by its gradient, if it has one, and take the gradient away."""
+        """Update a weight by its gradient, if it has one. Sets the gradient to None, so that Adam skips the weight."""
         gradient, weight.grad = weight.grad, None
         if gradient is None:
             return
-        failed: Tensor | None = getattr(self, "found_inf", None)  # set if a gradient is not finite: skip this step
+        failed: Tensor | None = getattr(self, "found_inf", None)  # > 0 if a gradient is not finite: skip the step
         if failed is not None:
             gradient = torch.where(failed > 0, 0.0, gradient)
         state = self.state[weight]
@@ -94,16 +95,16 @@ class Muon(Adam):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows, or columns if there are fewer: float32 (M,N) → bfloat16 (M,N).
+    """Return the nearest matrix with orthonormal rows, or columns if there are fewer: float32 (M,N) → bfloat16 (M,N).
 
-    By repeating a polynomial (Newton–Schulz), which leaves singular values between 0.7 and 1.2, the smallest lower.
-    All factors are polynomials of one small square, so only the first and the last product are of the matrix itself.
+    A repeated polynomial (Newton–Schulz) leaves singular values between 0.7 and 1.2, the smallest ones lower. All
+    factors are polynomials of one small square matrix, so only the first and last product involve the matrix itself.
     """
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if is_tall else matrix
     x = x / x.norm().clamp(min=1e-20)  # singular values of at most 1
-    square, product = x @ x.mT, None  # in float32: squares of singular values need its digits
+    square, product = x @ x.mT, None  # float32: squares of singular values need its precision
     for repeat in range(REPEATS):
         factor = torch.addmm(square, square, square, beta=b, alpha=c)
         factor.diagonal().add_(a)

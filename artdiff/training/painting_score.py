@@ -1,4 +1,4 @@
-"""How near a painter comes to the held-out pictures, while it trains."""
+"""Score a painter while it trains: the distance of its pictures to the held-out pictures."""
 
 import logging
 import time
@@ -24,22 +24,22 @@ from artdiff.tasks import Generation
 log = logging.getLogger(__name__)
 
 SCORE = "val/frechet"
-"""What is logged, by its name on the board."""
+"""The name under which the score is logged."""
 
 NETWORK = "random_vgg16"
 """The feature network, which needs no download."""
 
 
 class PaintingScore(L.Callback):
-    """Logs `val/frechet`, the Fréchet distance of what the averaged weights paint to the held-out pictures.
+    """Logs `val/frechet`, the Fréchet distance between pictures painted with the EMA weights and held-out pictures.
 
-    Pictures are painted without guidance, of each label its share of the training pictures, always from the same seeds.
-    On several ranks the first one paints, and the others wait.
+    Pictures are painted without guidance, always from the same seeds, with labels in the proportions of the training
+    pictures. With several ranks the first one paints, and the others wait.
 
     Args:
-        every_n_validations: 0 is never.
-        n: pictures to paint. A distance depends on their number: compare equal ones.
-        steps: from noise to picture.
+        every_n_validations: score every n-th validation; 0 never scores.
+        n: pictures to paint. The distance depends on it: compare only equal `n`.
+        steps: sampling steps.
         most_held_out: held-out pictures to compare with, at most.
 
     Attributes:
@@ -70,7 +70,7 @@ class PaintingScore(L.Callback):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: L.Trainer, task: Generation) -> None:
-        """Score on the first rank. Where that fails, all ranks raise: the others would wait for ever."""
+        """Score on the first rank. If that fails, all ranks raise, since the others would wait for ever."""
         found: float | None = None
         error: Exception | None = None
         try:
@@ -95,16 +95,16 @@ class PaintingScore(L.Callback):
         return found
 
     def _held_out(self, data: PictureDataModule, device: torch.device) -> tuple[FeatureNetwork, Tensor]:
-        """The feature network, and what it sees in the held-out pictures, float32 (N,D)."""
+        """Return the feature network, and its features of the held-out pictures, float32 (N,D)."""
         if self.held_out is None:
-            with torch.random.fork_rng(devices=[]):  # building a network draws weights
+            with torch.random.fork_rng(devices=[]):  # building a network draws random weights
                 network = features.load(NETWORK, None, device)
             real = samples.real(samples.HELD_OUT, data.val_set, "", data.settings.image_size, most=self.most_held_out)
             self.held_out = network, network.seen(real.parts(), device)
         return self.held_out
 
     def _painted(self, data: PictureDataModule, task: Generation) -> Tensor:
-        """uint8 (N,3,H,W)."""
+        """Paint the pictures to score: uint8 (N,3,H,W)."""
         painter = Painter(task, Transform(data.settings.image_size, "crop", (0, 0, 0)), Path("not saved"))
         how = PaintSettings.with_defaults(**self.how | painter.made_for)
         rows = samples.rows(painter, samples.shares(data.train_set.labels, self.n), how)

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, lines in the log elsewhere."""
+"""Progress of a training: a bar on a terminal, otherwise lines in the log."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, which reads the loss only when it is drawn; `prog_bar=True` would wait for it at every step."""
+    """Lightning's bar, but it reads the loss only when it is drawn; `prog_bar=True` would wait for it at every step."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = ("train/loss", "val/loss", "val/psnr", "val/ssim")
@@ -66,7 +66,7 @@ class PlainProgress(L.Callback):
         )
 
     def _left(self, trainer: L.Trainer) -> float:
-        """Seconds until the run ends by its steps or by its time; infinite if neither is known."""
+        """Return the seconds until the run ends by its steps or its time; infinite if neither is known."""
         done = trainer.global_step - self.first_step
         steps = trainer.estimated_stepping_batches - trainer.global_step
         by_steps = (self.said - self.started) / done * steps if done else math.inf

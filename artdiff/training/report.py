@@ -1,4 +1,4 @@
-"""What a training logs at its end: scores, where the results are, and which commands come next."""
+"""The report at the end of a training: scores, where the results are, and the next commands."""
 
 import logging
 import math
@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 PATIENCE = "callbacks.early_stopping.patience"
 
 FEW_STEPS = 150
-"""Below which a painter paints little more than noise. That of `make demo`, the shortest training, takes 285."""
+"""With fewer steps a painter paints little more than noise. The shortest training, that of `make demo`, takes 285."""
 
 LARGE_GAP = 0.2
-"""A relative gap that is a lot, unless so few pictures may show it by chance. On 28 pictures of the sample art at 16 px
-the loss on held-out pictures stopped falling when the gap grew from 16 to 28 %.
+"""A relative gap above this is large, unless few pictures were compared and chance may explain it. On 28 pictures of
+the sample art at 16 px the loss on held-out pictures stopped falling when the gap grew from 16 to 28 %.
 """
 
 SCATTER = 0.65
-"""Standard deviation of the losses of single pictures over their mean, measured on the sample art at 16 px. Comparing
-pictures of the same label at the same times takes out a part of it.
+"""Relative standard deviation of the loss of single pictures, measured on the sample art at 16 px. Comparing pictures
+with the same labels and times removes a part of it.
 """
 
 
 def limit(config: dict[str, Any]) -> str:
-    """The setting that limits this run, besides its time."""
+    """Return the name of the setting that limits this run, besides its time."""
     return "trainer.max_steps" if config["trainer"]["max_steps"] >= 0 else "trainer.max_epochs"
 
 
 def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict[str, float], *, is_last: bool) -> None:
-    """Log the scores and what they mean, where the results are, and, after the last stage of a run, commands to paint,
-    to look at the curves and to resume. A run that was interrupted is resumed with the words that were typed.
+    """Log the scores and what they mean, and where the results are; after the last stage of a run also commands to
+    paint, to view the curves and to resume. An interrupted run is resumed with the overrides of its command line.
     """
     end = "done" if trainer.state.finished else "interrupted"
     reached = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if "val/" in name)
@@ -55,34 +55,34 @@ def finished(trainer: L.Trainer, config: dict[str, Any], run: Path, scores: dict
     for line in told:
         log.info("%s", line)
     paints = "classes" in config["task"]  # else it reconstructs
-    shown, words = ("one line per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
+    shown, words = ("one row per class", "n=8") if paints else ("input over output", "muse=FILE_OR_FOLDER")
     if isinstance(trainer.lightning_module, Refinement):
-        shown = "pictures, drafts, what is made of these"
+        shown = "pictures, drafts, refined drafts"
     log.info("pictures (%s): %s", shown, run / runs.SAMPLES)
     log.info("checkpoints: %s", run / runs.CHECKPOINTS)
     words_again = _longer(trainer, config, early) if trainer.state.finished else _typed_words()
     if not is_last:
         if words_again and not trainer.state.finished:
-            log.info("the next stages are left out; this carries on:")
+            log.info("the next stages were not trained; this resumes the run:")
             log.info("  %s", typed("artdiff.train", *words_again, f"ckpt={run.parent}"))
         return
     log.info("next:")
-    if not isinstance(trainer.lightning_module, Refinement):  # alone it does not paint
+    if not isinstance(trainer.lightning_module, Refinement):  # it does not paint by itself
         log.info("  %s", typed("artdiff.generate", f"ckpt={run}", words, "out=DIR"))
     log.info("  %s", typed("tensorboard.main", f"--logdir={run.parent}"))
     if words_again:
-        log.info("  %s  # carries on", typed("artdiff.train", *words_again, f"ckpt={run}"))
+        log.info("  %s  # resumes", typed("artdiff.train", *words_again, f"ckpt={run}"))
 
 
 def _typed_words(*changed: str) -> list[str]:
-    """What was typed to train, without where to and what from, and without settings whose words begin with `changed`;
-    empty if it was begun in Python.
+    """Return the overrides of the command line, without `ckpt=`, Hydra's own, and those that begin with one of
+    `changed`; empty for a training started in Python.
     """
     return [word for word in given() if not word.startswith(("ckpt=", "hydra.", *changed))]
 
 
 def _longer(trainer: L.Trainer, config: dict[str, Any], early: Sequence[EarlyStopping]) -> list[str]:
-    """What to type to go on with a run that has reached its end."""
+    """Return overrides that resume a finished run with a longer limit."""
     ends = limit(config)
     most = config["trainer"][ends.partition(".")[2]]
     now = trainer.global_step if ends == "trainer.max_steps" else trainer.current_epoch
@@ -93,7 +93,7 @@ def _longer(trainer: L.Trainer, config: dict[str, Any], early: Sequence[EarlySto
 
 
 def _best(trainer: L.Trainer) -> Iterator[str]:
-    """Which step the best checkpoint is of."""
+    """Yield a line with the step of the best checkpoint."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/loss":
             path = Path(callback.best_model_path)
@@ -104,22 +104,22 @@ def _best(trainer: L.Trainer) -> Iterator[str]:
 
 
 def _few(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[str]:
-    """What to expect of a painter that has hardly been trained, and began with nothing."""
+    """Yield a warning if a painter that did not start from a run's weights took very few steps."""
     paints = isinstance(trainer.lightning_module, Generation)
     if paints and config.get("init") is None and trainer.global_step < FEW_STEPS:
         yield (
             f"only {trainer.global_step:,} steps: it will paint little more than noise; give it more time "
-            f"(trainer.max_time), or a machine that does nothing else meanwhile"
+            f"(trainer.max_time), or use a machine without other load"
         )
 
 
 def _gauge(trainer: L.Trainer, scores: dict[str, float]) -> Iterator[str]:
-    """How far a painter memorises, and what to do if it is far."""
+    """Yield a line on how much a painter memorises, and advice if it is much."""
     task = trainer.lightning_module
     if not isinstance(task, Generation) or "gap/relative" not in scores:
         return
     gap, count = scores["gap/relative"], task.compared_pictures
-    if not count:  # carried on and interrupted before it validated: the gap is that of before
+    if not count:  # resumed and interrupted before a validation: the gap is an old one
         return
     yield (
         f"memorisation gauge: loss on held-out pictures is {abs(gap):.0%} {'above' if gap >= 0 else 'below'} that on "
@@ -128,5 +128,5 @@ def _gauge(trainer: L.Trainer, scores: dict[str, float]) -> Iterator[str]:
     if gap > max(LARGE_GAP, 2 * SCATTER * math.sqrt(2 / count)):
         yield (
             "that is a lot, and painted pictures may copy training pictures: stop earlier (callbacks=early_stopping), "
-            "train on more pictures, or with more dropout (network.dropout)"
+            "train on more pictures, or use more dropout (network.dropout)"
         )

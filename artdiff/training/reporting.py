@@ -1,4 +1,4 @@
-"""Nothing that only reports may fail a run: what goes wrong there becomes a warning."""
+"""Turn errors in reporting (loggers, grids, reports) into warnings, so that they do not end a run."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import Logger
 log = logging.getLogger(__name__)
 
 CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
-"""What Lightning asks of a logger."""
+"""Methods that Lightning calls on a logger."""
 
 
 @contextmanager
 def only_reporting(what: str) -> Iterator[None]:
-    """Warn of any error inside, in one line that begins with `what`, instead of raising it."""
+    """Log any error inside as a warning, in one line that begins with `what`, instead of raising it."""
     try:
         yield
     except Exception as error:  # whatever a user's logger raises
@@ -25,7 +25,7 @@ def only_reporting(what: str) -> Iterator[None]:
 
 
 def tolerant(logger: Logger) -> Logger:
-    """`logger`, changed so that its errors are warned of once and otherwise ignored."""
+    """Change `logger` so that its first error becomes a warning and later ones are ignored. Returns `logger`."""
     said: list[str] = []
 
     def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,11 +47,11 @@ def tolerant(logger: Logger) -> Logger:
 
 
 def open_loggers(trainer: L.Trainer) -> None:
-    """Let the loggers open their files; leave out those that cannot."""
+    """Let the loggers open their files; remove those that cannot, with a warning."""
     opened = []
     for logger in trainer.loggers:
         with only_reporting(f"{type(logger).__name__} cannot be opened"):
-            getattr(logger, "experiment", None)  # opened when it is first looked at
+            getattr(logger, "experiment", None)  # the first access opens it
             opened.append(logger)
     trainer.loggers = opened
 

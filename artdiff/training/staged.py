@@ -1,4 +1,4 @@
-"""A training run, stage after stage: each has its checkpoint, and the last stage's alone is enough to paint."""
+"""Train a run stage by stage. Each stage has its checkpoint; that of the last stage alone is enough to paint."""
 
 import gc
 import logging
@@ -27,25 +27,25 @@ log = logging.getLogger(__name__)
 
 
 def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path | None, init: Path | None) -> Run:
-    """Train `stages` in turn in the folder `run`.
+    """Train `stages` in turn in the folder of `run`. Returns `run`.
 
     Args:
-        stages: what to train.
-        run: where.
-        ckpt: the folder of a run to carry on, or a checkpoint of the last stage.
-        codec: a checkpoint whose codec the first stage begins with.
-        init: a checkpoint whose weights the last stage begins with.
+        stages: the stages to train.
+        run: the run to write to.
+        ckpt: the folder of a run to resume, or a checkpoint of its last stage.
+        codec: a checkpoint whose codec the run uses.
+        init: a checkpoint from whose weights the last stage starts.
 
-    Stages that were finished in the run to carry on are not repeated. Raises `UserError`, for a mistake in any stage
-    before the first one is trained.
+    Stages that were finished in the resumed run are not repeated. Raises `UserError`: mistakes in any stage are
+    reported before the first one is trained.
     """
     last, stopped = stages[-1], None
-    further = init if last.settings.finetune_codec else None  # whose codec and refiners are trained further
+    further = init if last.settings.finetune_codec else None  # its codec and refiners are trained further
     built_on = [codec] if codec is not None else [further] if further is not None else []
     if ckpt is not None and ckpt.is_dir():
         found = runs.newest(ckpt)
         ckpt, stopped = (found, None) if found is not None else (None, Run(ckpt))
-    if ckpt is not None:  # of the last stage: it holds what the others trained
+    if ckpt is not None:  # of the last stage: it also holds the networks of the earlier ones
         return fit(last.settings, run, ckpt, before=built_on, init=init)
     _check(stages, codec=codec, init=init)
     for number, stage in enumerate(stages, start=1):
@@ -60,7 +60,7 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
             checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name not in FROM_DATA})
             if rank() == 0:
                 _take_over(earlier, here)
-            built_on.append(begun)  # whole for all processes, while the first one copies it
+            built_on.append(begun)  # not the copy, which rank 0 may still be writing
         else:
             if len(stages) > 1:
                 log.info("stage %s of %s: %s%s", number, len(stages), stage.name, _time(stage))
@@ -71,7 +71,7 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
 
 
 def _check(stages: Sequence[Stage], *, codec: Path | None, init: Path | None) -> None:
-    """Raise `UserError` for a mistake in any stage, of a run that is built on other ones."""
+    """Raise `UserError` for a mistake in any stage, also one that only the codec or weights of another run reveal."""
     last, given, known = stages[-1].settings, init if codec is None else codec, dict[str, Trained]()
     if given is not None:
         name = "init" if codec is None else "codec"
@@ -94,7 +94,7 @@ def _check(stages: Sequence[Stage], *, codec: Path | None, init: Path | None) ->
 
 
 def _check_sides(stage: Stage, task: Task) -> None:
-    """Raise `UserError` unless network and codec of a stage take its pictures, and its crops of them."""
+    """Raise `UserError` unless network and codec of a stage accept the size of its pictures and crops."""
     data, within = stage.settings.data, f"stages.{stage.name}." if stage.name else ""
     codec, network = getattr(task, "codec", task.network), task.network
     factor, multiple = getattr(codec, "factor", 1), getattr(network, "multiple", 1)
@@ -120,7 +120,7 @@ def _time(stage: Stage) -> str:
 
 
 def _take_over(earlier: Run, here: Run) -> None:
-    """Copy what a finished stage leaves, so that this run can be carried on without the other one."""
+    """Copy the files of a finished stage, so that this run can be resumed without the earlier one."""
     if earlier.folder.resolve() == here.folder.resolve():
         return
     for name in (runs.LAST, runs.METADATA, runs.CONFIG):
@@ -131,7 +131,7 @@ def _take_over(earlier: Run, here: Run) -> None:
 
 
 def _give_back_memory() -> None:
-    """Give a GPU's memory back before the next stage looks at how much is free."""
+    """Free GPU memory before the next stage measures how much is free."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Builds the Lightning trainer from a configuration; `auto` values are chosen for this machine."""
+"""Build the Lightning trainer from a configuration; `auto` values are chosen for this machine."""
 
 import logging
 import math
@@ -31,54 +31,58 @@ from artdiff.training.whole_epoch import WholeEpoch
 log = logging.getLogger(__name__)
 
 LATENT_GIGABYTES = 20
-"""Latents are kept up to this size: those of 600,000 pictures of 128 px and their mirror images, at a quarter."""
+"""Size limit of cached latents: enough for 600,000 pictures of 128 px with their mirror images, if the codec's factor
+is 4.
+"""
 
 GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
-"""What Lightning sets in the environment for the processes of a group."""
+"""Environment variables that Lightning sets for the processes of a group."""
 
 STEPS_PER_SECOND = 5
 """A cautious guess for a GPU, to estimate the length of a run that is limited by time."""
 
 
 def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
-    """The trainer for the whole configuration `config`, with its callbacks and `more`. Raises `UserError`."""
-    for name in ("pytorch", "fabric"):  # hides tips, the list of missing hardware, and how processes meet
+    """Build the trainer for the whole configuration `config`, with its callbacks and `more`. Raises `UserError`."""
+    for name in ("pytorch", "fabric"):  # hide tips, unused hardware and how processes connect
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     torch.set_float32_matmul_precision("high")  # TF32 for float32 on a GPU
     settings = dict(config["trainer"])
     device = hardware.device(settings["accelerator"])
     devices = _devices(settings, device)
     if settings["precision"] == "auto":
-        alike = device.type != "cpu" or devices == 1  # else each process would measure, and they might disagree
+        alike = device.type != "cpu" or devices == 1  # else each process would measure, and results may differ
         settings["precision"] = hardware.precision(device) if alike else "32-true"
     if "deterministic" not in settings:
-        settings.setdefault("benchmark", device.type == "cuda")  # cuDNN tries its algorithms: batches are alike
+        settings.setdefault("benchmark", device.type == "cuda")  # cuDNN tries its algorithms: batches have one shape
     terminal = sys.stdout.isatty()  # Lightning draws its bar there
     callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback is not None]
     if not any(isinstance(one, Decay) for one in callbacks):
-        callbacks.insert(0, Decay(share=0))  # a run that is carried on may have had one
-    every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar waits for a GPU
+        callbacks.insert(0, Decay(share=0))  # a resumed run may have had one
+    every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar synchronises a GPU
     callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), WholeEpoch(), *more]
     plugins = _plugins(settings.pop("plugins", None))
     strategy = settings.get("strategy", "auto")
     if strategy == "ddp" or (strategy == "auto" and devices > 1):
-        # buffers are not sent around at each call: those of batch normalisation are alike by sync_batchnorm on a GPU
+        # no broadcast of buffers at each call: on a GPU sync_batchnorm keeps those of batch normalisation equal
         settings["strategy"] = DDPStrategy(broadcast_buffers=False)
         settings.setdefault("sync_batchnorm", device.type == "cuda")
     if strategy == "fsdp":
-        # weights that are put together in inference mode could not be used in training
+        # weights gathered in inference mode could not be used in training
         settings |= {"strategy": FullySharded(devices), "inference_mode": False}
     logger = tolerant(instantiate(config["logger"]))
-    settings |= {"use_distributed_sampler": False}  # ours shares the batches by itself
-    if settings["max_time"] is not None:  # Lightning takes fewer ways to write it
+    settings |= {"use_distributed_sampler": False}  # our loader splits the batches
+    if settings["max_time"] is not None:  # Lightning accepts fewer formats
         settings["max_time"] = time_limit(seconds("trainer.max_time", settings["max_time"]))
     return instantiate(settings, logger=logger, callbacks=callbacks, plugins=plugins, enable_progress_bar=terminal)
 
 
 @contextmanager
 def leaving_no_group(trainer: L.Trainer) -> Iterator[None]:
-    """Undo what Lightning leaves of a process group of one: its port would be taken by the next training, and a program
-    started from here would think that it belongs to the group. Groups of several go on, as their processes do.
+    """Clean up the process group that Lightning leaves behind if it has a single process.
+
+    Otherwise the next training would use the same port, and a program started from here would consider itself a member
+    of the group. Groups of several processes are left alone, since their processes go on.
     """
     before, had_group = dict(os.environ), torch.distributed.is_initialized()
     try:
@@ -93,7 +97,7 @@ def leaving_no_group(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _devices(settings: dict[str, Any], on: torch.device) -> int:
-    """How many devices a run has on all machines."""
+    """Return how many devices a run has on all machines."""
     here = settings.get("devices", "auto")
     if here == "auto":
         here = 1 if on.type == "cpu" else torch.accelerator.device_count()
@@ -103,11 +107,11 @@ def _devices(settings: dict[str, Any], on: torch.device) -> int:
 def cache_and_compile(
     config: dict[str, Any], task: Task, data: PictureDataModule, on: torch.device, *, batch_size: int
 ) -> None:
-    """Cache the features and latents of pictures that nothing changes; compile long runs for batches of `batch_size`,
-    unless their weights are shared out.
+    """Cache the features and latents of pictures that no augmentation changes. Compile long runs for batches of
+    `batch_size`, unless their weights are sharded.
 
-    Latents also of mirrored pictures. Features not: VGG16 would compute those that a batch lacks in batches of ever
-    other sizes, which round differently.
+    Latents are also cached of mirrored pictures, features are not: VGG16 would compute missing ones in batches of
+    changing size, which round differently.
     """
     perceptual = task.perceptual
     if perceptual is not None and data.unchanging is not None and not data.settings.flip:
@@ -116,24 +120,24 @@ def cache_and_compile(
         task.cache_latents(data.unchanging, LATENT_GIGABYTES)
     asked = "none" if config["trainer"].get("strategy") == "fsdp" else config["compile"]
     mode = compiled.mode(asked, on, calls=_steps(config["trainer"], data))
-    if isinstance(task, Autoencoding):  # which calls the halves of its network
+    if isinstance(task, Autoencoding):  # it calls encoder and decoder separately
         if asked not in ("auto", "none"):
             log.info("compile=%s is not used here: the training of a codec is not compiled", asked)
         return
     if mode is not None:
         task.train_network.compile_for(batch_size, mode)
-        if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 takes a batch in parts
+        if perceptual is not None and on.type != "cpu":  # on a CPU, VGG16 processes a batch in parts
             perceptual.run.compile_for(batch_size, mode)
 
 
 def _plugins(given: Any) -> list[Any]:
-    """The user's plugins, and ours to write checkpoints unless they bring one."""
+    """Return the user's plugins, with our `CheckpointWriter` unless they include a `CheckpointIO`."""
     plugins = instantiate(given if isinstance(given, list) else [given] if given is not None else [])
     return plugins if any(isinstance(one, CheckpointIO) for one in plugins) else [*plugins, CheckpointWriter()]
 
 
 def _steps(settings: dict[str, Any], data: PictureDataModule) -> float:
-    """About how many batches a run trains on, at most; infinite if nothing limits it."""
+    """Estimate how many batches a run trains on, at most; infinite without a limit."""
     in_epochs = settings["max_epochs"] * data.batches_in_epoch
     limits = [steps for steps in (settings["max_steps"], in_epochs) if steps >= 0]
     if settings["max_time"] is not None:

@@ -1,4 +1,4 @@
-"""What a training that is a trial of a search tells the search."""
+"""Callback of a training that is a trial of a search: it reports to the search."""
 
 import json
 import math
@@ -10,9 +10,9 @@ import lightning.pytorch as L
 
 
 class Trial(L.Callback):
-    """Writes what `monitor` is after each validation as a line of JSON: `[step, value]`.
+    """Appends the value of `monitor` after each validation to the file `path`, as a line of JSON: `[step, value]`.
 
-    If the program `parent` that searches is gone, the training saves and stops: nobody would wait for its end, and the
+    If the search, process `parent`, has died, the training saves and stops: no process waits for its result, and the
     search may have been started again.
     """
 

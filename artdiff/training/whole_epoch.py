@@ -1,4 +1,4 @@
-"""What happens to a run's epoch if it is carried on with other pictures or another batch size."""
+"""Restart the epoch of a run that is resumed with other pictures or another batch size."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from artdiff.data.base import PictureDataModule
 
 
 class WholeEpoch(L.Callback):
-    """Begins the epoch anew if its order does: Lightning would count the batches of the earlier one to it.
+    """Restarts the epoch if the order of pictures has changed; Lightning would count the batches already taken.
 
     An epoch that had ended stays ended.
     """
@@ -20,5 +20,5 @@ class WholeEpoch(L.Callback):
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         current, total = progress["current"], progress["total"]
         wanted = data.batches_in_epoch if progress["is_last_batch"] else 0
-        for name in current:  # what was saved between two counts stays between them
+        for name in current:  # keep the offset of each counter from `ready`
             current[name] = wanted + total[name] - total["ready"]

@@ -1,4 +1,4 @@
-"""The part of the page for a folder of one's own: look into it, train on it."""
+"""The tab for the user's own folder: inspect it, and train on it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ from artdiff.web.shown import said, served
 from artdiff.web.training import EXPERIMENTS, Training
 
 EVERY = 3
-"""Seconds between looks at the training."""
+"""Seconds between updates of the training's status."""
 
 
 def folder(training: Training) -> None:
-    """Look into a folder, then train on it."""
+    """Build the tab."""
     gr.Markdown("A folder of pictures on this machine. Subfolders are classes. Nothing in it is changed.")
     path = gr.Textbox(label="Folder", placeholder="/home/me/Pictures")
     experiment = gr.Dropdown(list(EXPERIMENTS), value=EXPERIMENTS[0], label="What to train")
@@ -26,7 +26,7 @@ def folder(training: Training) -> None:
     minutes = gr.Number(10, label="Minutes of training", minimum=0)
     with gr.Row():
         start = gr.Button("Start training", variant="primary")
-        stop, carry_on = gr.Button("Stop and save"), gr.Button("Carry on")
+        stop, carry_on = gr.Button("Stop and save"), gr.Button("Resume")
     status = gr.Textbox(label="Training", interactive=False, lines=8, elem_classes="status")
     grid = gr.Image(label="Its newest pictures", interactive=False, height=360, visible=False, buttons=["fullscreen"])
 

@@ -1,4 +1,4 @@
-"""The parts of the page that look: at two runs side by side, at what was painted before, at a run's report."""
+"""Three tabs: compare two runs, browse painted pictures, and show a run's report."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from artdiff.web.studio import Studio, comparable
 
 
 def compare(studio: Studio) -> list[gr.Dropdown]:
-    """The same seeds and settings, painted by two runs."""
+    """Build the tab that paints the same seeds and settings with two runs."""
     gr.Markdown("The same seeds and settings, painted by two runs.")
     with gr.Row():
         both = [runs(studio, f"Run {name}") for name in "AB"]
@@ -45,7 +45,7 @@ def compare(studio: Studio) -> list[gr.Dropdown]:
 
 
 def browse(studio: Studio) -> None:
-    """Everything that was painted, with its settings."""
+    """Build the tab of all painted pictures with their settings."""
     gr.Markdown(f"Pictures in `{studio.settings.out}`, the newest first.")
     look = gr.Button("Look again")
     found = gr.Gallery(label="Painted", columns=6, height="auto", buttons=["download", "fullscreen"])
@@ -66,7 +66,7 @@ def browse(studio: Studio) -> None:
 
 
 def report(studio: Studio) -> gr.Dropdown:
-    """What `artdiff.evaluate` found out about a run."""
+    """Build the tab with the report of `artdiff.evaluate` on a run."""
     run = runs(studio, "Run")
     look = gr.Button("Show its report")
     shown = gr.HTML()

@@ -1,4 +1,4 @@
-"""The page: its tabs, and what it looks like."""
+"""The page: its tabs and its style."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ footer {display: none !important}
 """
 
 KEPT = 3600
-"""Seconds that uploads and copies of pictures for the page are kept."""
+"""Seconds until uploads and the page's copies of pictures are deleted."""
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-"""With the fonts of the machine: nothing is fetched from elsewhere."""
+"""Uses the system's fonts: nothing is loaded from the internet."""
 
 
 def page(studio: Studio, training: Training) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title="artdiff", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        gr.Markdown("# artdiff\nPaints new pictures. Everything it writes says that a model made it.")
+        gr.Markdown("# artdiff\nPaints new pictures. Each file that it writes is marked as generated.")
         with gr.Tab("Paint"):
             paint = Paint(studio)
         with gr.Tab("Compare"):

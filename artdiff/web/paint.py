@@ -1,4 +1,4 @@
-"""The part of the page that paints."""
+"""The tab that paints."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from artdiff.web.shown import AT_ONCE, Copies, cancelling, runs, said, said_ofte
 from artdiff.web.studio import Made, Shown, Studio
 
 MOST = 64
-"""Pictures of each label at once, at most."""
+"""The most pictures of each label in one request."""
 
 VARIED = 8
-"""Pictures when one is varied."""
+"""How many variations of a picture are painted."""
 
 UNLABELLED = "(no label)"
 
 
 class Paint:
-    """Choose a run, say what to paint, watch it emerge, keep it."""
+    """Choose a run and settings, paint, watch pictures emerge, and download them."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
@@ -34,11 +34,11 @@ class Paint:
     def _ask(self) -> None:
         usual = defaults("generate")
         self.run = runs(self.studio, "Run")
-        self.label = gr.Dropdown([], label="Label", multiselect=True, info="several: a row of each; none: all")
+        self.label = gr.Dropdown([], label="Label", multiselect=True, info="several: pictures of each; empty: of all")
         self.prompt = gr.Textbox(
-            label="Prompt", visible=False, info="words of the captions that the model learned from"
+            label="Prompt", visible=False, info="words from the captions that the model was trained on"
         )
-        self.negative = gr.Textbox(label="Stay away from", visible=False, info="words; works with guidance above 1")
+        self.negative = gr.Textbox(label="Negative prompt", visible=False, info="words to avoid; needs guidance over 1")
         self.n = gr.Slider(1, MOST, value=8, step=1, label="Pictures of each label")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="the same seed paints the same picture")
         with gr.Row():
@@ -47,15 +47,21 @@ class Paint:
             self.muse = gr.File(label="Muse", file_types=["image"], type="filepath", height=120)
             self.seen_muse = gr.Image(label="The muse", visible=False, interactive=False, height=180, buttons=[],
                                       elem_id="muse")  # fmt: skip
-            self.strength = gr.Slider(0, 1, value=usual["strength"], step=0.05, label="How far to leave the muse")
+            self.strength = gr.Slider(
+                0, 1, value=usual["strength"], step=0.05, label="Strength (0: the muse, 1: noise)"
+            )
         with gr.Accordion("More settings", open=False):
             self.steps = gr.Slider(1, 100, value=usual["steps"], step=1, label="Steps")
             self.guidance = gr.Slider(
-                0, 6, value=usual["guidance"], step=0.1, label="Guidance", info="how much closer to the label; 1 is off"
+                0, 6, value=usual["guidance"], step=0.1, label="Guidance", info="towards label and prompt; 1 is off"
             )
             self.size = gr.Textbox("train", label="Size", info="train, own (the muse's own) or WIDTHxHEIGHT")
             self.to_seed = gr.Number(
-                None, label="On the way to this seed", precision=0, minimum=0, info="with two labels also between these"
+                None,
+                label="Interpolate to seed",
+                precision=0,
+                minimum=0,
+                info="and between the labels, if there are two",
             )
 
     def _show(self) -> None:
@@ -85,11 +91,11 @@ class Paint:
 
     @property
     def told(self) -> list[Any]:
-        """The parts of the page that depend on the run, as `known` fills them."""
+        """The components that depend on the run, in the order of the values of `known`."""
         return [self.label, self.steps, self.guidance, self.prompt, self.negative]
 
     def known(self, run: str | None) -> tuple[Any, ...]:
-        """The labels that a run knows, the steps and guidance that it paints with, and whether it knows words."""
+        """Updates for a run: its labels, its default steps and guidance, and whether it takes prompts."""
         painter = self.studio.painter(run) if run else None
         classes = painter.classes if painter is not None else []
         way = defaults("generate") | (painter.defaults if painter is not None else {})
@@ -98,12 +104,12 @@ class Paint:
         return labels, way["steps"], way["guidance"], words, words
 
     def see(self, path: str | None) -> Any:
-        """The muse, as the model will see it but larger."""
+        """A preview of the muse."""
         found = self.studio.muse(path)
         return gr.update(value=found, visible=found is not None)
 
     def paint(self, given: Mapping[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Paint what the page asks for, and show it again and again."""
+        """Paint with the values on the page, and yield updates of the page."""
         muse, run = given[self.muse], given[self.run]
         asked: dict[str, Any] = {"size": given[self.size] or None, "muse": muse}
         if self.studio.painter(run).paints:
@@ -121,11 +127,11 @@ class Paint:
         return {"prompt": given[self.prompt] or "", "negative": given[self.negative] or ""}
 
     def choose(self, listed: list[Made], event: gr.SelectData) -> tuple[str, Made]:
-        """The command that paints a picture again, and the picture itself."""
+        """The command that repaints the selected picture, and the picture itself."""
         return listed[event.index].command, listed[event.index]
 
     def varied(self, run: str, one: Made | None) -> tuple[Any, ...]:
-        """Label, seed, number of pictures and words that vary a picture."""
+        """Label, seed, number of pictures, no second seed, and the prompts that paint variations of a picture."""
         if one is None:
             raise UserError("choose a picture first")
         told, _ = self.studio.about(one.path)
@@ -139,6 +145,6 @@ class Paint:
 
 
 def _seen(shown: Shown, copies: Copies) -> tuple[Any, ...]:
-    """What the page shows of a job: status, what emerges, what is finished."""
+    """Updates of the page for a job: its status, the emerging pictures, and the finished ones."""
     made = [(copies[one.path], one.title) for one in shown.made]
     return shown.status, gr.update(value=shown.emerging, visible=bool(shown.emerging)), made, shown.made

@@ -1,4 +1,4 @@
-"""What the parts of the page share: the list of runs, and mistakes that are shown as one sentence."""
+"""What the tabs of the page share: the list of runs, copies of pictures, and errors that are shown as one sentence."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,25 +14,25 @@ from artdiff import UserError
 from artdiff.web.studio import Studio
 
 AT_ONCE: dict[str, Any] = {"concurrency_limit": None}
-"""For jobs that use a model. The studio lets them wait for each other, and they can be cancelled while they do."""
+"""Gradio options for jobs that use a model: the studio queues them itself, so that a waiting job can be cancelled."""
 
 SECONDS = 20
-"""That a sentence stays on the screen."""
+"""How long an error is shown."""
 
 
 def runs(studio: Studio, name: str) -> gr.Dropdown:
-    """A list of runs to choose from; a folder or a checkpoint can be typed as well."""
+    """A dropdown of the runs; a folder or a checkpoint can also be typed."""
     found = studio.runs()
     return gr.Dropdown(found, value=found[0] if found else None, label=name, allow_custom_value=True)
 
 
 def served(path: Path) -> str:
-    """A copy of a picture that the page can show and offer, in the folder that only this page uses."""
+    """Copy a picture to the page's own folder, from which it is shown and downloaded. Returns the copy's path."""
     return processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder())
 
 
 class Copies(dict[Path, str]):
-    """By path, the copies of pictures that one job has shown: each is made once."""
+    """The copies of the pictures that one job shows, by path; each is made once."""
 
     def __missing__(self, path: Path) -> str:
         self[path] = served(path)
@@ -41,7 +41,7 @@ class Copies(dict[Path, str]):
 
 @contextmanager
 def _as_sentences() -> Iterator[None]:
-    """Show a user's mistake as one sentence."""
+    """Show a `UserError` as one sentence."""
     try:
         yield
     except UserError as error:
@@ -49,7 +49,7 @@ def _as_sentences() -> Iterator[None]:
 
 
 def said(act: Callable[..., Any]) -> Callable[..., Any]:
-    """`act`, whose user's mistakes are shown as one sentence."""
+    """Wrap `act` so that the page shows a `UserError` as one sentence."""
 
     @wraps(act)
     def safely(*args: Any) -> Any:
@@ -60,7 +60,7 @@ def said(act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def said_often(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """The same for what shows something again and again."""
+    """The same for a generator."""
 
     @wraps(act)
     def safely(*args: Any) -> Iterator[Any]:
@@ -71,12 +71,12 @@ def said_often(act: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]
 
 
 def visitor(request: gr.Request) -> str:
-    """Who asks: an open page."""
+    """The identity of the open page that sends a request."""
     return str(request.session_hash)
 
 
 def cancelling(studio: Studio) -> Callable[[gr.Request], None]:
-    """What a button calls to end what its visitor has begun. The job itself says when it has ended."""
+    """A handler that cancels the visitor's jobs. A job itself reports when it has ended."""
 
     def cancel(request: gr.Request) -> None:
         studio.cancel(visitor(request))

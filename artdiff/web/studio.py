@@ -1,4 +1,4 @@
-"""What the page can do, without the page: paint with any run, look through what was painted, inspect a folder."""
+"""What the page does, independent of Gradio: paint with any run, list painted pictures, and find reports."""
 
 import dataclasses
 import logging
@@ -34,27 +34,27 @@ from artdiff.web.work import Report, reported
 log = logging.getLogger(__name__)
 
 KEPT = 2
-"""Models that stay loaded: those that were used last."""
+"""How many models stay loaded, the most recently used ones."""
 
 EVERY = 0.3
-"""Seconds between pictures of what is emerging."""
+"""Seconds between updates of the emerging pictures."""
 
 MOST_LISTED = 200
-"""Painted pictures that are listed, at most: the newest."""
+"""The most painted pictures that are listed, the newest ones."""
 
 OTHERS = re.compile(r"sheet(_\d+)?|.*_trajectory(_\d+)?")
-"""Names of files that are no single pictures."""
+"""Names of files that are not single pictures."""
 
 OFFERED = ("Generation", "Distillation", "Reconstruction")
-"""Tasks of the runs that can be chosen, in this order; the others are stages."""
+"""Tasks of the runs that can be chosen, in this order; runs of other tasks are stages."""
 
 
 STORED = (runs.PAINTING, runs.EXPORTED, runs.EXPORTED_SETTINGS)
-"""Files in a run's folder, or in an exported one, that say what it paints with and how."""
+"""Files in a run's or an exported folder that, beside the checkpoints, determine what it paints."""
 
 
 class Made(NamedTuple):
-    """A picture that was written, its label as a heading, and the command that paints it again."""
+    """A written picture, its title, and the command that repaints it."""
 
     path: Path
     title: str
@@ -62,7 +62,7 @@ class Made(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """How far a job is, in words; small pictures of what emerges now; what is finished; and whether this is the end."""
+    """The status of a job as text, small emerging pictures, finished pictures, and whether this is the last report."""
 
     status: str
     emerging: list[Image.Image]
@@ -85,10 +85,10 @@ class Studio:
         self.lock = threading.Lock()
         self.busy = threading.Lock()
         self.jobs = list[tuple[str, Report[Shown]]]()
-        """What is painted now, or waits for it, by visitor."""
+        """Running and waiting jobs, with their visitors."""
 
     def _asked(self) -> str | None:
-        """The run that was asked for, on this disk; None for the newest. Raises `UserError` if it cannot be fetched."""
+        """The local path of the run in `ckpt`; None for the newest. Raises `UserError` if it cannot be downloaded."""
         asked = self.settings.ckpt
         if asked is None or asked == "last":
             return None
@@ -97,7 +97,7 @@ class Studio:
         return str(user_path(asked))
 
     def runs(self) -> list[str]:
-        """The one that was asked for, then those that paint new pictures, then those that reconstruct; newest first."""
+        """The run in `ckpt`, then those that paint new pictures, then those that reconstruct; the newest first."""
         found = sorted(self.runs_dir.glob(f"**/{runs.LAST}"), key=lambda path: -path.stat().st_mtime)
         tasks = {path.parents[1]: _task(path.parents[1]) for path in found}
         folders = [str(shortest(run)) for task in OFFERED for run, its in tasks.items() if its == task]
@@ -105,7 +105,7 @@ class Studio:
         return [*first, *(folder for folder in folders if folder not in first)]
 
     def _offers(self, run: str) -> bool:
-        """Whether a run is one of `runs`, without looking at all of them."""
+        """Whether the page offers a run, without listing all of them."""
         if run == self.asked:
             return True
         folder = user_path(run)
@@ -116,11 +116,11 @@ class Studio:
         return self._loaded(run)[0]
 
     def _loaded(self, run: str | None) -> tuple[Painter, Vetting]:
-        """The model of a run, and what its pictures must pass."""
+        """The model of a run, and the checks of its pictures."""
         if not run:
             raise UserError("choose a run first; python -m artdiff.train makes one")
-        if not self._offers(run):  # the page takes no other paths
-            raise UserError(f"{run} is none of the runs that this page offers")
+        if not self._offers(run):  # the page loads no other paths
+            raise UserError(f"{run} is not one of the runs that this page offers")
         chosen = _to_paint(run, self.runs_dir, _stamp(user_path(run)))
         its_run = Run.of(chosen.checkpoint)
         judged = _times([its_run.folder / runs.EVALUATION / REFERENCE]) if its_run is not None else ()
@@ -135,13 +135,13 @@ class Studio:
             return self.loaded[key]
 
     def cancel(self, visitor: str) -> None:
-        """End what is painted for a visitor, after the present step."""
+        """Cancel the jobs of a visitor, after the present step."""
         for whose, report in [*self.jobs]:
             if whose == visitor:
                 report.stop()
 
     def paint(self, run: str | None, asked: Mapping[str, Any], *, visitor: str = "") -> Iterator[Shown]:
-        """Paint what is `asked` for (settings of `Painter.paint`; None is as usual), and write it to the folder.
+        """Paint with the settings `asked` (of `Painter.paint`; None for the default), and write the pictures to `out`.
 
         Close the iterator, or `cancel` for the `visitor`, to stop after the present step. Raises `UserError`.
         """
@@ -156,7 +156,7 @@ class Studio:
         def work(report: Report[Shown]) -> None:
             made, remarks, held, said = list[Made](), unread, 0, 0.0
             while not self.busy.acquire(timeout=EVERY):
-                report(Shown("waiting for other pictures", [], []))
+                report(Shown("waiting for other jobs", [], []))
 
             def watch(now: Emerging) -> None:
                 nonlocal said
@@ -195,7 +195,7 @@ class Studio:
             self.jobs.remove((visitor, report))
 
     def muse(self, path: str | None) -> Image.Image | None:
-        """A picture that was uploaded, decoded in a bounded process. Raises `UserError` if it cannot be read."""
+        """Decode an uploaded picture in a process with limits. Raises `UserError` if it cannot be read."""
         if path is None:
             return None
         (found,) = pool.read([Path(path)], self.settings.limits, enough=1024)
@@ -204,13 +204,13 @@ class Studio:
         return found.picture
 
     def painted(self) -> list[Path]:
-        """Everything in the folder, the newest first."""
+        """The pictures in `out`, the newest first."""
         there = [path for path in self.out.iterdir() if path.suffix.lower() in FORMATS]
         found = [path for path in there if not OTHERS.fullmatch(path.stem)]
         return sorted(found, key=lambda path: -path.stat().st_mtime)[:MOST_LISTED]
 
     def about(self, path: Path) -> tuple[dict[str, Any], str]:
-        """The settings of a picture in the folder, and the command that paints it again. Raises `UserError`."""
+        """The settings of a painted picture, and the command that repaints it. Raises `UserError`."""
         told = origin.settings_of(path)
         return told, self._made(path, told, None).command
 
@@ -220,7 +220,7 @@ class Studio:
         return Made(path, title, command(path, told, run=run, out=self.settings.out))
 
     def report(self, run: str | None) -> Path | None:
-        """The report of a run that was evaluated; None if it was not. Raises `UserError`."""
+        """The report of a run; None if it was not evaluated. Raises `UserError`."""
         if not run or not self._offers(run):
             raise UserError("choose a run first")
         found = Run.of(runs.find_checkpoint(run, newest_in=self.runs_dir, prefer=runs.BEST))
@@ -229,12 +229,12 @@ class Studio:
 
 
 def comparable(model: Painter) -> dict[str, Any]:
-    """The settings of painting that runs are compared with: not what each has stored, but what it is made for."""
+    """Sampling settings for comparing runs: defaults, and those that the model was trained for, but no stored ones."""
     return {name: defaults("generate")[name] for name in CompareSettings.PAINTING} | model.made_for
 
 
 def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -> str:
-    """What to type to paint a picture again whose settings are `told`: all of them, or the picture itself."""
+    """The command that repaints a picture with the settings `told`: with these settings, or with `from=` its file."""
     begun = next((name for name in ("refine", "muse") if name in told), None)
     if run is None or begun is not None or "share" in told or "seed" not in told:
         muse = [f"{begun}={told[begun] or 'MUSE'}"] if begun is not None else []
@@ -250,25 +250,25 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
 
 
 def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes when a run's checkpoints or its stored settings do: their names, times and sizes."""
+    """A cache key that changes with a run's checkpoints and stored settings: their names, times and sizes."""
     files = [run] if run.is_file() else [*(run / runs.CHECKPOINTS).glob("*"), *(run / name for name in STORED)]
     return _times(files)
 
 
 def _times(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes of those of these files that are there."""
+    """Names, times and sizes of the files that exist."""
     found = [(file.name, file.stat()) for file in sorted(files) if file.is_file()]
     return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
 
 
 @lru_cache(maxsize=16)
 def _to_paint(run: str, newest_in: Path, stamp: object) -> runs.ToPaint:
-    """As `runs.to_paint`, which reads whole checkpoints, once for each state of the run."""
+    """`runs.to_paint`, cached for each `stamp` of the run, since it reads whole checkpoints."""
     return runs.to_paint(run, newest_in=newest_in)
 
 
 def _task(run: Path) -> str:
-    """What a run trained, by the name of its task; empty if it does not say."""
+    """The name of a run's task; empty if it cannot be read."""
     try:
         return _task_in(run / runs.CONFIG, (run / runs.CONFIG).stat().st_mtime_ns)
     except OSError:

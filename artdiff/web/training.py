@@ -1,4 +1,4 @@
-"""A training that the page starts, in a process of its own: it can be watched, stopped and carried on."""
+"""A training that the page starts in its own process; it can be watched, stopped and resumed."""
 
 import signal
 import subprocess
@@ -13,17 +13,17 @@ from artdiff.files import free, make_folder, user_path
 from artdiff.stages import time_limit
 
 EXPERIMENTS = ("paint32", "paint128", "paint256", "baseline")
-"""What can be trained from the page: conf/experiment says what each is."""
+"""Experiments that the page can train; conf/experiment describes them."""
 
 LINES = 12
-"""Of the log, that are shown."""
+"""How many lines of the log are shown."""
 
 LOG = "gallery.log"
-"""In a run's folder, what its training says."""
+"""The file in a run's folder with the output of its training."""
 
 
 class Status(NamedTuple):
-    """Whether it runs, its last words, and the newest grid of samples; `run` is its folder."""
+    """Whether the training runs, the end of its log, the newest grid of samples, and the run's folder."""
 
     running: bool
     text: str
@@ -46,11 +46,11 @@ class Training:
         return self.process is not None and self.process.poll() is None
 
     def start(self, folder: str, experiment: str, minutes: float) -> None:
-        """Train `experiment` on the pictures in a folder for so long. Raises `UserError`."""
+        """Train `experiment` on the pictures in a folder. Raises `UserError`."""
         if self.running:
-            raise UserError("a training runs already: stop it first")
+            raise UserError("a training is already running: stop it first")
         if not folder or not user_path(folder).is_dir():
-            raise UserError(f"{folder or 'an empty name'} is no folder of pictures")
+            raise UserError(f"{folder or 'an empty name'} is not a folder")
         if experiment not in EXPERIMENTS:
             raise UserError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {experiment}")
         if not 0 < minutes < 7 * 24 * 60:
@@ -62,40 +62,40 @@ class Training:
         self._begin(self.words)
 
     def stop(self) -> None:
-        """Ask it to save and end. Raises `UserError` if none runs."""
+        """Signal the training to save and end. Raises `UserError` if none runs."""
         if not self.running:
             raise UserError("no training runs")
         self._tell()
 
     def carry_on(self) -> None:
-        """Go on with the training that was stopped. Raises `UserError` if there is none, or one runs."""
+        """Resume the training that was stopped. Raises `UserError` if there is none, or one runs."""
         if self.running:
             raise UserError("the training still runs")
         if self.run is None or not runs.Run(self.run).has_saved:
-            raise UserError("there is no training to carry on")
+            raise UserError("there is no training to resume")
         self._begin([*self.words, "ckpt=last"])
 
     def end(self) -> None:
-        """Ask a training to save and end, and wait for it."""
+        """Signal the training, if one runs, to save and end, and wait for it."""
         if self.process is not None and self.running:
             self._tell()
             self.process.wait()
 
     def status(self) -> Status:
-        """What it does now."""
+        """The present state of the training."""
         if self.run is None or self.process is None:
             return Status(False, "no training was started here", None, None)
         log = self.run / LOG
         said = log.read_bytes()[-20_000:].decode(errors="replace").splitlines() if log.exists() else []
         code = self.process.poll()
-        saved = "it can be carried on" if runs.Run(self.run).has_saved else "nothing was saved"
+        saved = "it can be resumed" if runs.Run(self.run).has_saved else "nothing was saved"
         end = {None: "running", 0: "finished"}.get(code, f"ended with exit code {code}; {saved}")
         grids = sorted(self.run.glob(f"**/{runs.SAMPLES}/*.png"), key=lambda path: path.stat().st_mtime)
         text = "\n".join([f"{self.run}: {end}", *said[-LINES:]])
         return Status(code is None, text, grids[-1] if grids else None, self.run)
 
     def _tell(self) -> None:
-        """Send the signal once: at a second one it would end without saving."""
+        """Send the signal only once: a second one would end the training without saving."""
         if self.process is not None and not self.told_to_end:
             self.told_to_end = True
             self.process.send_signal(signal.SIGINT)
@@ -110,5 +110,5 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C ends the page first, which then lets the training save
+                start_new_session=True,  # Ctrl-C reaches only the page, which then lets the training save
             )

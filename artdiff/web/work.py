@@ -1,4 +1,4 @@
-"""Long work in a thread of its own, which reports as it goes and ends when nobody listens any more."""
+"""Long work in its own thread, which reports progress and ends when nobody reads the reports any more."""
 
 import queue
 import threading
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Nobody listens any more."""
+    """The work was stopped."""
 
 
 class Report(Generic[T]):
-    """What the work calls: with something to show, or `check` to end when it is no longer wanted."""
+    """What the work calls to show something; `check` raises `Stopped` when the work is no longer wanted."""
 
     def __init__(self) -> None:
         self.said: queue.Queue[T | BaseException | None] = queue.Queue()
@@ -29,15 +29,15 @@ class Report(Generic[T]):
         self.stopped.set()
 
     def check(self) -> None:
-        """Raises `Stopped` if the work is to end."""
+        """Raise `Stopped` if the work was stopped."""
         if self.stopped.is_set():
             raise Stopped
 
 
 def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None) -> Iterator[T]:
-    """What `work` reports, until it ends; its errors are raised here.
+    """Run `work` in a thread and yield its reports; its errors are raised here.
 
-    Closing the iterator, or `report.stop()`, ends the work at its next report; nobody waits for that.
+    Closing the iterator, or `report.stop()`, ends the work at its next report, without waiting for it.
     """
     report = Report[T]() if report is None else report
 
@@ -46,7 +46,7 @@ def reported(work: Callable[[Report[T]], None], report: Report[T] | None = None)
             work(report)
         except Stopped:
             pass
-        except BaseException as error:  # raised where somebody sees it
+        except BaseException as error:  # raised again in the reader's thread
             report.said.put(error)
         report.said.put(None)
 

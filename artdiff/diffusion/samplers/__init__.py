@@ -1,7 +1,7 @@
-"""Samplers: ways to follow the path from noise to a picture, one file each.
+"""Samplers: solvers of the path from noise to a picture, one file each.
 
-The velocity is `(denoised − noisy) / (1 − time)`. It needs no clipping, since no step leads beyond the estimate.
-Places are float32, or float64 if the noise is.
+The velocity is `(denoised − noisy) / (1 − time)`. It needs no clipping, since no step goes beyond the estimate.
+States are float32, or float64 if the noise is.
 """
 
 import math
@@ -16,32 +16,32 @@ from artdiff.diffusion.guidance import Denoiser
 from artdiff.settings.painting import Spacing
 
 RHO = 7
-"""How much finer the steps of `karras` get towards the picture."""
+"""Exponent ρ of the spacing `karras`: larger means finer steps close to the picture."""
 
 MOST_NOISE, LEAST_NOISE = 50.0, 0.02
-"""The first and the last ratio of noise to picture between which `karras` spaces the steps."""
+"""The largest and the smallest ratio of noise to picture in the spacing `karras`."""
 
 
 Solver = str | Mapping[str, Any]
-"""A sampler by its name, that is a file of this folder, by a dotted path, or as a mapping with `_target_`."""
+"""A sampler: the name of a file in this folder, a dotted path of a class, or a mapping with `_target_`."""
 
 EARLIER: Solver = "heun"
-"""The sampler of pictures and of stored settings that name none."""
+"""The sampler of earlier versions, for pictures and stored settings that name none."""
 
 
 class Sampler(Protocol):
-    """Follows the path from `noisy` (B,C,H,W), at the first of `times`, and yields the place at each later time."""
+    """Starts from the state `noisy` (B,C,H,W) at the first of `times`, and yields the state at each later time."""
 
     calls_per_step: int
-    """How often a step calls the denoiser, at most. An attribute `extra_calls` adds calls that are made once."""
+    """Most evaluations of the denoiser per step. An optional attribute `extra_calls` counts those made only once."""
 
     def __call__(self, denoise: Denoiser, noisy: Tensor, times: Sequence[float]) -> Iterator[Tensor]: ...
 
 
 def times(steps: int, start: float = 0.0, spacing: Spacing = "uniform") -> list[float]:
-    """Times from `start` to 1, where the whole way from 0 would take `steps`; [1.0] if `start` is 1.
+    """Times of the steps from `start` to 1; [1.0] if `start` is 1. From 0 there would be `steps` steps.
 
-    `karras` takes finer steps towards both ends: the ratios of noise to picture are spaced as in EDM
+    With `karras`, steps are finer towards both ends: the ratios of noise to picture are spaced as in EDM
     (arXiv:2206.00364, eq. 5).
     """
     taken = 0 if start >= 1 else max(1, round(steps * (1 - start)))
@@ -54,12 +54,12 @@ def times(steps: int, start: float = 0.0, spacing: Spacing = "uniform") -> list[
 
 
 def is_ours(solver: object) -> bool:
-    """Whether a solver is named by a file of this folder, and not a class from elsewhere, which would be run."""
+    """Whether a solver is a file of this folder, and not a class from elsewhere, whose code would be run."""
     return isinstance(solver, str) and solver.isidentifier()
 
 
 def get(solver: Solver) -> Sampler:
-    """The sampler that is meant; the file `NAME.py` holds the class `Name`."""
+    """Create the sampler that `solver` names. The file `NAME.py` holds the class `Name`."""
     if isinstance(solver, str) and "." not in solver:
         return getattr(import_module(f"{__name__}.{solver}"), solver.title().replace("_", ""))()
     from hydra.utils import instantiate
@@ -68,29 +68,29 @@ def get(solver: Solver) -> Sampler:
 
 
 def calls(solver: Solver, steps: int) -> int:
-    """How often a sampler calls the denoiser in so many steps, at most."""
+    """Most evaluations of the denoiser in so many steps."""
     sampler = get(solver)
     return steps * sampler.calls_per_step + getattr(sampler, "extra_calls", 0)
 
 
 def velocity(denoise: Denoiser, noisy: Tensor, time: float) -> Tensor:
-    """The direction of the path at a place (B,C,H,W) and time."""
+    """The velocity at a state `noisy` (B,C,H,W) and time."""
     return (denoise(noisy, time).to(noisy.dtype) - noisy) / (1 - time)
 
 
 class Estimate(NamedTuple):
-    """What a denoiser estimates at a time: clean pictures (B,C,H,W)."""
+    """A denoiser's estimate of the clean pictures (B,C,H,W) at a time."""
 
     time: float
     clean: Tensor
 
 
 def towards(noisy: Tensor, known: Sequence[Estimate], now: float, then: float) -> Tensor:
-    """One exact step from `noisy` (B,C,H,W) at time `now` to time `then`, with the estimate extrapolated in time.
+    """Take one step from the state `noisy` (B,C,H,W) at time `now` to time `then`, with the estimate extrapolated.
 
-    The path is solved exactly (variation of constants) for an estimate that is a polynomial in time: a constant, a line
-    or a parabola through one, two or three `known` ones, the first of which is of `now`. DPM-Solver++ takes polynomials
-    in log(time / (1 − time)), which has no value at time 0; these have one at both ends.
+    The estimate is a polynomial in time: a constant, a line or a parabola through one, two or three `known` ones, the
+    first of which is that at `now`. For it, the ODE is solved exactly (variation of constants). DPM-Solver++ uses
+    polynomials in log(time / (1 − time)), which is undefined at time 0. Polynomials in time are defined at both ends.
     """
     start, end = 1 - now, 1 - then
     log = math.log(start / end) if end else 0.0
@@ -112,5 +112,5 @@ def _slope(one: Estimate, other: Estimate) -> Tensor:
 
 
 def at_least_float32(noisy: Tensor) -> Tensor:
-    """Where a sampler starts: steps are small, and half precision would lose them."""
+    """The initial state in float32 or float64: half precision would lose small steps."""
     return noisy if noisy.dtype == torch.float64 else noisy.float()

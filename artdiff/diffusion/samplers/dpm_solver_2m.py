@@ -10,7 +10,7 @@ from artdiff.diffusion.samplers import Estimate, at_least_float32, towards
 
 
 class DpmSolver2M:
-    """Second order at one call a step: the estimate moves on as it moved in the step before."""
+    """Second order with one evaluation per step: extrapolates the estimate linearly from the last two."""
 
     calls_per_step = 1
 

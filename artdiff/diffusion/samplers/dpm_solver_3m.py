@@ -9,15 +9,17 @@ from artdiff.diffusion.guidance import Denoiser
 from artdiff.diffusion.samplers import Estimate, at_least_float32, towards
 
 LONGEST = 0.6
-"""A step is at most this part of the time that the last three estimates span, or fewer of them are trusted. Even steps
-are half of it. Karras' steps grow towards the middle, and a parabola through short ones leads astray on a long one.
+"""Use fewer of the last estimates if a step is longer than this part of the time that they span.
+
+With three estimates, even steps are half of that time. Karras' steps grow towards the middle, and a parabola through
+short steps is wrong on a long one.
 """
 
 
 class DpmSolver3M:
-    """Third order at one call a step: the estimate moves on along a parabola through the last three.
+    """Third order with one evaluation per step: extrapolates the estimate along a parabola through the last three.
 
-    The first step has no past, so it looks once at where it would lead.
+    The first step has no earlier estimates. It makes a trial step instead, with one more evaluation at its end.
     """
 
     calls_per_step = 1
@@ -37,7 +39,7 @@ class DpmSolver3M:
 
 
 def trusted(known: list[Estimate], now: float, then: float) -> list[Estimate]:
-    """Those of the last estimates that a step from `now` to `then` may be led by."""
+    """The last estimates that may be extrapolated for a step from `now` to `then`: fewer for a long step."""
     for count in range(len(known), 1, -1):
         even_steps = (now - known[count - 1].time) / (count - 1)
         if then - now <= 2 * LONGEST * even_steps:
