@@ -73,7 +73,7 @@ def unusable(folder: Path, error: OSError) -> UserError:
     )
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """An entry of the cache: its files, a description, its `bytes` on disk and the time of its last use (Unix time)."""
 
     paths: list[Path]
@@ -82,7 +82,7 @@ class Kept(NamedTuple):
     used: float
 
 
-def kept(folder: Path) -> list[Kept]:
+def kept(folder: Path) -> list[CacheEntry]:
     """All removable entries of the cache, least recently used first."""
     by_name: dict[tuple[str, str], list[Path]] = {}
     for path in (path for room in ROOMS for path in (folder / room).glob("*.*")):
@@ -98,11 +98,13 @@ def kept(folder: Path) -> list[Kept]:
         if not status:
             continue
         used = max(one.st_mtime for one in status)
-        found.append(Kept(sorted(paths), _described(room, paths), sum(one.st_blocks * 512 for one in status), used))
+        found.append(
+            CacheEntry(sorted(paths), _described(room, paths), sum(one.st_blocks * 512 for one in status), used)
+        )
     return sorted(found, key=lambda one: one.used)
 
 
-def remove(one: Kept) -> bool:
+def remove(one: CacheEntry) -> bool:
     """Remove an entry → False if it is being built and was not removed. Raises `OSError`."""
     lock = Lock(one.paths[0].with_name(f"{one.paths[0].name.partition('.')[0]}.lock"))
     if not lock.take():

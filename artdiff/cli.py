@@ -189,7 +189,7 @@ def _run(program: Callable[[], Any]) -> None:
             _exit(f"{error.filename}: {error.strerror}")
         if error.errno not in (*FULL, errno.EROFS):
             raise
-        _exit(str(cannot_write(Path(error.filename or _asked_folder() / runs.CONFIG), error)))
+        _exit(str(cannot_write(Path(error.filename or _output_folder() / runs.CONFIG), error)))
     finally:
         os.environ.pop(FULL_ERROR, None)
 
@@ -211,7 +211,7 @@ def _check_folders(words: Sequence[str]) -> None:
             _exit(f"{word} would be the folder of all jobs of the sweep: hydra.sweep.dir=DIR gives each one its own")
 
 
-def _asked_folder() -> Path:
+def _output_folder() -> Path:
     """Return the output folder that the command line sets."""
     words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     asked = (words[key] for key in ("out", "hydra.run.dir", "run_dir", "runs_dir") if key in words)

@@ -67,7 +67,7 @@ def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
 
     candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
     painter = load(candidates[0])
-    fitted = _as_made(settings, painter, asked)
+    fitted = _with_trained_settings(settings, painter, asked)
     if fitted != settings:
         settings = fitted
         candidates, load = choosing.candidates(ckpt, settings), choosing.Loader(settings)
@@ -77,7 +77,7 @@ def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
     facts = run.metadata if run is not None else {}
     trained_on = facts.get("data", {}).get("manifest") or painter.data  # a checkpoint without a run has it itself
     is_own = data.manifest == trained_on
-    settings = settings if is_own or not painter.paints else _for_other_pictures(settings)
+    settings = settings if is_own or not painter.paints else _without_training_checks(settings)
     if not painter.paints:
         found = scoring.reconstruction(candidates[0], load, data, settings)
     else:
@@ -97,7 +97,7 @@ def _evaluate(settings: EvaluateSettings, *, asked: Set[str]) -> "Scores":
     return found
 
 
-def _as_made(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) -> EvaluateSettings:
+def _with_trained_settings(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) -> EvaluateSettings:
     """Return `settings` with the values that the model was trained for, such as few steps, unless the user set them."""
     usual = defaults("evaluate")
     made_for = {name: value for name, value in painter.made_for.items() if name not in asked}
@@ -106,7 +106,7 @@ def _as_made(settings: EvaluateSettings, painter: "Painter", asked: Set[str]) ->
     )
 
 
-def _for_other_pictures(settings: EvaluateSettings) -> EvaluateSettings:
+def _without_training_checks(settings: EvaluateSettings) -> EvaluateSettings:
     """Return `settings` without the checks that need the training pictures. Raises `UserError` if `store` is set."""
     if settings.store:
         raise UserError("store=true needs the pictures that the run was trained on, and these are others")

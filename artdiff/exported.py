@@ -24,7 +24,7 @@ SUFFIX = ".safetensors"
 SQUARE = ("image_size", "fit", "background")
 """The settings of the data that are exported."""
 
-UNTRAINED: dict[str, Any] = {"optimizer": {}, "scheduler": None}
+WITHOUT_TRAINING: dict[str, Any] = {"optimizer": {}, "scheduler": None}
 """Settings of the task that only training needs, with the values that replace them."""
 
 AVERAGED, TRAINED, TEACHER = "ema.", "network.", "teacher."
@@ -48,7 +48,7 @@ def save_to(
     whole = {name: weight.detach().cpu().contiguous().clone() for name, weight in used.items()}
     write(folder / MODEL, save(whole, metadata={"format": "pt"}))
     square = {name: content["datamodule_hyper_parameters"][name] for name in SQUARE}
-    told = {"artdiff": content["artdiff"], "hyper_parameters": {**content["hyper_parameters"], **UNTRAINED},
+    told = {"artdiff": content["artdiff"], "hyper_parameters": {**content["hyper_parameters"], **WITHOUT_TRAINING},
             "datamodule_hyper_parameters": square, "data": content["data"]}  # fmt: skip
     if stored is not None:
         told["painting"] = {"settings": stored.settings, "chosen_by": stored.chosen_by}

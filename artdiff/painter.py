@@ -340,7 +340,7 @@ class Painter:
         """
         settings, lines = limits.understood(settings, self.vocabulary)
         if settings.muse is not None and isinstance(self.task, Generation):
-            lines += limits.forgotten(settings, strength(settings, self.task))
+            lines += limits.lost_muse_warning(settings, strength(settings, self.task))
         return settings, lines
 
     def planned(self, settings: Paints) -> tuple[list[Row], Paints]:

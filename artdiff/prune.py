@@ -30,7 +30,7 @@ def prune(settings: PruneSettings) -> int:
     return freed
 
 
-def _removed(one: cache.Kept) -> bool:
+def _removed(one: cache.CacheEntry) -> bool:
     try:
         return cache.remove(one)
     except OSError as error:

@@ -194,7 +194,7 @@ def find_checkpoint(ckpt: str, *, newest_in: Path, runs: str = "**", prefer: str
     return path if path.is_file() else _in_run(path, prefer, name)
 
 
-def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",), is_first: bool = True) -> Path | None:
+def to_resume(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",), is_first: bool = True) -> Path | None:
     """Find what a training in the folder `run` resumes from; None for a new run.
 
     Returns a checkpoint's file, or the run's folder if the run has several `stages` (folders below the run's). `last`
@@ -213,7 +213,7 @@ def to_carry_on(ckpt: str | None, run: Path, *, stages: Sequence[str] = ("",), i
 
 
 def _asked_for(ckpt: str, run: Path, checkpoints: Sequence[str], *, own: bool) -> Path:
-    """Resolve `ckpt` for `to_carry_on`. `checkpoints`: paths of the stages' checkpoints; `own`: `run` has started."""
+    """Resolve `ckpt` for `to_resume`. `checkpoints`: paths of the stages' checkpoints; `own`: `run` has started."""
     if len(checkpoints) == 1:
         asked = str(run) if own and ckpt == "last" else ckpt
         return find_checkpoint(asked, newest_in=run.parent, runs="*", prefer=LAST)
@@ -235,7 +235,7 @@ def before(last: Path, number: int) -> Path:
 
 
 @contextmanager
-def keeping(last: Path, count: int) -> Iterator[None]:
+def rotating_checkpoints(last: Path, count: int) -> Iterator[None]:
     """Keep the previous checkpoints while `last` is replaced: `count` in all, with the new one.
 
     If writing the new one fails, all previous ones stay. Raises `UserError` if the old one cannot be copied.

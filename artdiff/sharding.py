@@ -28,7 +28,7 @@ def shard(network: nn.Module, mesh: DeviceMesh, *, methods: Iterable[str] = ()) 
         register_fsdp_forward_method(network, method)
 
 
-def is_shared_out(network: nn.Module) -> bool:
+def is_sharded(network: nn.Module) -> bool:
     """Return whether the weights of `network` are sharded."""
     return isinstance(next(network.parameters(), None), DTensor)
 
@@ -38,7 +38,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_like(tensor: Tensor, other: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
     """Shard a tensor that all ranks hold whole like `other`, which has the same shape; unchanged if that is whole."""
     if not isinstance(other, DTensor):
         return tensor

@@ -44,7 +44,7 @@ def note(run: Run) -> None:
         run.note(**{NOTE: _here()})
 
 
-def carrying_on(words: Sequence[str]) -> list[str]:
+def resuming(words: Sequence[str]) -> list[str]:
     """Return the overrides `words` of a training; in a restarted job, changed so that they resume its run.
 
     The run's own checkpoint then replaces a `ckpt` in `words`, which the run started from. Nothing changes for a sweep,

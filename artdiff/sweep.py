@@ -34,7 +34,7 @@ from artdiff.settings.training import TrainSettings
 
 log = logging.getLogger(__name__)
 
-TOLD = "validations.jsonl"
+VALIDATIONS = "validations.jsonl"
 """File in a trial's folder with the value of each validation (written by `artdiff.training.trial`)."""
 
 MONITORED = ("frechet", "kernel", "precision", "recall", "density", "coverage")
@@ -161,7 +161,7 @@ def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
         sampler=optuna.samplers.TPESampler(seed=settings.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=FEWEST) if settings.prune else optuna.pruners.NopPruner(),
     )
-    _take_up(study, optuna)
+    _requeue_abandoned(study, optuna)
     log.info("search in %s: %s trials, %s at a time", out, settings.trials, settings.jobs)
     running: list[Running] = []
     try:
@@ -171,7 +171,7 @@ def sweep(settings: SearchSettings, words: Sequence[str]) -> Path:
                     running.append(_start(study.ask(), settings, words, out))
                 time.sleep(LOOK)
                 for one in [*running]:
-                    _listen(one, settings)
+                    _poll(one, settings)
                     if one.process.poll() is not None:
                         running.remove(one)
                         _end(one, study, optuna, settings)
@@ -203,12 +203,12 @@ def _optuna() -> Any:
 
 
 def _ended(study: Any) -> list[Any]:
-    """Return the trials that have ended: not those that run or wait, nor those that `_take_up` started again."""
+    """Return the trials that have ended: neither running, waiting, nor restarted by `_requeue_abandoned`."""
     trials = study.get_trials(deepcopy=False)
     return [one for one in trials if one.state.is_finished() and (one.state.name != "FAIL" or REASON in one.user_attrs)]
 
 
-def _take_up(study: Any, optuna: Any) -> None:
+def _requeue_abandoned(study: Any, optuna: Any) -> None:
     """Start again the trials that a killed search left running, with the same values and folders.
 
     In the study, the old entries fail without a reason.
@@ -254,7 +254,7 @@ def _start(trial: Any, settings: SearchSettings, words: Sequence[str], out: Path
 
 def _training(run: Run, settings: SearchSettings) -> list[str]:
     """Return the overrides that make a training a trial."""
-    told_to = f"${{run_dir}}/{TOLD}"  # each stage of a run has its own
+    told_to = f"${{run_dir}}/{VALIDATIONS}"  # each stage of a run has its own
     callback = {"_target_": "artdiff.training.trial.Trial", "path": told_to, "monitor": settings.monitor}
     told = [f"+callbacks.trial.{name}={quoted(value)}" for name, value in callback.items()]
     carried = ["ckpt=last"] if run.has_saved else []
@@ -268,7 +268,7 @@ def _suggested(trial: Any, name: str, values: Any) -> Any:
     return ask(name, values["low"], values["high"], **{key: values[key] for key in ("log", "step") if key in values})
 
 
-def _listen(one: Running, settings: SearchSettings) -> None:
+def _poll(one: Running, settings: SearchSettings) -> None:
     """Report the new validations of a trial to the study, and stop the trial if the study prunes it."""
     found = _validations(one.run, settings)
     for place, (step, value) in list(enumerate(found))[one.read :]:
@@ -288,7 +288,7 @@ def _validations(run: Run, settings: SearchSettings) -> list[tuple[int, float]]:
         path = run.folder / runs.SCORES
         scores = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.exists() else []
         return [(1, float(_value(scores[0], settings.monitor)))] if scores else []
-    path = run.folder / TOLD
+    path = run.folder / VALIDATIONS
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # the last may be incomplete
     return [tuple(json.loads(line)) for line in lines]
 

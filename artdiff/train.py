@@ -74,7 +74,7 @@ def _train(settings: TrainSettings) -> Run:
     init = _given(settings, "init", settings.init)
     stages = planned(settings)
     folders = [stage.folder for stage in stages]
-    ckpt = runs.to_carry_on(settings.ckpt, run.folder, stages=folders, is_first=rank() == 0)
+    ckpt = runs.to_resume(settings.ckpt, run.folder, stages=folders, is_first=rank() == 0)
 
     from artdiff.training import staged
 
@@ -126,7 +126,7 @@ def _check_processes() -> None:
         raise UserError("torchrun and srun start all processes, which must know the run's folder: give run_dir=DIR")
 
 
-main = command(_job, config="train", words=slurm.carrying_on)
+main = command(_job, config="train", words=slurm.resuming)
 
 
 callable_module(__name__, train)

@@ -11,7 +11,7 @@ from test_painting import SETTINGS
 import artdiff
 from artdiff import UserError, checkpoints
 from artdiff.diffusion import samplers
-from artdiff.diffusion.leaps import leap
+from artdiff.diffusion.long_steps import long_step
 from artdiff.diffusion.noise import seeded_noise
 from artdiff.export import export
 from artdiff.ingest import sample_art
@@ -38,7 +38,7 @@ def distilled(art, folder, teacher, *more):
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.99])
-def test_a_leap_leads_where_the_teacher_arrives(chance):
+def test_a_long_step_leads_where_the_teacher_arrives(chance):
     """The teacher knows pictures that are independent pixels of mean 1 and variance 1/4."""
     steps, parts = 4, 200
     clean, noise = seeded_noise([1, 2, 3], (1, 4, 4)) / 2 + 1, seeded_noise([4, 5, 6], (1, 4, 4))
@@ -53,7 +53,7 @@ def test_a_leap_leads_where_the_teacher_arrives(chance):
 
         return denoise
 
-    noisy, time, estimate = leap(
+    noisy, time, estimate = long_step(
         denoiser, clean, noise, chances, steps=steps, teacher_steps=steps * parts, solver=samplers.get("dpm_solver_3m")
     )
     assert torch.equal(time, (chances * steps).floor() / steps)
@@ -67,7 +67,7 @@ def test_a_leap_leads_where_the_teacher_arrives(chance):
 
 
 def test_a_teacher_in_few_steps_is_followed_as_it_paints():
-    """Of Euler's method, in the teacher's own steps: one leap over all of them leads to the teacher's picture."""
+    """Of Euler's method, in the teacher's own steps: one long step over all of them leads to the teacher's picture."""
     clean, noise = seeded_noise([1, 2], (1, 4, 4)), seeded_noise([3, 4], (1, 4, 4))
 
     def denoise(noisy, time):
@@ -75,7 +75,7 @@ def test_a_teacher_in_few_steps_is_followed_as_it_paints():
 
     euler = samplers.get("euler")
     *_, painted = euler(denoise, noise, samplers.times(4))
-    found = leap(lambda rows: denoise, clean, noise, torch.zeros(2), steps=1, teacher_steps=4, solver=euler)
+    found = long_step(lambda rows: denoise, clean, noise, torch.zeros(2), steps=1, teacher_steps=4, solver=euler)
     assert torch.allclose(found.estimate, painted)
 
 

@@ -405,8 +405,8 @@ def test_a_file_alone_knows_its_own_pictures(run, art, tmp_path):
 def test_what_is_asked_for_counts_even_if_it_is_the_default(monkeypatch):
     few = SimpleNamespace(made_for={"steps": 4, "solver": "euler"})
     usual = settings_of()
-    assert evaluating._as_made(usual, few, set()).steps == 4
-    fitted = evaluating._as_made(usual, few, {"steps"})
+    assert evaluating._with_trained_settings(usual, few, set()).steps == 4
+    fitted = evaluating._with_trained_settings(usual, few, {"steps"})
     assert (fitted.steps, fitted.solver) == (usual.steps, "euler")
     monkeypatch.setattr(evaluating, "_evaluate", lambda settings, *, asked: (settings.steps, asked))
     assert artdiff.evaluate("unused", steps=24, n=8) == (24, {"steps", "n"})

@@ -152,10 +152,10 @@ def test_a_file_gets_a_second_name_in_place_of_another(tmp_path, monkeypatch):
 def test_checkpoints_are_kept_while_a_new_one_is_written(tmp_path):
     last = tmp_path / "last.ckpt"
     for content in "abcd":
-        with runs.keeping(last, 3):
+        with runs.rotating_checkpoints(last, 3):
             last.unlink(missing_ok=True)
             last.write_text(content)
-    with pytest.raises(ZeroDivisionError), runs.keeping(last, 3):
+    with pytest.raises(ZeroDivisionError), runs.rotating_checkpoints(last, 3):
         raise ZeroDivisionError
     found = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert found == {"last.ckpt": "d", "last-1.ckpt": "c", "last-2.ckpt": "b"}

@@ -130,7 +130,7 @@ def test_the_gap_opens_when_pictures_are_memorised(no_trainer, monkeypatch):
     trained = Batch(to_signed(signs(4, seed=1)).repeat(8, 1, 1, 1), label.repeat(8))
     held_out = [Batch(to_signed(signs(4, seed=seed)), label) for seed in (2, 3)]
     data = SimpleNamespace(
-        batch_size=4, trained_like_validated=lambda count: asked.append(count) or Batch(signs(4, seed=1)[:count], label)
+        batch_size=4, training_matches=lambda count: asked.append(count) or Batch(signs(4, seed=1)[:count], label)
     )
     trainer = SimpleNamespace(**vars(NO_TRAINER) | {"sanity_checking": False, "num_val_batches": [1]}, datamodule=data)
     monkeypatch.setattr(Generation, "trainer", trainer)
@@ -166,15 +166,15 @@ def test_pictures_to_compare_with_have_the_labels_of_those_validated(art, tmp_pa
     held_out = data.val_set.labels
     assert len(held_out) > len(data.train_set)  # so some are repeated
     for count in (7, 256):
-        image, label = data.trained_like_validated(count)[:2]
+        image, label = data.training_matches(count)[:2]
         assert torch.equal(label, held_out[:count])
-        assert torch.equal(image, data.trained_like_validated(count)[0])
+        assert torch.equal(image, data.training_matches(count)[0])
         for one, number in zip(image, label.tolist(), strict=True):
             of_label = data.train_set.source.read(data.train_set.indices[data.train_set.labels == number]).pixels
             middles = torch.from_numpy(of_label).permute(0, 3, 1, 2)[..., 2:18, 2:18]
             assert any(torch.equal(one, other) for other in middles)
     data.train_set.labels = torch.full_like(data.train_set.labels, -1)
-    assert set(data.trained_like_validated(7)[1].tolist()) == {-1}
+    assert set(data.training_matches(7)[1].tolist()) == {-1}
 
 
 def test_validation_does_not_change_training(art, tmp_path):

@@ -8,7 +8,7 @@ from test_decode import _bomb
 
 from artdiff import UserError
 from artdiff.ingest.decode import Transform
-from artdiff.painting.plan import canvases, nearest_sides, read_muses
+from artdiff.painting.plan import canvases, nearest_size, read_muses
 from artdiff.settings.painting import PaintSettings
 
 TRANSFORM = Transform(32, "squash", (255, 255, 255))
@@ -51,7 +51,7 @@ def test_muses_of_any_kind(tmp_path, size, caplog):
     ],
 )
 def test_sides_of_a_muse_are_rounded_and_bounded(sides, most, expected):
-    assert nearest_sides(*sides, 16, most=most) == expected
+    assert nearest_size(*sides, 16, most=most) == expected
 
 
 def test_a_large_muse_is_scaled_down_for_a_painter_and_set_aside_for_a_reconstruction(tmp_path, caplog):

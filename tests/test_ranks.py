@@ -15,7 +15,7 @@ import artdiff
 from artdiff import UserError
 from artdiff.data.loader import ShuffledOrder, Turn, chance
 from artdiff.ranks import Ranks, Share, rank, started_together
-from artdiff.sharding import is_shared_out, shard, shared_like, whole
+from artdiff.sharding import is_sharded, shard, sharded_like, whole
 from artdiff.training.trainer import GROUP_VARIABLES
 
 pytestmark = pytest.mark.slow
@@ -228,14 +228,14 @@ def test_weights_are_shared_out_and_put_together(tmp_path):
         network = torch.nn.Module()
         network.layers = torch.nn.ModuleList([torch.nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)])
         before = network.layers[0].weight.detach().clone()
-        assert not is_shared_out(network)
+        assert not is_sharded(network)
         shard(network, init_device_mesh("cpu", (1,)))
         weight = network.layers[0].weight
-        assert is_shared_out(network)
+        assert is_sharded(network)
         assert whole(weight).equal(before)
-        assert shared_like(before, weight).to_local().is_contiguous()
-        assert whole(shared_like(before, weight)).equal(before)
-        assert shared_like(before, before) is before
+        assert sharded_like(before, weight).to_local().is_contiguous()
+        assert whole(sharded_like(before, weight)).equal(before)
+        assert sharded_like(before, before) is before
     finally:
         torch.distributed.destroy_process_group()
 

@@ -190,13 +190,13 @@ def has_saved(folder, *, at=0, **facts):
 @pytest.mark.parametrize("stages", [[""], ["codec", "refine", ""]])
 def test_a_run_is_not_overwritten_by_one_that_carries_on_another(tmp_path, stages):
     other = has_saved(tmp_path / "other")
-    assert runs.to_carry_on(str(other), tmp_path / "longer", stages=stages) is not None
+    assert runs.to_resume(str(other), tmp_path / "longer", stages=stages) is not None
     longer = has_saved(tmp_path / "longer")
     with pytest.raises(UserError, match="longer holds a run already: resume it with ckpt=last"):
-        runs.to_carry_on(str(other), longer, stages=stages)
+        runs.to_resume(str(other), longer, stages=stages)
     for own in ("last", str(longer), str(longer / runs.LAST)):
-        assert runs.to_carry_on(own, longer, stages=stages).is_relative_to(longer)
-    assert runs.to_carry_on(str(other), longer, stages=stages, is_first=False)  # the first process may have saved there
+        assert runs.to_resume(own, longer, stages=stages).is_relative_to(longer)
+    assert runs.to_resume(str(other), longer, stages=stages, is_first=False)  # the first process may have saved there
 
 
 def test_the_newest_run_is_no_stage_of_one(tmp_path):
@@ -205,7 +205,7 @@ def test_the_newest_run_is_no_stage_of_one(tmp_path):
     found = [runs.find_checkpoint("last", newest_in=tmp_path, prefer=runs.BEST, name=name) for name in ("ckpt", "init")]
     assert found == [run / runs.LAST] * 2
     assert runs.find_checkpoint("last", newest_in=tmp_path, prefer=runs.LAST, name="codec") == stage / runs.LAST
-    assert runs.to_carry_on("last", tmp_path / "latent128/new", stages=["codec", ""]) == stage.parent
+    assert runs.to_resume("last", tmp_path / "latent128/new", stages=["codec", ""]) == stage.parent
 
 
 def test_a_run_that_was_killed_in_its_last_validation_is_validated(art, stopped, tmp_path):

@@ -86,30 +86,30 @@ def test_only_the_run_that_this_command_began_in_this_job_is_carried_on(tmp_path
     begun(tmp_path / "runs/paint32/other_job", slurm={"job": "8", "command": sys.orig_argv})
     begun(tmp_path / "runs/paint32/other_command", slurm={"job": "7", "command": ["python", "other.py"]})
     begun(tmp_path / "runs/paint32/none")
-    assert slurm.carrying_on(words) == words
+    assert slurm.resuming(words) == words
     run = begun(tmp_path / "runs/paint32/ours", slurm={"job": "7", "command": sys.orig_argv})
-    assert slurm.carrying_on(words) == [*words, "hydra.run.dir='runs/paint32/ours'"]  # it has saved nothing yet
+    assert slurm.resuming(words) == [*words, "hydra.run.dir='runs/paint32/ours'"]  # it has saved nothing yet
     (run / "codec/checkpoints").mkdir(parents=True)
     (run / "codec/checkpoints/last.ckpt").touch()
     carried = [*words, "hydra.run.dir='runs/paint32/ours'", "ckpt='runs/paint32/ours'"]
-    assert slurm.carrying_on(words) == carried
+    assert slurm.resuming(words) == carried
     for others in (["ckpt=last"], ["-m"]):
-        assert slurm.carrying_on([*words, *others]) == [*words, *others]
+        assert slurm.resuming([*words, *others]) == [*words, *others]
     monkeypatch.delenv("SLURM_RESTART_COUNT")
-    assert slurm.carrying_on(words) == words
+    assert slurm.resuming(words) == words
 
 
 def test_its_own_checkpoint_takes_the_place_of_the_one_it_began_with(tmp_path, job, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     words = ["experiment=paint32", "ckpt=runs/paint32/earlier"]
-    assert slurm.carrying_on(words) == words
+    assert slurm.resuming(words) == words
     run = begun(tmp_path / "runs/paint32/ours", slurm={"job": "7", "command": sys.orig_argv})
-    assert slurm.carrying_on(words) == [*words, "hydra.run.dir='runs/paint32/ours'"]  # it has saved nothing yet
+    assert slurm.resuming(words) == [*words, "hydra.run.dir='runs/paint32/ours'"]  # it has saved nothing yet
     (run / "checkpoints").mkdir()
     (run / "checkpoints/last.ckpt").touch()
     own = ["hydra.run.dir='runs/paint32/ours'", "ckpt='runs/paint32/ours'"]
-    assert slurm.carrying_on(words) == ["experiment=paint32", *own]
+    assert slurm.resuming(words) == ["experiment=paint32", *own]
 
 
 def test_a_job_goes_back_into_the_queue_also_before_it_trains(art, tmp_path, job, requeued, monkeypatch):
@@ -140,7 +140,7 @@ def test_only_the_process_of_the_job_itself_is_interrupted(job, monkeypatch):
 def test_a_folder_of_the_users_choice_is_found_as_well(tmp_path, job, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     run = begun(tmp_path / "mine", slurm={"job": "7", "command": sys.orig_argv})
-    assert slurm.carrying_on([f"run_dir={run}", "seed=1"]) == ["seed=1", f"hydra.run.dir='{run}'"]
+    assert slurm.resuming([f"run_dir={run}", "seed=1"]) == ["seed=1", f"hydra.run.dir='{run}'"]
 
 
 def test_a_job_that_cannot_be_put_back_is_warned_of(job, tmp_path, monkeypatch, caplog):

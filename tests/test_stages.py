@@ -18,7 +18,7 @@ from artdiff.settings.training import TrainSettings
 from artdiff.stages import merged, planned
 from artdiff.tasks import Refinement
 from artdiff.training import staged
-from artdiff.training.beginning import begin_with, build_on
+from artdiff.training.initial_weights import load_parts, take_parts
 
 TINY = (
     "experiment=latent128",
@@ -457,10 +457,10 @@ def test_the_parts_of_a_run_are_trained_further(art, trained, tmp_path, begun):
     theirs, built = _state(trained), []
     for (settings, *_), before in zip(begun[:2], ([last], [last, trained / "codec" / runs.LAST]), strict=True):
         config = settings.config
-        parts = build_on(config, before, last, trust_code=False, is_last=False)
+        parts = take_parts(config, before, last, trust_code=False, is_last=False)
         config["task"] |= {"classes": sorted(STYLES)} if "classes" in config["task"] else {}
         built.append(instantiate(config["task"], loss=None))
-        begin_with(parts, built[-1])
+        load_parts(parts, built[-1])
     codec, refiner = (task.state_dict() for task in built)
     names = [name for name in codec if name.startswith("network.")]
     assert all(torch.equal(codec[name], theirs[name.replace("network.", "codec.", 1)]) for name in names)
@@ -493,9 +493,9 @@ def test_a_refiner_is_taken_over_unless_none_is_asked_for(art, trained, caplog):
     words = (f"codec_from={trained}", "stages.refine.share=0")
     for compose, parts in ((_config, {"codec", "refiner"}), (_without_refiner, {"codec"})):
         (stage,) = planned(TrainSettings.of(compose(art, "runs/x", *words)))
-        assert set(build_on(stage.settings.config, [trained / runs.LAST], None, trust_code=False)) == parts
+        assert set(take_parts(stage.settings.config, [trained / runs.LAST], None, trust_code=False)) == parts
     paints = small(art, "runs/x", "experiment=paint32", f"init={trained}")  # it knows nothing of refiners
-    assert set(build_on(paints, [], trained / runs.LAST, trust_code=False)) == {"codec", "refiner"}
+    assert set(take_parts(paints, [], trained / runs.LAST, trust_code=False)) == {"codec", "refiner"}
     assert "taken over from the given run: refiner" in caplog.text
 
 
@@ -503,7 +503,7 @@ def test_a_run_is_carried_on_with_its_own_parts(art, trained):
     (stage,) = planned(TrainSettings.of(_config(art, "runs/x", f"codec_from={trained}", "stages.refine.share=0")))
     task = stage.settings.config["task"]
     task["refiner"] = task["refiner"] | {"channels": [32, 32]}  # as the given run has it
-    build_on(stage.settings.config, [trained / "codec" / runs.LAST], None, trust_code=False, ckpt=trained / runs.LAST)
+    take_parts(stage.settings.config, [trained / "codec" / runs.LAST], None, trust_code=False, ckpt=trained / runs.LAST)
     assert task["refiner"]["channels"] == [16, 32]
 
 

@@ -99,7 +99,7 @@ def test_shards_hold_the_pictures_of_the_folder(art, shards):
     keys = dict(zip((one.digest for one in folder.index.used), folder._contents(mirrored=False).keys, strict=True))
     digests = [bytes(one).hex() for one in streamed._digests]
     assert streamed._contents(mirrored=False).keys == [keys[one] for one in digests]  # so latents are shared
-    assert len(set(streamed.look_alikes())) == len(set(folder.look_alikes()))
+    assert len(set(streamed.near_duplicate_groups())) == len(set(folder.near_duplicate_groups()))
 
 
 def _all(pictures):

@@ -16,7 +16,7 @@ from artdiff import UserError
 from artdiff.runs import Run
 from artdiff.settings.training import TrainSettings
 from artdiff.stages import planned
-from artdiff.sweep import TOLD, SearchSettings, _best, _experiment, _training
+from artdiff.sweep import VALIDATIONS, SearchSettings, _best, _experiment, _training
 
 pytestmark = pytest.mark.slow
 
@@ -195,7 +195,7 @@ def test_each_stage_of_a_trial_tells_in_its_own_folder(tmp_path):
     folder = tmp_path / "found/trial_0000"
     settings = TrainSettings.of(composed("train", "experiment=paint128", *words, f"run_dir={folder}"))
     told = [stage.settings.callbacks["trial"]["path"] for stage in planned(settings)]
-    assert told == [f"{folder}/refine/{TOLD}", f"{folder}/{TOLD}"]
+    assert told == [f"{folder}/refine/{VALIDATIONS}", f"{folder}/{VALIDATIONS}"]
 
 
 def test_an_experiment_keeps_choices_and_values_apart(tmp_path):

@@ -12,7 +12,7 @@ from artdiff.losses import HybridLoss, Losses, PerceptualLoss
 from artdiff.ranks import Share
 from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Step
-from artdiff.tasks.metrics import ReconstructionScores, TimeBands
+from artdiff.tasks.metrics import ReconstructionScores, TimeBins
 
 NETWORK = {"_target_": "artdiff.networks.ConvDiffusionModel"}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
@@ -109,11 +109,11 @@ def test_scores_are_computed_in_float32_under_autocast():
 
 
 def test_each_quarter_of_time_has_its_own_means():
-    bands = TimeBands(prefix="val")
+    bins = TimeBins(prefix="val")
     for _ in range(2):
-        bands.update(torch.tensor([0.0, 0.2, 1.0]), {"mse": torch.tensor([1.0, 3.0, 5.0])})
-        assert {name: value.item() for name, value in bands.compute().items()} == {
+        bins.update(torch.tensor([0.0, 0.2, 1.0]), {"mse": torch.tensor([1.0, 3.0, 5.0])})
+        assert {name: value.item() for name, value in bins.compute().items()} == {
             "val_time/mse_0.00-0.25": 2,
             "val_time/mse_0.75-1.00": 5,
         }
-        bands.reset()
+        bins.reset()

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from artdiff import UserError, images
 from artdiff.cache import chosen_folder
 from artdiff.data import augment
-from artdiff.data.loader import Batch, Pictures, ResumableLoader, Shuffle, ShuffledOrder, Wire, differences, options
+from artdiff.data.loader import Batch, Pictures, RawBatch, ResumableLoader, Shuffle, ShuffledOrder, differences, options
 from artdiff.ranks import Ranks
 from artdiff.settings.data import ServingSettings
 from artdiff.store import Contents
@@ -104,12 +104,12 @@ class PictureDataModule(L.LightningDataModule, ABC):
             log.info("the last batch of an epoch has fewer pictures than devices: a device without one repeats another "
                      "picture, which does not count")  # fmt: skip
 
-    def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
+    def transfer_batch_to_device(self, batch: RawBatch, device: torch.device, dataloader_idx: int) -> RawBatch:
         index, batch = batch.index, batch._replace(index=None)  # stays on the CPU: reading it must not synchronise
         view = None if index is None or self.unchanging is None else self._view(index, batch.chance)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(index=view)
 
-    def on_after_batch_transfer(self, batch: Wire, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         image, index, label, numbers, gone, share, words = batch
         assert image is not None
         for file in gone:
@@ -153,7 +153,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
         """At most `count` validation pictures, evenly spaced in the list, always the same: signed (B,3,H,W)."""
         return self._signed(self.val_set.spread(count))
 
-    def trained_like_validated(self, count: int) -> Batch:
+    def training_matches(self, count: int) -> Batch:
         """A training picture for each of the first `count` validation pictures: a batch with `image` uint8 (N,3,H,W).
 
         It has the same label, or any label if no training picture has that one. The pictures of a label are evenly
@@ -181,7 +181,7 @@ class PictureDataModule(L.LightningDataModule, ABC):
         return images.to_signed(augment.crop(image, self.settings.image_size, None))
 
     @abstractmethod
-    def look_alikes(self) -> list[int]:
+    def near_duplicate_groups(self) -> list[int]:
         """A group number for each training picture; near-duplicates have the same."""
 
     @abstractmethod

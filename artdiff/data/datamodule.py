@@ -12,7 +12,7 @@ from torch import Tensor
 
 from artdiff import UserError
 from artdiff.data.base import PictureDataModule
-from artdiff.data.loader import Pictures, Wire
+from artdiff.data.loader import Pictures, RawBatch
 from artdiff.data.pixels import FromStore, contents_of, fits_on, pixels_of, uploaded
 from artdiff.files import user_path
 from artdiff.ingest import card, sample_art
@@ -108,7 +108,7 @@ class ArtDataModule(PictureDataModule):
             return None
         return contents_of(self.index, self.transform, self.cache_dir, mirrored=mirrored)
 
-    def look_alikes(self) -> list[int]:
+    def near_duplicate_groups(self) -> list[int]:
         return groups_of(self.index.on("train"))
 
     def columns(self) -> dict[str, list[str | None]]:
@@ -138,7 +138,7 @@ class ArtDataModule(PictureDataModule):
             return bool(self.settings.resident)
         return fits_on(self._device(), self.train_set.source)
 
-    def transfer_batch_to_device(self, batch: Wire, device: torch.device, dataloader_idx: int) -> Wire:
+    def transfer_batch_to_device(self, batch: RawBatch, device: torch.device, dataloader_idx: int) -> RawBatch:
         if batch.image is None:
             assert batch.index is not None
             batch = batch._replace(image=self._resident(batch.index, device))

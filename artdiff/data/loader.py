@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     """The words of the captions, int16 (B,W,P), as `artdiff.words.numbers` encodes them; None without captions."""
 
 
-class Wire(NamedTuple):
+class RawBatch(NamedTuple):
     """What a loader yields: a batch before augmentation.
 
     - `image` uint8 (B,3,H,W), None if the data set is in the accelerator's memory;
@@ -130,7 +130,7 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitems__(self, turns: list[Turn] | list[int]) -> Wire:
+    def __getitems__(self, turns: list[Turn] | list[int]) -> RawBatch:
         pictures = [turn.picture if isinstance(turn, Turn) else turn for turn in turns]
         chances = None
         if self.seed is not None and isinstance(turns[0], Turn):
@@ -139,12 +139,12 @@ class Pictures(Dataset):
         share = turns[0].share if isinstance(turns[0], Turn) else None
         words = self.words(pictures)
         if self.indices_only:
-            return Wire(None, indices, labels, chances, [], share, words)
+            return RawBatch(None, indices, labels, chances, [], share, words)
         pixels, places, gone = self.source.read(self.indices[pictures])
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         chances = None if chances is None else chances[places]
         words = None if words is None else words[places]
-        return Wire(image, indices[places], labels[places], chances, gone, share, words)
+        return RawBatch(image, indices[places], labels[places], chances, gone, share, words)
 
     def words(self, pictures: Sequence[int]) -> Tensor | None:
         """The words of these pictures' captions, int16 (B,W,P); None without captions."""

@@ -129,7 +129,7 @@ class StreamDataModule(PictureDataModule):
     def _contents(self, *, mirrored: bool) -> Contents:
         return Contents(content_keys(self.index.kind, map(bytes, self._digests), mirrored=mirrored), self.cache_dir)
 
-    def look_alikes(self) -> list[int]:
+    def near_duplicate_groups(self) -> list[int]:
         return self._array(self.index.groups)[: len(self.train_set)].tolist()
 
     def listings(self) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ so that the initial weights soon stop mattering (EDM, arXiv:2206.00364, table 7)
 import torch
 from torch import nn
 
-from artdiff.sharding import is_shared_out, whole
+from artdiff.sharding import is_sharded, whole
 
 
 def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
@@ -21,7 +21,7 @@ def share(images: int, *, seen: int, half_life: float, ramp: float) -> float:
 @torch.no_grad()
 def update(average: nn.Module, network: nn.Module, share: float) -> None:
     """Move the weights of `average` by `share` towards those of `network`. Copies buffers, such as running means."""
-    if is_shared_out(network):
+    if is_sharded(network):
         for weight, new in zip(average.parameters(), network.parameters(), strict=True):  # one by one, to save memory
             weight.lerp_(whole(new), share)
     else:

@@ -235,7 +235,7 @@ class _Judge:
         """
         train = self.train
         assert train.indices is not None
-        groups = np.array(self.data.look_alikes())[train.indices].tolist()
+        groups = np.array(self.data.near_duplicate_groups())[train.indices].tolist()
         repeated = len(groups) - len(set(groups))
         if repeated:
             log.info("%s training pictures are near-duplicates of another one; for copies, each group counts as one",

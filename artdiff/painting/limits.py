@@ -7,7 +7,7 @@ from typing import TypeVar
 from artdiff import UserError
 from artdiff.files import user_path
 from artdiff.ingest.tables import shown
-from artdiff.painting.plan import nearest_sides
+from artdiff.painting.plan import nearest_size
 from artdiff.settings.painting import PaintSettings
 from artdiff.word_vectors import nearest, replaced
 from artdiff.words import MOST_WORDS, VOCABULARY, unknown, words
@@ -53,7 +53,7 @@ def understood(settings: Paints, vocabulary: Sequence[str]) -> tuple[Paints, lis
     return settings, lines
 
 
-def forgotten(settings: PaintSettings, strength: float) -> list[str]:
+def lost_muse_warning(settings: PaintSettings, strength: float) -> list[str]:
     """A warning if `settings.strength` is below 1 but was rounded up to 1, which replaces the whole muse."""
     if not settings.strength < strength == 1:
         return []
@@ -84,7 +84,7 @@ def check_size(settings: PaintSettings, *, trained: int, multiple: int | None, s
         below = [max(multiple, side - side % multiple) for side in sides]
         above = [side + -side % multiple for side in sides]
         near = [_times(sides) for sides in (below, above) if math.prod(sides) <= settings.most_pixels]
-        near = near or [_times(nearest_sides(*sides, multiple, most=settings.most_pixels))]
+        near = near or [_times(nearest_size(*sides, multiple, most=settings.most_pixels))]
         raise UserError(
             f"width and height in size must be multiples of {multiple} for this model, got {settings.size}; "
             f"set size={' or '.join(dict.fromkeys(near))}"
@@ -97,7 +97,7 @@ def check_pixels(settings: PaintSettings, multiple: int) -> None:
     if settings.size != "train" and most < multiple**2:
         raise UserError(f"max_pixels must be at least {multiple**2} for this model, got {most}")
     if sides is not None and math.prod(sides) > most:
-        pixels, works = math.prod(sides), _times(nearest_sides(*sides, multiple, most=most))
+        pixels, works = math.prod(sides), _times(nearest_size(*sides, multiple, most=most))
         raise UserError(
             f"size={settings.size} has {pixels:,} pixels, more than max_pixels={most:,}; "
             f"set size={works}, or max_pixels={pixels}"

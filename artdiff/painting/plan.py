@@ -106,7 +106,7 @@ def read_muses(settings: PaintSettings, transform: Transform, *, multiple: int |
         raise UserError(f"muse={settings.muse} holds no picture that can be read")
 
 
-def nearest_sides(width: int, height: int, multiple: int, *, most: int) -> tuple[int, int]:
+def nearest_size(width: int, height: int, multiple: int, *, most: int) -> tuple[int, int]:
     """Round width and height to multiples of `multiple`; first scale them down if they hold more than `most` pixels.
 
     Scaling keeps the aspect ratio. `most` must be at least `multiple²`. Neither result is less than `multiple`, however
@@ -315,7 +315,7 @@ def _at_size(
     if multiple is None:
         return picture
     width, height = picture.size
-    sides = nearest_sides(width, height, multiple, most=settings.most_pixels)
+    sides = nearest_size(width, height, multiple, most=settings.most_pixels)
     if width * height > settings.most_pixels:
         log.warning("scaled down to %d x %d: %s (%d x %d is more than max_pixels=%s)",
                     *sides, shown(name), width, height, f"{settings.most_pixels:,}")  # fmt: skip

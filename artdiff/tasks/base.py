@@ -17,7 +17,7 @@ from artdiff.compiled import FixedBatch
 from artdiff.data.loader import Batch
 from artdiff.losses import Loss, Losses, PerceptualLoss
 from artdiff.ranks import Share
-from artdiff.sharding import is_shared_out, shard, whole
+from artdiff.sharding import is_sharded, shard, whole
 
 FORMAT = 1
 """Version of the checkpoint format. Increase it if an older artdiff could not load a new checkpoint."""
@@ -85,13 +85,13 @@ class Task(L.LightningModule, ABC):
     def configure_model(self) -> None:
         """Shard the network over the devices if Lightning's strategy is FSDP."""
         mesh = self.device_mesh
-        if mesh is not None and not is_shared_out(self.network):
+        if mesh is not None and not is_sharded(self.network):
             shard(self.network, mesh["data_parallel"], methods=self.network_methods)
 
     @property
     def grid_takes_all_ranks(self) -> bool:
         """Whether all ranks must call `sample_grid`, since the weights are sharded."""
-        return is_shared_out(self.network)
+        return is_sharded(self.network)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer)(self.network.named_parameters())

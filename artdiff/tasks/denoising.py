@@ -18,7 +18,7 @@ from artdiff.diffusion.noise import seeded_noise
 from artdiff.diffusion.objective import Denoised
 from artdiff.losses import Loss, Losses
 from artdiff.tasks.base import Task
-from artdiff.tasks.metrics import TimeBands
+from artdiff.tasks.metrics import TimeBins
 
 Part = TypeVar("Part")
 
@@ -70,7 +70,7 @@ class Denoising(Task):
         self.ema_ramp = ema_ramp
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.averaged = 0  # images seen at the last update of the EMA
-        self.train_bands, self.val_bands = TimeBands(prefix="train"), TimeBands(prefix="val")
+        self.train_bins, self.val_bins = TimeBins(prefix="train"), TimeBins(prefix="val")
         self.validated = 0
 
     def train(self, mode: bool = True) -> Self:
@@ -85,7 +85,7 @@ class Denoising(Task):
         super().on_before_optimizer_step(optimizer)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # when Lightning logs as well
-            self._log_bands(self.train_bands)
+            self._log_bins(self.train_bins)
 
     @property
     def grid_takes_all_ranks(self) -> bool:
@@ -94,9 +94,9 @@ class Denoising(Task):
     def on_validation_epoch_start(self) -> None:
         self.validated = 0
 
-    def noted(self, denoised: Denoised, bands: TimeBands) -> Losses:
+    def noted(self, denoised: Denoised, bins: TimeBins) -> Losses:
         """Add the terms of a batch to the means by time bin; returns its losses."""
-        bands.update(denoised.time, denoised.terms)
+        bins.update(denoised.time, denoised.terms)
         return Losses(denoised.loss, denoised.terms)
 
     def fixed_numbers(self, image: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ class Denoising(Task):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self._log_bands(self.val_bands)
+        self._log_bins(self.val_bins)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the EMA right after each step, before a checkpoint can be saved."""
@@ -139,10 +139,10 @@ class Denoising(Task):
             schedulers.append({"scheduler": instantiate(self.scheduler)(optimizer), "interval": "epoch"})
         return [optimizer], schedulers
 
-    def _log_bands(self, bands: TimeBands) -> None:
-        if bands.update_called:  # a validation may log no losses by time bin
-            self.log_dict(bands.compute())
-            bands.reset()
+    def _log_bins(self, bins: TimeBins) -> None:
+        if bins.update_called:  # a validation may log no losses by time bin
+            self.log_dict(bins.compute())
+            bins.reset()
 
 
 def check_takes(network: dict[str, Any], argument: str, *, otherwise: str) -> None:

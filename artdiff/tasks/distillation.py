@@ -8,10 +8,11 @@ from torch import Tensor
 
 from artdiff import UserError, images
 from artdiff.data.loader import Batch
-from artdiff.diffusion import leaps, samplers
+from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Identity
 from artdiff.diffusion.conditioning import Conditions, conditions
 from artdiff.diffusion.guidance import Denoiser, guided
+from artdiff.diffusion.long_steps import long_step
 from artdiff.diffusion.noise import NOISE, TIMES, PictureRandom
 from artdiff.diffusion.objective import LatentLoss, Target
 from artdiff.diffusion.path import Preconditioned
@@ -22,7 +23,7 @@ from artdiff.tasks.generation import Generation
 
 
 class Distillation(Generation):
-    """Learn to cover in one step what a teacher covers in several (`artdiff.diffusion.leaps`).
+    """Learn to cover in one step what a teacher covers in several (`artdiff.diffusion.long_steps`).
 
     The teacher is frozen. It starts from noisy pictures of the folder, as in training.
 
@@ -80,7 +81,7 @@ class Distillation(Generation):
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
         given, clean = self.objective.dropped(batch, rng), self.encoded(batch)
         noise, chance = rng.normal(NOISE, clean.shape[1:]), rng.uniform(TIMES)
-        noisy, time, estimate = leaps.leap(
+        noisy, time, estimate = long_step(
             lambda rows: self.taught(tuple(part[rows] for part in given)),
             clean,
             noise,
@@ -91,7 +92,7 @@ class Distillation(Generation):
         )
         target = batch._replace(image=self.codec.decode(estimate) if self._sees_pictures else batch.image, index=None)
         denoised = self.train_denoiser(noisy, time, *given)
-        return self.noted(self.objective.compare(denoised, estimate, target, time, self.needed_loss), self.train_bands)
+        return self.noted(self.objective.compare(denoised, estimate, target, time, self.needed_loss), self.train_bins)
 
     @property
     def _sees_pictures(self) -> bool:

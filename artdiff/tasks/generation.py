@@ -159,7 +159,7 @@ class Generation(Denoising):
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
         clean = self.encoded(batch)
         denoised = self.objective(self.train_denoiser, batch, rng, self.needed_loss, clean=clean)
-        return self.noted(denoised, self.train_bands)
+        return self.noted(denoised, self.train_bins)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -180,7 +180,7 @@ class Generation(Denoising):
         denoised = self.objective.at(
             self.ema_denoiser, batch, time=time, noise=noise, loss=self.needed_loss, clean=self.encoded(batch)
         )
-        self.log_validation(self.noted(denoised, self.val_bands), count)
+        self.log_validation(self.noted(denoised, self.val_bins), count)
         if self.trained_sample is not None and places[-1] < len(self.trained_sample.label):
             trained = self._trained(places, time.device)
             learned = self.objective.at(self.ema_denoiser, trained, time=time, noise=noise, loss=self.needed_loss)
@@ -210,7 +210,7 @@ class Generation(Denoising):
         data: PictureDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         (batches,) = self.trainer.num_val_batches
         batches = min(batches, max(1, GAP_PICTURES // data.batch_size))
-        return data.trained_like_validated(int(batches * data.batch_size))
+        return data.training_matches(int(batches * data.batch_size))
 
     def _trained(self, places: range, device: torch.device) -> Batch:
         """A batch of these training pictures, signed, on the device."""

@@ -29,13 +29,13 @@ class ReconstructionScores(MetricCollection):
             super().update(signed_to_unit(picture.float()).clamp(0, 1), signed_to_unit(target.float()))
 
 
-class TimeBands(Metric):
+class TimeBins(Metric):
     """The mean of each term in each of four time bins; empty bins are left out.
 
     Mean losses under different noise schedules cannot be compared, but those in the same time bin can.
     """
 
-    BANDS = 4
+    BINS = 4
 
     counts: Tensor
 
@@ -43,22 +43,22 @@ class TimeBands(Metric):
         super().__init__()
         self.prefix = prefix
         self.terms: list[str] = []
-        self.add_state("counts", torch.zeros(self.BANDS), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(self.BINS), dist_reduce_fx="sum")
 
     def update(self, time: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Add the terms, each (B,), of pictures at `time` (B,)."""
-        band = (time * self.BANDS).long().clamp(max=self.BANDS - 1)
-        self.counts.index_add_(0, band, torch.ones_like(time))
+        index = (time * self.BINS).long().clamp(max=self.BINS - 1)
+        self.counts.index_add_(0, index, torch.ones_like(time))
         for name, value in terms.items():
             if name not in self.terms:
                 self.terms.append(name)
-                self.add_state(f"sum_{name}", torch.zeros(self.BANDS, device=time.device), dist_reduce_fx="sum")
-            getattr(self, f"sum_{name}").index_add_(0, band, value.detach().float())
+                self.add_state(f"sum_{name}", torch.zeros(self.BINS, device=time.device), dist_reduce_fx="sum")
+            getattr(self, f"sum_{name}").index_add_(0, index, value.detach().float())
 
     def compute(self) -> dict[str, Tensor]:
         return {
-            f"{self.prefix}_time/{name}_{band / self.BANDS:.2f}-{(band + 1) / self.BANDS:.2f}": total / count
+            f"{self.prefix}_time/{name}_{index / self.BINS:.2f}-{(index + 1) / self.BINS:.2f}": total / count
             for name in self.terms
-            for band, (total, count) in enumerate(zip(getattr(self, f"sum_{name}"), self.counts, strict=True))
+            for index, (total, count) in enumerate(zip(getattr(self, f"sum_{name}"), self.counts, strict=True))
             if count
         }

@@ -111,14 +111,14 @@ class Refinement(Denoising):
         draft, batch = self.draft(batch.image), self._shrunk(batch)
         std = broadcast(rng.uniform(LATENTS) * self.draft_noise, draft)
         network = given(draft + std * rng.normal(DRAFTS, draft.shape[1:]), self.train_network)
-        return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bands)
+        return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bins)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compute the losses of the EMA weights. Each picture has its own time and noise, the same every time."""
         draft, batch = self.draft(batch.image), self._shrunk(batch)
         time, noise = self.fixed_numbers(batch.image, batch.image.shape[1:])
         found = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
-        self.log_validation(self.noted(found, self.val_bands), len(batch.image))
+        self.log_validation(self.noted(found, self.val_bins), len(batch.image))
 
     @torch.no_grad()
     def sample_grid(self, image: Tensor) -> list[Tensor]:

@@ -23,8 +23,8 @@ from artdiff.tasks import Reconstruction
 from artdiff.tasks.base import Task
 from artdiff.training import dashboard, disk, report
 from artdiff.training import trainer as trainers
-from artdiff.training.beginning import begin_with, build_on, take_weights
 from artdiff.training.final_scores import FinalScores
+from artdiff.training.initial_weights import load_parts, take_parts, take_weights
 from artdiff.training.last_checkpoint import LastCheckpoint
 from artdiff.training.reporting import only_reporting, open_loggers
 
@@ -58,7 +58,7 @@ def fit(
     Raises `UserError`, and `Interrupted` if a signal ended the training; the training is saved before.
     """
     config = settings.config
-    parts = build_on(config, before, init, trust_code=settings.trust_code, is_last=is_last, ckpt=ckpt)
+    parts = take_parts(config, before, init, trust_code=settings.trust_code, is_last=is_last, ckpt=ckpt)
     L.seed_everything(settings.seed, workers=True, verbose=False)
     shown = {name: value for name, value in config["task"].items() if name not in (*COMPARED, "vocabulary")}
     final = FinalScores(hyperparameters={"task": shown, **{name: config[name] for name in COMPARED}})
@@ -68,7 +68,7 @@ def fit(
     start = earlier.step if earlier is not None else 0
     data, task = _build(config, loss, earlier)
     if earlier is None:
-        begin_with(parts, task)
+        load_parts(parts, task)
         if init is not None and is_last:
             take_weights(task, init, trust_code=settings.trust_code)
             log.info("new run from the weights of %s: steps, optimizer and schedules start at zero", init)
@@ -90,7 +90,7 @@ def fit(
             with trainers.leaving_no_group(trainer):
                 trainer.fit(task, data, ckpt_path=ckpt, weights_only=True)
                 if trainer.global_step == start and _stopped_by(trainer) is None:
-                    _is_at_its_end(run, ckpt, config, trainer, final, is_last=is_last, was_finished=was_finished)
+                    _finish_at_last_step(run, ckpt, config, trainer, final, is_last=is_last, was_finished=was_finished)
         except SystemExit as end:  # Lightning's answer to an interruption
             if _stopped_by(trainer) is None:  # interrupted before our handler was installed: nothing is saved
                 raise (end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else end) from None
@@ -122,7 +122,7 @@ def _stopped_by(trainer: L.Trainer) -> int | None:
     return next((one.stopped_by for one in saving if one.stopped_by is not None), None)
 
 
-def _is_at_its_end(
+def _finish_at_last_step(
     run: Run,
     ckpt: Path | None,
     config: dict[str, Any],

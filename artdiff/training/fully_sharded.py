@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from artdiff.sharding import shared_like, whole
+from artdiff.sharding import sharded_like, whole
 
 
 class FullySharded(ModelParallelStrategy):
@@ -44,7 +44,7 @@ class FullySharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
         ours, given = self.lightning_module.state_dict(), checkpoint["state_dict"]
-        shared = {name: shared_like(value, ours[name]) if name in ours else value for name, value in given.items()}
+        shared = {name: sharded_like(value, ours[name]) if name in ours else value for name, value in given.items()}
         self.lightning_module.load_state_dict(shared, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -73,4 +73,4 @@ def _each(change: Any, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
     """Shard an optimizer's state of a weight: tensors with the weight's shape are sharded like the weight."""
-    return _each(lambda value: shared_like(value, weight) if value.shape == weight.shape else value, kept)
+    return _each(lambda value: sharded_like(value, weight) if value.shape == weight.shape else value, kept)

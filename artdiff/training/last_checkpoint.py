@@ -93,7 +93,7 @@ class LastCheckpoint(Checkpoint):
         self.stopped_by = signalled or None
 
     def _save(self, trainer: L.Trainer) -> None:
-        with runs.keeping(self.path, self.keep) if trainer.is_global_zero else nullcontext():
+        with runs.rotating_checkpoints(self.path, self.keep) if trainer.is_global_zero else nullcontext():
             trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 

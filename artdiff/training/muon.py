@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from artdiff.sharding import shared_like, whole
+from artdiff.sharding import sharded_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the polynomial a·s + b·s³ + c·s⁵. Applied repeatedly, it maps singular values s in (0,1] to about 1.
@@ -88,7 +88,7 @@ class Muon(Adam):
         matrix = orthogonal(whole(gradient.lerp(average, momentum)).flatten(1))  # (out, in · height · width)
         size = lr * LIKE_ADAM * max(matrix.shape) ** 0.5
         change = matrix.view(weight.shape).to(weight.dtype) * size
-        weight.sub_(shared_like(change if failed is None else change * (failed == 0), weight))
+        weight.sub_(sharded_like(change if failed is None else change * (failed == 0), weight))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Optimizer.__setstate__(self, state)  # Adam's own expects its averages for every weight

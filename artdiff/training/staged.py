@@ -20,8 +20,8 @@ from artdiff.settings.training import FROM_DATA
 from artdiff.stages import TRAINS, Stage
 from artdiff.tasks import Autoencoding, Distillation, Refinement
 from artdiff.tasks.base import Task
-from artdiff.training.beginning import build_on, check_parts
 from artdiff.training.fit import fit
+from artdiff.training.initial_weights import check_parts, take_parts
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def train(stages: Sequence[Stage], run: Run, *, ckpt: Path | None, codec: Path |
         if earlier is not None and begun == earlier.last and earlier.metadata.get("finished"):
             log.info("stage %s of %s, %s: finished before", number, len(stages), stage.name)
             config = stage.settings.config
-            build_on(config, built_on, init, trust_code=stage.settings.trust_code, is_last=False)
+            take_parts(config, built_on, init, trust_code=stage.settings.trust_code, is_last=False)
             task = config["task"]
             checkpoints.earlier(begun).check_fits({name: task[name] for name in task if name not in FROM_DATA})
             if rank() == 0:
@@ -90,10 +90,10 @@ def _check(stages: Sequence[Stage], *, codec: Path | None, init: Path | None) ->
             settings["network"] = known[settings["trains"]].settings
         with torch.device("meta"):
             task: Task = instantiate(settings)
-        _check_sides(stage, task)
+        _check_sizes(stage, task)
 
 
-def _check_sides(stage: Stage, task: Task) -> None:
+def _check_sizes(stage: Stage, task: Task) -> None:
     """Raise `UserError` unless network and codec of a stage accept the size of its pictures and crops."""
     data, within = stage.settings.data, f"stages.{stage.name}." if stage.name else ""
     codec, network = getattr(task, "codec", task.network), task.network

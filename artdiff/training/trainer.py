@@ -26,7 +26,7 @@ from artdiff.training.decay import Decay
 from artdiff.training.fully_sharded import FullySharded
 from artdiff.training.progress import PlainProgress, ProgressBar
 from artdiff.training.reporting import tolerant
-from artdiff.training.whole_epoch import WholeEpoch
+from artdiff.training.restart_epoch import RestartEpoch
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def build(config: dict[str, Any], *more: L.Callback) -> L.Trainer:
     if not any(isinstance(one, Decay) for one in callbacks):
         callbacks.insert(0, Decay(share=0))  # a resumed run may have had one
     every = 1 if device.type == "cpu" else settings["log_every_n_steps"]  # drawing the bar synchronises a GPU
-    callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), WholeEpoch(), *more]
+    callbacks += [ProgressBar(refresh_rate=every) if terminal else PlainProgress(seconds=10), RestartEpoch(), *more]
     plugins = _plugins(settings.pop("plugins", None))
     strategy = settings.get("strategy", "auto")
     if strategy == "ddp" or (strategy == "auto" and devices > 1):

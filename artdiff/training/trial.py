@@ -20,7 +20,7 @@ class Trial(L.Callback):
         self.path = Path(path)
         self.monitor = monitor
         self.parent = parent
-        self.is_told = False  # a second signal would stop at once, without saving
+        self.stop_requested = False  # a second signal would stop at once, without saving
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = float(trainer.callback_metrics.get(self.monitor, math.nan))
@@ -30,6 +30,6 @@ class Trial(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        if os.getppid() != self.parent and not self.is_told:
-            self.is_told = True
+        if os.getppid() != self.parent and not self.stop_requested:
+            self.stop_requested = True
             signal.raise_signal(signal.SIGTERM)

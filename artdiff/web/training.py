@@ -37,7 +37,7 @@ class Training:
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
         self.process: subprocess.Popen[bytes] | None = None
-        self.told_to_end = False
+        self.signalled = False
         self.run: Path | None = None
         self.words: list[str] = []
 
@@ -96,14 +96,14 @@ class Training:
 
     def _tell(self) -> None:
         """Send the signal only once: a second one would end the training without saving."""
-        if self.process is not None and not self.told_to_end:
-            self.told_to_end = True
+        if self.process is not None and not self.signalled:
+            self.signalled = True
             self.process.send_signal(signal.SIGINT)
 
     def _begin(self, words: Sequence[str]) -> None:
         assert self.run is not None
         make_folder(self.run, name="runs_dir")
-        self.told_to_end = False
+        self.signalled = False
         with (self.run / LOG).open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "artdiff.train", *words, f"hydra.run.dir={self.run}"],

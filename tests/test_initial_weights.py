@@ -98,8 +98,8 @@ def test_a_painter_without_words_teaches_none(monkeypatch):
     monkeypatch.setattr(beginning.checkpoints, "restore", lambda *of, **how: restored)
     config = {"data": {"image_size": 16, "captions": "auto"}, "task": {}}
     with pytest.raises(UserError, match=r"was trained without captions and cannot teach them: set data.captions=none"):
-        beginning._learn_from(config, Path("run"), trust_code=False)
-    beginning._learn_from(config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False)
+        beginning._use_teacher(config, Path("run"), trust_code=False)
+    beginning._use_teacher(config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False)
 
 
 def test_code_outside_artdiff_is_not_run(art, tmp_path):

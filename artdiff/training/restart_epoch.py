@@ -7,7 +7,7 @@ import lightning.pytorch as L
 from artdiff.data.base import PictureDataModule
 
 
-class WholeEpoch(L.Callback):
+class RestartEpoch(L.Callback):
     """Restarts the epoch if the order of pictures has changed; Lightning would count the batches already taken.
 
     An epoch that had ended stays ended.

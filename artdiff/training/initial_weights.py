@@ -24,14 +24,14 @@ LABELS = "condition.label.weight"
 own in an attribute `label_table`.
 """
 
-TAUGHT = ("network", "data_std")
+FROM_TEACHER = ("network", "data_std")
 """Settings that a distilled painter takes from its teacher."""
 
 WORDS = {"words", "caption"}
 """Weights for captions have one of these words in their names."""
 
 
-def build_on(
+def take_parts(
     config: dict[str, Any],
     before: Sequence[Path],
     init: Path | None,
@@ -52,7 +52,7 @@ def build_on(
         name = {ckpt: "ckpt", init: "init"}.get(path, "codec")
         parts |= checkpoints.trained_parts(path, trust_code=trust_code, name=name)
     if str(task["_target_"]).endswith("Distillation"):
-        _learn_from(config, init, trust_code=trust_code)
+        _use_teacher(config, init, trust_code=trust_code)
     if task.get("trains") == "enlarger":
         parts.pop("codec", None)  # an enlarger's own codec only halves width and height
     if not parts:
@@ -89,7 +89,7 @@ def _left_out(config: Mapping[str, Any]) -> set[str]:
     return {part for stage, part in TRAINS.items() if stage in stages and config["task"].get(part) is None}
 
 
-def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) -> None:
+def _use_teacher(config: dict[str, Any], init: Path | None, *, trust_code: bool) -> None:
     """Copy the teacher's network settings into the task. Raises `UserError` if it cannot be the teacher."""
     if init is None:
         raise UserError("task=distillation learns from a painter: set init=RUN")
@@ -110,11 +110,11 @@ def _learn_from(config: dict[str, Any], init: Path | None, *, trust_code: bool) 
             raise UserError(f"init={init} paints in {own['steps']} steps: task.steps must divide them, got {ours}")
         config["task"] |= {f"teacher_{name}": own[name] for name in ("steps", "solver", "guidance")}
         log.info("init=%s is distilled: as teacher it paints in its %s steps, without guidance", init, own["steps"])
-    config["task"] |= {name: teacher.task.hparams[name] for name in TAUGHT}
+    config["task"] |= {name: teacher.task.hparams[name] for name in FROM_TEACHER}
     config["network"] = config["task"]["network"]
 
 
-def begin_with(parts: dict[str, Trained], task: Task) -> None:
+def load_parts(parts: dict[str, Trained], task: Task) -> None:
     """Load the weights of these parts into the task. Raises `UserError` if the task needs a part that is missing."""
     for name, part in parts.items():
         if not part.weights:  # a codec without weights

@@ -18,7 +18,7 @@ from artdiff.diffusion.path import broadcast, interpolated
 from artdiff.diffusion.samplers import Sampler
 
 
-class Leap(NamedTuple):
+class LongStep(NamedTuple):
     """A state `noisy` (B,C,H,W), its time (B,), and the `estimate` (B,C,H,W) with which an Euler step ends where the
     teacher ends.
     """
@@ -29,7 +29,7 @@ class Leap(NamedTuple):
 
 
 @torch.no_grad()
-def leap(
+def long_step(
     teacher: Callable[[Tensor], Denoiser],
     clean: Tensor,
     noise: Tensor,
@@ -38,7 +38,7 @@ def leap(
     steps: int,
     teacher_steps: int,
     solver: Sampler,
-) -> Leap:
+) -> LongStep:
     """Draw one of `steps` long steps for each picture; return its initial state and the estimate to learn.
 
     Args:
@@ -61,4 +61,4 @@ def leap(
             *_, there = solver(teacher(rows), noisy[rows], times)
             arrived[rows] = there
     left, left_then = broadcast(1 - time, noisy), broadcast(1 - (which + 1) / steps, noisy)
-    return Leap(noisy, time, steps * (left * arrived - left_then * noisy))
+    return LongStep(noisy, time, steps * (left * arrived - left_then * noisy))
