@@ -150,7 +150,7 @@ def test_runs_dir_is_where_runs_are_written_and_looked_for(art, tmp_path, caplog
     assert first.folder.parent == tmp_path / "elsewhere/paint32"
     second = artdiff.train("paint32", *quiet, f"runs_dir={tmp_path}/elsewhere", **given, init="last")
     assert second.folder.parent == first.folder.parent
-    assert f"a new run on the weights of {first.last}" in caplog.text
+    assert f"new run from the weights of {first.last}" in caplog.text
 
 
 def test_names_that_look_like_numbers_are_names_from_training_to_painting(tmp_path, monkeypatch):

@@ -421,7 +421,7 @@ def test_a_file_alone_needs_a_folder_and_pictures(run, tmp_path):
     alone.write_bytes(run.last.read_bytes())
     with pytest.raises(UserError, match="is not in a run's folder: give out=DIR"):
         artdiff.evaluate(alone)
-    with pytest.raises(UserError, match="does not say which pictures it was trained on: give data.root=DIR"):
+    with pytest.raises(UserError, match="does not say which pictures it was trained on: set data.root=DIR"):
         artdiff.evaluate(alone, out=str(tmp_path / "out"))
 
 

@@ -11,7 +11,7 @@ from conftest import small, train
 
 from artdiff import UserError
 from artdiff.tasks import Generation
-from artdiff.training import beginning
+from artdiff.training import initial_weights
 
 PAINTS = ("task=generation", "network=unet", "network.channels=[16,32]", "network.cond_dim=16", "scheduler=null")
 WORDS = ("data.image_size=16", "loss=mse", "callbacks.grids=null", "data.batch_size=8")
@@ -51,7 +51,7 @@ def test_a_new_run_begins_with_the_averaged_weights_and_knows_labels_by_their_na
     for part in ("network", "ema"):
         assert torch.equal(now[f"{part}.{table}"], before[f"ema.{table}"][rows])
     assert run.metadata["steps"] == 1
-    assert f"a new run on the weights of {painter}/checkpoints/last.ckpt: steps, optimizer" in caplog.text
+    assert f"new run from the weights of {painter}/checkpoints/last.ckpt: steps, optimizer" in caplog.text
 
 
 @pytest.mark.slow
@@ -95,11 +95,13 @@ def test_the_articles_weights_begin_a_baseline(art, tmp_path):
 def test_a_painter_without_words_teaches_none(monkeypatch):
     teacher = Mock(spec=Generation, vocabulary=[], made_for={}, hparams={"network": {}, "data_std": 0.5})
     restored = SimpleNamespace(task=teacher, transform=SimpleNamespace(size=16))
-    monkeypatch.setattr(beginning.checkpoints, "restore", lambda *of, **how: restored)
+    monkeypatch.setattr(initial_weights.checkpoints, "restore", lambda *of, **how: restored)
     config = {"data": {"image_size": 16, "captions": "auto"}, "task": {}}
     with pytest.raises(UserError, match=r"was trained without captions and cannot teach them: set data.captions=none"):
-        beginning._use_teacher(config, Path("run"), trust_code=False)
-    beginning._use_teacher(config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False)
+        initial_weights._use_teacher(config, Path("run"), trust_code=False)
+    initial_weights._use_teacher(
+        config | {"data": {"image_size": 16, "captions": "none"}}, Path("run"), trust_code=False
+    )
 
 
 def test_code_outside_artdiff_is_not_run(art, tmp_path):

@@ -70,7 +70,7 @@ def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_carries_on(
     assert json.loads((run / "metadata.json").read_text())["steps"] == 4
 
     in_process("artdiff.train", *words, every_step, cwd=tmp_path)
-    assert f"this run of it is finished: {run}" in caplog.text
+    assert f"SLURM has restarted job 7, but its run is finished: {run}" in caplog.text
 
 
 def begun(folder, **facts):

@@ -155,7 +155,7 @@ def _choices(choices: Sequence[Choice]) -> Iterator[str]:
     )
     heading = ("candidate", "evaluations of the network, at most", "Fréchet distance")
     yield _table("Candidates", heading, [(one.name, f"{one.calls:,}", str(one.frechet)) for one in choices])
-    over = {"evaluations of the network for a picture, at most": [float(one.calls) for one in choices],
+    over = {"network evaluations for a picture, at most": [float(one.calls) for one in choices],
             "guidance": [float(one.settings["guidance"]) for one in choices]}  # fmt: skip
     for name, values in over.items():
         if len(set(values)) > 1:

@@ -33,7 +33,7 @@ class CompareSettings(Settings):
     prefix: ClassVar[str] = "compare."
     PAINTING: ClassVar[tuple[str, ...]] = ("steps", "solver", "spacing", "guidance")
     """The names that are sampling settings."""
-    STORED: ClassVar[tuple[str, ...]] = (*PAINTING, "guidance_interval", "refine_steps", "refine_solver")
+    STORED: ClassVar[tuple[str, ...]] = tuple(name for name in SamplingSettings.SHAPING if name != "seed")
     """Sampling settings that `store=true` stores with a run, so that it paints as it was scored."""
 
     checkpoints: str | list[str] | None

@@ -240,13 +240,15 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
         muse = [f"{begun}={told[begun] or 'MUSE'}"] if begun is not None else []
         return typed("artdiff.generate", f"from={shortest(path)}", *muse, f"out={out}")
     label = "none" if told.get("label") is None else told["label"]
-    names = ("seed", "steps", "solver", "spacing", "guidance", "refine_steps", "refine_solver", "size",
-             "max_pixels")  # fmt: skip
-    same = [f"{name}={told[name]}" for name in names if name in told]
-    interval = ",".join(str(time) for time in told["guidance_interval"])
-    same += [f"{name}={told[name]}" for name in ("prompt", "negative") if name in told]
-    words = [f"ckpt={run}", f"label={label}", "n=1", *same, f"guidance_interval=[{interval}]", f"out={out}"]
+    names = (*PaintSettings.SHAPING, "size", "max_pixels", "prompt", "negative")
+    same = [f"{name}={_as_word(told[name])}" for name in names if name in told]
+    words = [f"ckpt={run}", f"label={label}", "n=1", *same, f"out={out}"]
     return typed("artdiff.generate", *words)
+
+
+def _as_word(value: Any) -> str:
+    """A setting as an override: a list without spaces."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
