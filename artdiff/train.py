@@ -104,8 +104,8 @@ def _job(cfg: DictConfig) -> float:
     if settings.on_several_devices:
         _check_processes()
     with slurm.interruptible():
-        slurm.note(Run(Path(settings.run_dir)))
         try:
+            slurm.note(Run(Path(settings.run_dir)))
             return _train(settings).best_loss
         except Interrupted as end:
             if end.number == signal.SIGUSR1:

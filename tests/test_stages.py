@@ -352,6 +352,13 @@ def test_a_run_with_an_enlarger_gives_its_parts_to_another(art, enlarged, tmp_pa
     assert names and all(torch.equal(now[name], before[name]) for name in names)
 
 
+def test_an_enlarger_is_not_put_behind_a_refiner_that_works_without_one(art, enlarged, tmp_path):
+    words = ("experiment=paint128", "data.image_size=64", "network.channels=[32,32]", "refiner.channels=[16,32]")
+    with pytest.raises(UserError, match=r"^codec=.* has an enlarger, which needs its own refiner: .*share=0"):
+        train(small(art, tmp_path / "run", *words, "stages.refine.data.train_crop=32", f"codec={enlarged}"))
+    assert not (tmp_path / "run/refine").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

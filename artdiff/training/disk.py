@@ -15,6 +15,7 @@ from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import LastCheckpoint
+from artdiff.training.loop import time_left
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,8 @@ def _grid_bytes(trainer: L.Trainer, task: Task, data: PictureDataModule) -> int:
     """Estimate the bytes of all sample grids, as PNG and in the event file, at three bytes a pixel."""
     lines = len(task.shown_labels()) if isinstance(task, Generation) else LINES
     grids = [callback for callback in trainer.callbacks if isinstance(callback, SampleGrids)]  # type: ignore[attr-defined]
-    side = data.settings.image_size
-    return sum(2 * 3 * lines * one.pictures * min(one.max_side, side) ** 2 * one.max_grids for one in grids)
+    side, times = data.settings.image_size, 1 if time_left(trainer) == math.inf else 2  # the interval doubles
+    return times * sum(2 * 3 * lines * one.pictures * min(one.max_side, side) ** 2 * one.max_grids for one in grids)
 
 
 def _size(count: float) -> str:

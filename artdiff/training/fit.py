@@ -163,6 +163,8 @@ def _validate(trainer: L.Trainer, final: FinalScores) -> None:
         for callback in trainer.checkpoint_callbacks:
             callback.on_validation_end(trainer, task)
     final.on_train_end(trainer, task)
+    for logger in trainer.loggers:  # validating has closed them, and the final scores have opened them again
+        logger.finalize("success")
 
 
 def _build(config: dict[str, Any], loss: Any, earlier: Earlier | None) -> tuple[PictureDataModule, Task]:

@@ -78,7 +78,13 @@ def _check(stages: Sequence[Stage], *, codec: Path | None, init: Path | None) ->
         known = checkpoints.trained_parts(given, trust_code=last.trust_code, name=name)
         if last.finetune_codec and ("codec" not in known or not known["codec"].weights):
             raise UserError(f"finetune_codec=true needs a run with a trained codec, and {name}={given} has none")
-        check_parts(last.config["task"], {*known, *(TRAINS[one.name] for one in stages if one.name in TRAINS)})
+        trained = {TRAINS[one.name] for one in stages if one.name in TRAINS}
+        check_parts(last.config["task"], {*known, *trained})
+        if "enlarger" in known and "refiner" in trained and last.config["task"].get("enlarger") is None:
+            raise UserError(
+                f"{name}={given} has an enlarger, which needs its own refiner: take both with "
+                f"stages.refine.share=0, or train as it was trained (experiment=paint256)"
+            )
     for stage in stages:
         settings = dict(stage.settings.config["task"])
         kind = settings["_target_"].rpartition(".")[2]
