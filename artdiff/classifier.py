@@ -14,6 +14,9 @@ from artdiff.settings.passing import RefuseSettings
 BOX = 4
 """How many numbers describe a detector's box; its scores follow them."""
 
+STRIDES = (8, 16, 32)
+"""A YOLO detector predicts a box for each square of so many pixels."""
+
 
 class Verdict(NamedTuple):
     """The output with the highest score among the selected ones, and that score."""
@@ -80,8 +83,11 @@ class Classifier:
             raise self._no_use(f"it fails on a picture ({_first_line(error)})") from None
 
     def _check(self, answer: np.ndarray) -> None:
-        """Raise `UserError` if boxes seem to be the rows: they must be the columns, of which there are more."""
-        if answer.ndim == 3 and answer.shape[1] > BOX and 0 < answer.shape[2] <= answer.shape[1]:
+        """Raise `UserError` if boxes seem to be the rows: they must be the columns, usually more of them than rows."""
+        width, height = self.sides
+        boxes = sum((width // stride) * (height // stride) for stride in STRIDES)
+        rows, columns = answer.shape[1:] if answer.ndim == 3 else (0, 0)
+        if rows > BOX and 0 < columns <= rows and columns != boxes:
             raise self._no_use(
                 f"its first output is {answer.shape}, which looks like the boxes (1,N,5+K) of YOLOv5, expected "
                 f"(1,4+K,N): export a detector with the output of YOLOv8"

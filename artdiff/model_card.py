@@ -75,7 +75,10 @@ def text(
 def _way(painter: Painter) -> Iterator[str]:
     made_for = painter.made_for
     stored = {name: value for name, value in painter.defaults.items() if made_for.get(name) != value}
-    for settings, why in ((made_for, "it was trained for that"), (stored, "these scored best")):
+    if not getattr(painter.task, "refiners", ()):
+        stored = {name: value for name, value in stored.items() if not name.startswith("refine_")}
+    best = "the best settings of those that were evaluated"
+    for settings, why in ((made_for, "it was trained for that"), (stored, best)):
         if settings:
             own = ", ".join(f"`{name}={value}`" for name, value in settings.items())
             yield f"By default it paints with {own}: {why}."

@@ -78,7 +78,7 @@ class Jobs(Callback):
         for line in _aligned([HEADING, *(_line(path, job, shared) for path, job in jobs.items())]):
             log.info("%s", line)
         if any(OF_THE_LOSS.match(one) for job in known for one in job.overrides if one not in shared):
-            log.info("no best job by val/loss, which depends on settings of the loss that differ: compare final/psnr")
+            log.info("no best job by val/loss, which depends on settings of the loss that differ: use another score")
         elif with_score:
             score, number = min(with_score)
             log.info("best: job %s with a score (best val/loss) of %.4g", number, score)

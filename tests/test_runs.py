@@ -181,7 +181,7 @@ def test_the_jobs_of_a_sweep_run_side_by_side(home, launcher):
     ("varied", "last"),
     [
         ("seed=%s", "best: job 1 with a score (best val/loss) of 0.1"),
-        ("loss.perceptual_weight=%s", "no best job by val/loss, .* compare final/psnr"),
+        ("loss.perceptual_weight=%s", "no best job by val/loss, .* use another score"),
         ("+loss.perceptual_weight=%s", "no best job"),
         ("loss=loss_%s", "no best job"),
     ],

@@ -109,6 +109,13 @@ def test_boxes_as_rows_are_refused(tmp_path):
         Classifier(settings(model))
 
 
+def test_a_small_detector_may_have_as_many_boxes_as_rows(tmp_path):
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [1, 84, 84])  # 8x8 + 4x4 + 2x2 boxes at 64 px
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["boxes"])]
+    model = saved(tmp_path / "it.onnx", nodes, "boxes", sides=(64, 64), constants=[shape])
+    assert Classifier(settings(model)).judge(Image.new("RGB", (8, 8))).score == 0
+
+
 @pytest.mark.parametrize("name", ["mean", "std"])
 @pytest.mark.parametrize("value", ["[0.5,0.5]", "0.5", "[]"])
 def test_a_number_for_each_channel_is_asked_for(name, value, tmp_path):

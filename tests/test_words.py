@@ -112,6 +112,13 @@ def test_folders_that_wrap_all_others_or_name_the_split_say_nothing(tmp_path, fi
     assert of(loaded(tmp_path / "art", "filename")) == found
 
 
+def test_the_class_in_the_name_of_a_split_folder_is_said(tmp_path):
+    for index, name in enumerate(f"{kind}_{split}" for kind in ("cats", "dogs") for split in ("train", "val")):
+        for number in range(3):
+            put(tmp_path / "art" / name / f"{index}{number}.jpg")
+    assert of(loaded(tmp_path / "art", "filename")) == {("cats",), ("dogs",)}
+
+
 def test_a_folder_that_wraps_the_classes_says_nothing(folder):
     folder.rename(folder.parent / "inner")
     folder.mkdir()

@@ -112,13 +112,14 @@ def _is_wrap(name: str, split: Named | None) -> bool:
 def side_and_class(
     folders: Folders, parents: Mapping[Folders, set[Folders]], wraps: set[Folders]
 ) -> tuple[Split, str | None, Folders] | None:
-    """(split, class, folders without the split folder) of a file in `folders`; None if that is in no split folder."""
+    """(split, class, folders without the split's name) of a file in `folders`; None if that is in no split folder."""
     for depth, name in enumerate(folders):
         named, rests = _named(name), parents.get(folders[:depth], set())
         if named is not None and named.rest in rests:
             below = folders[depth + 1 + (folders[: depth + 1] in wraps) :]
             set_of = "_".join(named.rest) if len(rests) > 1 and named.rest else None
-            return named.split, next(iter(below), set_of), folders[:depth] + below
+            own = () if set_of is None else (set_of,)
+            return named.split, next(iter(below), set_of), folders[:depth] + own + below
     return None
 
 
