@@ -15,7 +15,7 @@ from artdiff import UserError, onnx_paint, words
 from artdiff.diffusion import samplers
 from artdiff.diffusion.codec import Resize
 from artdiff.diffusion.path import Preconditioned
-from artdiff.diffusion.refiner import NOISE_SCALE, Refiner, Residual, given, shrunk
+from artdiff.diffusion.refiner import NOISE_SCALE, Refiner, Residual, conditioned, shrunk
 from artdiff.painter import Painter
 from artdiff.painting.filling import spacing
 from artdiff.settings.painting import PaintSettings
@@ -59,7 +59,7 @@ class Detail(nn.Module):
         self.network, self.shrink = refiner.network, refiner.shrink
 
     def forward(self, noisy: Tensor, draft: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        return given(shrunk(draft, self.shrink), self.network)(noisy, time, label)
+        return conditioned(self.network, shrunk(draft, self.shrink))(noisy, time, label)
 
 
 class Finish(nn.Module):

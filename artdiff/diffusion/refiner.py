@@ -53,7 +53,7 @@ def shrunk(image: Tensor, shrink: int) -> Tensor:
     return image if shrink == 1 else Resize(factor=shrink).encode(image)
 
 
-def given(draft: Tensor, network: Network) -> Network:
+def conditioned(network: Network, draft: Tensor) -> Network:
     """The denoiser of differences (B,3,H,W), of unit variance, given drafts (B,3,H,W)."""
 
     def with_draft(noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def refined(
     network: Network, residual: Residual, label: Tensor, noise: Tensor, *, steps: int, solver: Solver = SOLVER
 ) -> Tensor:
     """Add detail to the drafts of `residual`: sample it with `network` for labels int64 (B,) from noise (B,3,H,W)."""
-    denoise = guided(given(residual.draft, network), (label,), guidance=1.0, interval=(0, 1))
+    denoise = guided(conditioned(network, residual.draft), (label,), guidance=1.0, interval=(0, 1))
     *_, difference = samplers.get(solver)(denoise, NOISE_SCALE * noise, samplers.times(steps))
     return residual.decode(difference)
 

@@ -13,7 +13,7 @@ from artdiff.diffusion.conditioning import NO_LABEL
 from artdiff.diffusion.noise import DRAFTS, LATENTS, PictureRandom, seeded_noise
 from artdiff.diffusion.objective import Objective
 from artdiff.diffusion.path import broadcast
-from artdiff.diffusion.refiner import CHANNELS, Residual, given, refined, shrunk
+from artdiff.diffusion.refiner import CHANNELS, Residual, conditioned, refined, shrunk
 from artdiff.losses import Loss, Losses
 from artdiff.tasks.denoising import NO_REFINER, PREVIEW_STEPS, Denoising, check_takes
 
@@ -110,14 +110,16 @@ class Refinement(Denoising):
         rng = PictureRandom(self.seed, self.picture_numbers(batch))
         draft, batch = self.draft(batch.image), self._shrunk(batch)
         std = broadcast(rng.uniform(LATENTS) * self.draft_noise, draft)
-        network = given(draft + std * rng.normal(DRAFTS, draft.shape[1:]), self.train_network)
+        network = conditioned(self.train_network, draft + std * rng.normal(DRAFTS, draft.shape[1:]))
         return self.noted(self.objective(draft)(network, batch, rng, self.needed_loss), self.train_bins)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compute the losses of the EMA weights. Each picture has its own time and noise, the same every time."""
         draft, batch = self.draft(batch.image), self._shrunk(batch)
         time, noise = self.fixed_numbers(batch.image, batch.image.shape[1:])
-        found = self.objective(draft).at(given(draft, self.ema), batch, time=time, noise=noise, loss=self.needed_loss)
+        found = self.objective(draft).at(
+            conditioned(self.ema, draft), batch, time=time, noise=noise, loss=self.needed_loss
+        )
         self.log_validation(self.noted(found, self.val_bins), len(batch.image))
 
     @torch.no_grad()
