@@ -54,9 +54,9 @@ class Classifier:
             raise self._no_use(f"it takes {', '.join(f'{one.name} {one.shape}' for one in inputs)}, expected (1,3,H,W)")
         height, width = (side if isinstance(side, int) else settings.side for side in shape[2:])
         self.sides = (width, height)
-        first = Image.new("RGB", (8, 8))
-        self._check(self._answer(first))
-        self.judge(first)  # find a wrong model before any painting
+        answer = self._answer(Image.new("RGB", (8, 8)))  # find a wrong model before any painting
+        self._check(answer)
+        self._verdict(answer)
 
     def refused(self, picture: Image.Image) -> Verdict | None:
         """Why an RGB picture is refused; None if it passes. Raises `UserError`."""
@@ -65,7 +65,10 @@ class Classifier:
 
     def judge(self, picture: Image.Image) -> Verdict:
         """The verdict on an RGB picture. Raises `UserError` if the model's output has another shape."""
-        scores = self._scores(self._answer(picture))
+        return self._verdict(self._answer(picture))
+
+    def _verdict(self, answer: np.ndarray) -> Verdict:
+        scores = self._scores(answer)
         wanted = range(len(scores)) if self.settings.outputs is None else self.settings.outputs
         if max(wanted) >= len(scores):
             raise UserError(f"refuse.outputs={self.settings.outputs}: {self.path} has outputs 0 to {len(scores) - 1}")

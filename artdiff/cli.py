@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from artdiff import Interrupted, UserError, __version__, runs
 from artdiff.files import FULL, cannot_write, printable, shortest, user_path
-from artdiff.overrides import HOMED, MULTIRUN, for_hydra, unquoted, with_search_path
+from artdiff.overrides import HOMED, for_hydra, is_multirun, unquoted, with_search_path
 from artdiff.ranks import rank
 from artdiff.settings.base import CONF, RENAMED, TEXTS, is_built_in
 from artdiff.sweeps import Jobs
@@ -151,7 +151,7 @@ def command(
         if rank():  # rank 0 logs the same lines and writes the files
             logging.disable(logging.WARNING)
             sys.argv += ["hydra/job_logging=console", "hydra.output_subdir=null"]
-        if _is_multirun(sys.argv[1:]):
+        if is_multirun(sys.argv[1:]):
             _check_folders(sys.argv[1:])
         failures.clear()
         Jobs.has_failures = False
@@ -192,15 +192,6 @@ def _run(program: Callable[[], Any]) -> None:
         _exit(str(cannot_write(Path(error.filename or _output_folder() / runs.CONFIG), error)))
     finally:
         os.environ.pop(FULL_ERROR, None)
-
-
-def _is_multirun(words: Sequence[str]) -> bool:
-    """Return whether Hydra runs several jobs: because of `-m`, or because of a file of `conf/sweep`."""
-    if not MULTIRUN.isdisjoint(words):
-        return True
-    given = dict(word.partition("=")[::2] for word in words)
-    usual = "RUN" if given.get("sweep", "null") == "null" else "MULTIRUN"
-    return given.get("hydra.mode", usual) == "MULTIRUN"
 
 
 def _check_folders(words: Sequence[str]) -> None:

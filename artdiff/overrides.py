@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,20 @@ HOMED = ("run_dir", "runs_dir", "hydra.run.dir", "hydra.sweep.dir")
 """Folders that Hydra or Lightning creates; neither expands `~`."""
 
 MULTIRUN = {"-m", "--multirun"}
+
+
+def values_by_name(words: Iterable[str]) -> dict[str, str]:
+    """Return the values of overrides by name, as they are typed."""
+    return dict(word.partition("=")[::2] for word in words)
+
+
+def is_multirun(words: Sequence[str]) -> bool:
+    """Return whether Hydra runs several jobs: asked for with `-m`, or by a file of `conf/sweep`."""
+    if not MULTIRUN.isdisjoint(words):
+        return True
+    given = values_by_name(words)
+    usual = "RUN" if given.get("sweep", "null") == "null" else "MULTIRUN"
+    return given.get("hydra.mode", usual) == "MULTIRUN"
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from types import FrameType
 
 from artdiff import Interrupted
 from artdiff.files import make_folder, user_path
-from artdiff.overrides import MULTIRUN, quoted
+from artdiff.overrides import is_multirun, quoted, values_by_name
 from artdiff.ranks import rank
 from artdiff.runs import Run
 
@@ -50,10 +50,10 @@ def resuming(words: Sequence[str]) -> list[str]:
     The run's own checkpoint then replaces a `ckpt` in `words`, which the run started from. Nothing changes for a sweep,
     or for `ckpt=last`, which finds the run by itself. Ends the program if the run is finished.
     """
-    given = dict(word.partition("=")[::2] for word in words)
+    given = values_by_name(words)
     begun_anew = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     asks_for_last = given.get("ckpt", "").strip("'") == "last"
-    if not begun_anew or asks_for_last or not MULTIRUN.isdisjoint(words):
+    if not begun_anew or asks_for_last or is_multirun(words):
         return [*words]
     chosen = [user_path(given[name].strip("'")) for name in RUN_DIRS if name in given]
     run = _begun(chosen or user_path(given.get("runs_dir", "runs").strip("'")).glob("*/*"))

@@ -25,7 +25,7 @@ from artdiff import Interrupted, UserError, runs
 from artdiff.cli import BY_SIGNAL, composed, typed
 from artdiff.files import make_folder, user_path, write
 from artdiff.ingest import tables
-from artdiff.overrides import for_hydra, quoted, with_search_path, written
+from artdiff.overrides import for_hydra, quoted, values_by_name, with_search_path, written
 from artdiff.rules import POSITIVE_WHOLE, number, one_of, positive, whole
 from artdiff.runs import Run
 from artdiff.settings.base import CONF, Settings, refuse_inside
@@ -189,7 +189,7 @@ def _folder(settings: SearchSettings, words: Sequence[str], runs_dir: str) -> Pa
     """Return the folder of the search."""
     if settings.out is not None:
         return user_path(settings.out)
-    experiment = dict(word.partition("=")[::2] for word in words).get("experiment", "baseline")
+    experiment = values_by_name(words).get("experiment", "baseline")
     name = experiment if settings.command == "train" else settings.command
     return Path(runs_dir) / f"{name}_sweep" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 

@@ -93,7 +93,7 @@ def test_only_the_run_that_this_command_began_in_this_job_is_carried_on(tmp_path
     (run / "codec/checkpoints/last.ckpt").touch()
     carried = [*words, "hydra.run.dir='runs/paint32/ours'", "ckpt='runs/paint32/ours'"]
     assert slurm.resuming(words) == carried
-    for others in (["ckpt=last"], ["-m"]):
+    for others in (["ckpt=last"], ["-m"], ["sweep=lr"]):
         assert slurm.resuming([*words, *others]) == [*words, *others]
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     assert slurm.resuming(words) == words

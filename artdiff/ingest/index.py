@@ -209,8 +209,10 @@ def _judged(
             rejected.append((record.path, reason or "not a picture"))
             continue
         row, side = found.rows.get(digest, -1), record.split or "train"
-        picture = Picture(record.path, record.bytes, digest, facts, row, record.label, side, record.columns)
-        pictures.append(picture._replace(folders=record.folders))
+        picture = Picture(
+            record.path, record.bytes, digest, facts, row, record.label, side, record.columns, folders=record.folders
+        )
+        pictures.append(picture)
     return pictures, rejected
 
 

@@ -17,8 +17,7 @@ def three(rule: Rule) -> Rule:
     def check(name: str, value: Any) -> None:
         if not isinstance(value, list | tuple) or len(value) != CHANNELS:
             raise UserError(f"{name} must be three numbers, such as [0.5,0.5,0.5], got {value}")
-        for one in value:
-            rule(name, one)
+        numbers(rule, fewest=CHANNELS)(name, value)
 
     return check
 

@@ -15,7 +15,7 @@ from artdiff.tasks import Generation
 from artdiff.tasks.base import Task
 from artdiff.training.grids import SampleGrids
 from artdiff.training.last_checkpoint import LastCheckpoint
-from artdiff.training.loop import time_left
+from artdiff.training.loop import callbacks, time_left
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _epochs(trainer: L.Trainer, data: PictureDataModule) -> float:
 def _grid_bytes(trainer: L.Trainer, task: Task, data: PictureDataModule) -> int:
     """Estimate the bytes of all sample grids, as PNG and in the event file, at three bytes a pixel."""
     lines = len(task.shown_labels()) if isinstance(task, Generation) else LINES
-    grids = [callback for callback in trainer.callbacks if isinstance(callback, SampleGrids)]  # type: ignore[attr-defined]
+    grids = [callback for callback in callbacks(trainer) if isinstance(callback, SampleGrids)]
     side, times = data.settings.image_size, 1 if time_left(trainer) == math.inf else 2  # the interval doubles
     return times * sum(2 * 3 * lines * one.pictures * min(one.max_side, side) ** 2 * one.max_grids for one in grids)
 

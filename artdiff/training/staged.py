@@ -3,7 +3,6 @@
 import gc
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hydra.utils import instantiate
 
 from artdiff import UserError, checkpoints, runs
 from artdiff.checkpoints import Trained
-from artdiff.files import make_folder, writing
+from artdiff.files import duplicate, make_folder
 from artdiff.ranks import rank
 from artdiff.runs import Run
 from artdiff.settings.base import MULTIPLE
@@ -132,8 +131,7 @@ def _take_over(earlier: Run, here: Run) -> None:
     for name in (runs.LAST, runs.METADATA, runs.CONFIG):
         target = here.folder / name
         make_folder(target.parent, name="run_dir")
-        with (earlier.folder / name).open("rb") as source, writing(target) as copy:
-            shutil.copyfileobj(source, copy)
+        duplicate(earlier.folder / name, target)
 
 
 def _give_back_memory() -> None:

@@ -21,6 +21,7 @@ from artdiff.evaluation.originality import REFERENCE
 from artdiff.files import free, make_folder, shortest, user_path
 from artdiff.ingest import pool
 from artdiff.origin import FORMATS
+from artdiff.overrides import written
 from artdiff.painter import Emerging, Painter
 from artdiff.runs import Run
 from artdiff.settings.base import defaults
@@ -241,14 +242,10 @@ def command(path: Path, told: Mapping[str, Any], *, run: str | None, out: str) -
         return typed("artdiff.generate", f"from={shortest(path)}", *muse, f"out={out}")
     label = "none" if told.get("label") is None else told["label"]
     names = (*PaintSettings.SHAPING, "size", "max_pixels", "prompt", "negative")
-    same = [f"{name}={_as_word(told[name])}" for name in names if name in told]
+    given = {name: told[name] for name in names if name in told}
+    same = [f"{name}={written(value) if isinstance(value, list) else value}" for name, value in given.items()]
     words = [f"ckpt={run}", f"label={label}", "n=1", *same, f"out={out}"]
     return typed("artdiff.generate", *words)
-
-
-def _as_word(value: Any) -> str:
-    """A setting as an override: a list without spaces."""
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _stamp(run: Path) -> tuple[tuple[str, int, int], ...]:
